@@ -1,0 +1,291 @@
+"""Closing the books of a run: one call from a timeline to everything about energy, carbon and cost in `summary.json`.
+
+books = close_books(timeline, deployment, site, counts, BooksOptions(seed=7))
+books.columns          # of timeline.parquet
+books.draw_columns()   # of draws.parquet
+books.summary()        # blocks energy_j, carbon_gco2e, sci, cost_usd, breakeven of summary.json
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.cost import Cost, run_cost
+from hwprofiles.draws import DEFAULT_DRAWS, Sampler, embodied_draws, operational_draws, percentiles
+from hwprofiles.embodied import DEFAULT_METHOD, METHODS
+from hwprofiles.errors import HardwareError, unknown_name
+from hwprofiles.footprint import Footprint, Ownership, footprints
+from hwprofiles.ledger import Ledger, account
+from hwprofiles.lives import ALLOCATIONS, DEFAULT_ALLOCATION
+
+if TYPE_CHECKING:
+    from hwprofiles.deployment import Deployment
+    from hwprofiles.grid import HourlyGrid
+    from hwprofiles.sites import Site
+
+Floats = NDArray[np.float64]
+Band = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Functional units of a run.
+
+    Attributes:
+        requests: finished requests.
+        output_tokens: output tokens of all requests.
+        slo_met_tokens: output tokens of requests served within the SLO; None where no SLO was set.
+    """
+
+    requests: float
+    output_tokens: float
+    slo_met_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "output_tokens", "slo_met_tokens"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise HardwareError(f"{name} = {value!r} must be a count of 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class BooksOptions:
+    """What the user decides about the ledger.
+
+    Attributes:
+        seed: of the draws.
+        draws: how many.
+        basis: of the site's annual intensity.
+        grid: hourly series instead of it; needs `start_utc_s`.
+        start_utc_s: seconds since the epoch of the run's start.
+        duty_frac: share of the reserved time that looks like the run.
+        between: `off` or `idle` in the rest.
+        method: embodied method of the headline.
+        allocation: allocation of the headline.
+        host_share: `whole` servers, or the share of `slots` in use.
+        ownership: new, second-hand or owned, and for how long.
+    """
+
+    seed: int = 0
+    draws: int = DEFAULT_DRAWS
+    basis: str = "lifecycle"
+    grid: "HourlyGrid | None" = None
+    start_utc_s: float | None = None
+    duty_frac: float = 1.0
+    between: str = "off"
+    method: str = DEFAULT_METHOD
+    allocation: str = DEFAULT_ALLOCATION
+    host_share: str = "whole"
+    ownership: Ownership = field(default_factory=Ownership)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("embodied method", self.method, METHODS)
+        if self.allocation not in ALLOCATIONS:
+            raise unknown_name("allocation", self.allocation, ALLOCATIONS)
+        if self.draws < 1 or self.seed < 0:
+            raise HardwareError(f"draws = {self.draws} must be at least 1 and seed = {self.seed} not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything about energy, carbon and cost of a run.
+
+    Attributes:
+        ledger: energy and operational carbon.
+        counts: functional units.
+        options: what the user decided.
+        footprints: method -> footprint, None where the method does not know the cards.
+        operational: draws of operational grams.
+        embodied: method -> allocation -> draws of embodied grams.
+        cost: dollars.
+    """
+
+    ledger: Ledger
+    counts: Counts
+    options: BooksOptions
+    footprints: Mapping[str, Footprint | None]
+    operational: Floats
+    embodied: Mapping[str, Mapping[str, Floats]]
+    cost: Cost
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[np.generic]]:
+        """Return the columns of timeline.parquet."""
+        return self.ledger.columns
+
+    @property
+    def reserved_s(self) -> float:
+        """Return seconds reserved for the run."""
+        return self.ledger.reservation.reserved_s
+
+    def draw_columns(self) -> dict[str, NDArray[np.generic]]:
+        """Return the columns of draws.parquet."""
+        columns: dict[str, NDArray[np.generic]] = {"draw": np.arange(len(self.operational), dtype=np.int32)}
+        columns["operational_gco2e"] = self.operational
+        for method, by_allocation in self.embodied.items():
+            for allocation, grams in by_allocation.items():
+                columns[f"embodied_gco2e__{method}__{allocation}"] = grams
+        return columns
+
+    def summary(self) -> dict[str, Any]:
+        """Return the blocks of summary.json that the ledger fills; null where unknown."""
+        return {
+            "energy_j": self._energy(),
+            "carbon_gco2e": self._carbon(),
+            "sci": self._sci(),
+            "cost_usd": self._cost(),
+            "breakeven": self._breakeven(),
+        }
+
+    def _energy(self) -> dict[str, Any]:
+        by_state = self.ledger.by_state_j
+        return {
+            "total": self.ledger.total_j,
+            "idle": by_state["idle"],
+            "by_component": self.ledger.by_component_j,
+            "by_state": by_state,
+            "method": "modelled",
+        }
+
+    def _headline(self) -> Floats | None:
+        """Return draws of embodied grams under the headline's method and allocation; None if the method has none."""
+        by_allocation = self.embodied.get(self.options.method)
+        return None if by_allocation is None else by_allocation[self.options.allocation]
+
+    def _carbon(self) -> dict[str, Any]:
+        embodied = self._headline()
+        headline = self.footprints[self.options.method]
+        making = headline and headline.allocated_gco2e(self.options.allocation, self.reserved_s)
+        return {
+            "operational": percentiles(self.operational),
+            "embodied": _band(embodied),
+            "total": _band(None if embodied is None else self.operational + embodied),
+            "embodied_method": self.options.method,
+            "allocation": self.options.allocation,
+            "by_method": {
+                method: {name: percentiles(grams) for name, grams in self.embodied[method].items()}
+                if method in self.embodied
+                else None
+                for method in self.footprints
+            },
+            "assumed": {"operational": self.ledger.operational_gco2e, "embodied": making},
+            "intensity_gco2e_per_kwh": self.ledger.mean_intensity_gco2e_per_kwh,
+            "basis": self.options.basis if self.options.grid is None else self.options.grid.basis,
+            "notes": {
+                method: list(footprint.notes)
+                for method, footprint in self.footprints.items()
+                if footprint is not None and footprint.notes
+            },
+        }
+
+    def _sci(self) -> dict[str, Band | None]:
+        embodied = self._headline()
+
+        def per(units: float | None) -> Band | None:
+            if embodied is None or not units:
+                return None
+            return percentiles((self.operational + embodied) / units)
+
+        return {
+            "per_request_gco2e": per(self.counts.requests),
+            "per_output_token_gco2e": per(self.counts.output_tokens),
+            "per_slo_met_token_gco2e": per(self.counts.slo_met_tokens),
+        }
+
+    def _cost(self) -> dict[str, float | None]:
+        return {
+            "hardware": self.cost.hardware,
+            "electricity": self.cost.electricity,
+            "total": self.cost.total,
+            "per_million_output_tokens": self.cost.per_million(self.counts.output_tokens),
+        }
+
+    def _breakeven(self) -> dict[str, Any]:
+        """Return what `carbon.TokenCarbon` needs, so that a report can redraw the charts from files alone."""
+        tokens, run_s = self.counts.output_tokens, self.ledger.reservation.run_s
+        return {
+            "run_j_per_output_token": self.ledger.run_j / tokens if tokens else None,
+            "off_w": self.ledger.off_w,
+            "output_tokens_per_s": tokens / run_s,
+            "embodied_gco2e_per_reserved_s": {
+                method: {
+                    name: footprint.allocated_gco2e(name, self.reserved_s) / self.reserved_s for name in ALLOCATIONS
+                }
+                if footprint
+                else None
+                for method, footprint in self.footprints.items()
+            },
+            "intensity_gco2e_per_kwh": self.ledger.mean_intensity_gco2e_per_kwh,
+            "duty_frac": self.options.duty_frac,
+            "between": self.options.between,
+            "lives": self._lives(),
+        }
+
+    def _lives(self) -> dict[str, dict[str, float | bool]]:
+        footprint = next(footprint for footprint in self.footprints.values() if footprint)
+        return {
+            item.noun: {
+                "acquired_s": item.life.acquired_s,
+                "service_s": item.life.service_s,
+                "total_s": item.life.total_s,
+                "second_hand": not item.life.new,
+                "owned": item.life.owned,
+            }
+            for item in footprint.items
+        }
+
+
+def close_books(
+    timeline: Mapping[str, NDArray[np.generic]],
+    deployment: "Deployment",
+    site: "Site",
+    counts: Counts,
+    options: BooksOptions | None = None,
+) -> Books:
+    """Account for a run: energy, operational and embodied carbon with their draws, and cost.
+
+    Args:
+        timeline: pre-ledger columns, see `ledger.NEEDED`.
+        deployment: cards, hosts and replicas.
+        site: grid, PUE and price of electricity.
+        counts: what was served.
+        options: see `BooksOptions`.
+
+    Raises:
+        HardwareError: see `ledger.account`; or the run reserves hardware for longer than it is kept.
+    """
+    options = options or BooksOptions()
+    ledger = account(
+        timeline,
+        deployment,
+        site,
+        grid=options.grid,
+        start_utc_s=options.start_utc_s,
+        basis=options.basis,
+        duty_frac=options.duty_frac,
+        between=options.between,
+        host_share=options.host_share,
+    )
+    reserved_s = ledger.reservation.reserved_s
+    price = site.electricity_usd_per_kwh
+    sampler = Sampler(options.seed, options.draws)
+    prints = footprints(deployment, options.ownership, options.host_share)
+    return Books(
+        ledger=ledger,
+        counts=counts,
+        options=options,
+        footprints=prints,
+        operational=operational_draws(ledger, deployment, site, sampler),
+        embodied={
+            method: embodied_draws(footprint, reserved_s, sampler) for method, footprint in prints.items() if footprint
+        },
+        cost=run_cost(deployment, options.ownership, reserved_s, ledger.total_j, price, options.host_share),
+    )
+
+
+def _band(values: Floats | None) -> Band | None:
+    return None if values is None else percentiles(values)

@@ -1,0 +1,242 @@
+"""What runs: how many of which card, how they share a model, in which hosts, over which links.
+
+`parse_deployment("2xa100-80:tp2")` for the usual case; a TOML file where host, network or disk are to be chosen too:
+
+    name = "attic"            # optional; how reports call it
+    device = "m40"            # a catalogue name, or the path of a device TOML
+    count = 4                 # GPUs in all; default 1
+    tp = 2                    # tensor parallel; default 1
+    pp = 1                    # pipeline stages; default 1
+    host = "ddr3-2u"          # default: the smallest of the device's default hosts that holds all cards
+    network = "ethernet-10g"  # default: the host's
+    storage = "sata"          # default: the host's
+    ecc = false               # default: as such cards are commonly run
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hwprofiles.catalogue import load_device, load_host, load_link, load_storage
+from hwprofiles.devices import Device
+from hwprofiles.errors import HardwareError, did_you_mean
+from hwprofiles.hosts import Host
+from hwprofiles.links import Link, narrowed, nvlink_of
+from hwprofiles.storage import Storage
+from hwprofiles.tables import Table, read_profile
+
+_SHORT: Final = re.compile(r"(?:(?P<count>\d+)x)?(?P<device>[^:]+?)(?::(?P<split>.*))?\Z", re.DOTALL)
+_SPLIT: Final = re.compile(r"(tp|pp)(\d+)")
+_MAX_COUNT: Final = 1_000_000
+_FORM: Final = "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2 or the path of a deployment TOML"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Cards in hosts, split into replicas of one model.
+
+    Attributes:
+        name: how reports call it.
+        device: the card.
+        count: GPUs in all.
+        tp: tensor-parallel degree: GPUs that share every layer.
+        pp: pipeline stages.
+        replicas: copies of the model, count / (tp * pp).
+        host: the server.
+        hosts: how many of them; a tensor-parallel group stays in one host where it can.
+        gpu_link: what tensor parallelism runs over: NVLink or PCIe, or the slower of that and the network when the
+            group does not fit into one host.
+        stage_link: what activations cross from one pipeline stage to the next; the same rule for the whole replica.
+        host_link: PCIe between a GPU and its host's memory.
+        net_link: network of a host.
+        storage: disk of a host.
+        ecc_on: whether ECC is on.
+    """
+
+    name: str
+    device: Device
+    count: int
+    tp: int
+    pp: int
+    replicas: int
+    host: Host
+    hosts: int
+    gpu_link: Link
+    stage_link: Link
+    host_link: Link
+    net_link: Link
+    storage: Storage
+    ecc_on: bool
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """Return the GPUs that hold one copy of the model."""
+        return self.tp * self.pp
+
+    @property
+    def usable_memory_bytes(self) -> float:
+        """Return memory bytes of one GPU, less what ECC takes."""
+        return self.device.usable_memory_bytes(self.ecc_on)
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Return peak memory bytes per second of one GPU, less what ECC takes."""
+        return self.device.bandwidth_bytes_per_s(self.ecc_on)
+
+
+def parse_deployment(text: str) -> Deployment:
+    """Return the deployment that a command-line word or a TOML file describes.
+
+    Raises:
+        HardwareError: the word, a name in it or the combination makes no sense.
+    """
+    word = text.strip()
+    if word.endswith(".toml"):
+        return load_deployment(Path(word))
+    match = _SHORT.match(word)
+    if match is None:
+        raise HardwareError(f"--hw {text!r} is no deployment; {_FORM}")
+    tp, pp = _parse_split(text, match["split"])
+    device = _device_of(match["device"], text)
+    count = int(match["count"]) if match["count"] is not None else None
+    if count is None and tp * pp > 1:
+        better = f"{tp * pp}x{match['device']}:{match['split']}"
+        raise HardwareError(f"--hw {text!r} splits a model over {tp * pp} GPUs but names one; write {better}")
+    return make_deployment(device, 1 if count is None else count, tp, pp, name=word)
+
+
+def _device_of(name: str, text: str) -> Device:
+    try:
+        return load_device(name)
+    except HardwareError as fault:
+        raise HardwareError(f"--hw {text!r}: {fault}") from None
+
+
+def _parse_split(text: str, split: str | None) -> tuple[int, int]:
+    if split is None:
+        return 1, 1
+    parts = _SPLIT.findall(split)
+    if not parts or "".join(kind + number for kind, number in parts) != split.replace(",", "") or len(parts) > 2:
+        hint = did_you_mean(split, ("tp2", "pp2", "tp2pp2"))
+        raise HardwareError(f"--hw {text!r}: {split!r} is no split{hint or ';'} write tpN, ppN or tpNppN")
+    degrees = {kind: int(number) for kind, number in parts}
+    if len(degrees) != len(parts):
+        raise HardwareError(f"--hw {text!r}: {split!r} names {parts[0][0]} twice; write tpN, ppN or tpNppN")
+    return degrees.get("tp", 1), degrees.get("pp", 1)
+
+
+def load_deployment(path: Path) -> Deployment:
+    """Return the deployment of a TOML file (see the module's docstring for the form)."""
+
+    def build(table: Table) -> Deployment:
+        device = load_device(_beside(path, table.text("device")))
+        counts = [table.integer(key, 1, _MAX_COUNT, default=1) for key in ("count", "tp", "pp")]
+        host = load_host(_beside(path, table.text("host"))) if table.has("host") else None
+        net_link = load_link(_beside(path, table.text("network"))) if table.has("network") else None
+        storage = load_storage(_beside(path, table.text("storage"))) if table.has("storage") else None
+        ecc_on = table.flag("ecc") if table.has("ecc") else None
+        name = table.text("name", default=path.stem)
+        table.close()  # a slip in a key explains what else may look wrong
+        return make_deployment(device, *counts, host=host, net_link=net_link, storage=storage, ecc_on=ecc_on, name=name)
+
+    return read_profile(path, build)
+
+
+def _beside(path: Path, name: str) -> str:
+    """Return a profile's path relative to the deployment's own folder; catalogue names as they are."""
+    return str(path.parent / name) if name.endswith(".toml") else name
+
+
+def make_deployment(
+    device: Device,
+    count: int = 1,
+    tp: int = 1,
+    pp: int = 1,
+    *,
+    host: Host | None = None,
+    net_link: Link | None = None,
+    storage: Storage | None = None,
+    ecc_on: bool | None = None,
+    name: str | None = None,
+) -> Deployment:
+    """Return a checked deployment, filling in what is not given by the device's and the host's defaults.
+
+    Raises:
+        HardwareError: counts do not divide, the host cannot hold the card, or ECC is asked of a card that has none.
+    """
+    for noun, number in (("count", count), ("tp", tp), ("pp", pp)):
+        if not 1 <= number <= _MAX_COUNT:
+            raise HardwareError(f"{noun} = {number} of {device.key} must lie in 1..{_MAX_COUNT}")
+    if count % (tp * pp):
+        nearest = max(count // (tp * pp), 1) * tp * pp
+        raise HardwareError(
+            f"{count} x {device.key} cannot be split into replicas of tp {tp} x pp {pp} = {tp * pp} GPUs; "
+            f"take a multiple of {tp * pp}, {nearest} for example"
+        )
+    if ecc_on and device.ecc == "none":
+        raise HardwareError(f"{device.key} has no ECC; leave ecc out or set it to false")
+    chosen = default_host(device, count) if host is None else host
+    if refusal := chosen.refusal(device):
+        raise HardwareError(f"{refusal}; hosts that hold it: {', '.join(device.default_hosts)}")
+    network = load_link(chosen.nic) if net_link is None else net_link
+    if network.kind != "network":
+        raise HardwareError(f"network = {network.key!r} is a {network.kind} link; give a network such as ethernet-25g")
+    pcie = pcie_link(device, chosen)
+    inside = _link_between_gpus(device, pcie)
+    per_host = chosen.gpus(device)
+    return Deployment(
+        name=name or _short_name(device, count, tp, pp),
+        device=device,
+        count=count,
+        tp=tp,
+        pp=pp,
+        replicas=count // (tp * pp),
+        host=chosen,
+        hosts=_hosts_needed(count, tp, pp, per_host),
+        gpu_link=inside if tp <= per_host else _slower(inside, network),
+        stage_link=inside if tp * pp <= per_host else _slower(inside, network),
+        host_link=pcie,
+        net_link=network,
+        storage=load_storage(chosen.storage) if storage is None else storage,
+        ecc_on=device.ecc_default_on if ecc_on is None else ecc_on,
+    )
+
+
+def _short_name(device: Device, count: int, tp: int, pp: int) -> str:
+    split = (f"tp{tp}" if tp > 1 else "") + (f"pp{pp}" if pp > 1 else "")
+    return (f"{count}x" if count > 1 else "") + device.key + (f":{split}" if split else "")
+
+
+def default_host(device: Device, count: int) -> Host:
+    """Return the smallest of the device's default hosts that holds all GPUs, else the largest."""
+    hosts = [load_host(key) for key in device.default_hosts]
+    return next((host for host in hosts if host.gpus(device) >= count), hosts[-1])
+
+
+def pcie_link(device: Device, host: Host) -> Link:
+    """Return the link between a GPU and its host: the older generation of the two, the lanes of the card.
+
+    GPUs that share a board share its slot, so each gets its part.
+    """
+    link = load_link(f"pcie{min(device.pcie_gen, host.pcie_gen)}")
+    return narrowed(link, device.pcie_lanes / 16 / device.gpus_per_board)
+
+
+def _link_between_gpus(device: Device, pcie: Link) -> Link:
+    return nvlink_of(device, load_link("nvlink")) or pcie
+
+
+def _slower(one: Link, other: Link) -> Link:
+    return min((one, other), key=lambda link: link.effective_bytes_per_s)
+
+
+def _hosts_needed(count: int, tp: int, pp: int, per_host: int) -> int:
+    """Return the hosts that hold all replicas; none (and no tensor-parallel group) straddles hosts needlessly."""
+    replica = tp * pp
+    replicas = count // replica
+    if replica <= per_host:
+        return -(-replicas // (per_host // replica))
+    if tp <= per_host:
+        return replicas * -(-pp // (per_host // tp))
+    return replicas * -(-replica // per_host)

@@ -1,0 +1,183 @@
+"""GPUs as facts: what a card can hold, move and compute, what it draws, what it cost to make."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from hwprofiles import facts
+from hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
+from hwprofiles.facts import Fact
+from hwprofiles.tables import Table
+
+ARCHITECTURES: Final = ("kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell")
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6")
+"""What a card plugs into; `sxm6` is the B200's socket."""
+ECC_KINDS: Final = ("none", "inline", "sideband")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as software sees it (a K80 board holds two).
+
+    Attributes:
+        key: catalogue name.
+        name: what people call it.
+        vendor: maker.
+        architecture: one of `ARCHITECTURES`.
+        year: year of first sale.
+        slot: what it plugs into, one of `SLOTS`.
+        gpus_per_board: GPUs that share one slot.
+        compute_capability: CUDA compute capability, as text ("5.2").
+        memory_bytes: installed memory.
+        memory_type: GDDR5, HBM2, ...
+        mem_bandwidth_bytes_per_s: peak of the memory interface, ECC off.
+        flops_per_s: peak dense rate by precision of the arithmetic the card really has; no key, no fast path.
+        pcie_gen: generation of its host link.
+        pcie_lanes: lanes of its host link.
+        nvlink_bytes_per_s: unidirectional sum over all links; None where there is none
+            (bridges that join pairs are not counted).
+        tdp_w: board power limit per GPU.
+        idle_w: power with a model loaded and nothing to do.
+        bare_idle_w: power with no process on the card; None where unknown.
+        ecc: `none`, `inline` (check bits live in the ordinary memory) or `sideband` (own memory, free of charge).
+        ecc_default_on: whether such cards are commonly run with ECC.
+        ecc_capacity_frac: share of the memory that ECC takes when on; None for a card without ECC.
+        ecc_bandwidth_frac: share of the bandwidth that ECC takes when on; None for a card without ECC.
+        die_mm2: area of the GPU's silicon (all compute dies).
+        process_nm: nominal node.
+        embodied_gco2e: published figures, by method; several of one method may disagree.
+        price_used_usd: second-hand price; None if there is no market.
+        price_new_usd: price when new; None if unknown.
+        lifetime_s: years in service over which it is written off.
+        default_hosts: hosts that can hold it, smallest first.
+        note: what to know about it.
+    """
+
+    key: str
+    name: str
+    vendor: str
+    architecture: str
+    year: int
+    slot: str
+    gpus_per_board: int
+    compute_capability: str
+    memory_bytes: Fact
+    memory_type: str
+    mem_bandwidth_bytes_per_s: Fact
+    flops_per_s: Mapping[str, Fact] = field(hash=False)
+    pcie_gen: int
+    pcie_lanes: int
+    nvlink_bytes_per_s: Fact | None
+    tdp_w: Fact
+    idle_w: Fact
+    bare_idle_w: Fact | None
+    ecc: str
+    ecc_default_on: bool
+    ecc_capacity_frac: Fact | None
+    ecc_bandwidth_frac: Fact | None
+    die_mm2: Fact
+    process_nm: Fact
+    embodied_gco2e: tuple[EmbodiedFact, ...]
+    price_used_usd: Fact | None
+    price_new_usd: Fact | None
+    lifetime_s: Fact
+    default_hosts: tuple[str, ...]
+    note: str = ""
+
+    @property
+    def form(self) -> str:
+        """Return `pcie` or `sxm`."""
+        return self.slot[:3] if self.slot.startswith("sxm") else self.slot
+
+    def usable_memory_bytes(self, ecc_on: bool) -> float:
+        """Return memory bytes left when ECC has taken its share."""
+        taken = self.ecc_capacity_frac if ecc_on and self.ecc_capacity_frac is not None else 0.0
+        return self.memory_bytes * (1.0 - taken)
+
+    def bandwidth_bytes_per_s(self, ecc_on: bool) -> float:
+        """Return peak memory bytes per second with ECC on or off."""
+        taken = self.ecc_bandwidth_frac if ecc_on and self.ecc_bandwidth_frac is not None else 0.0
+        return self.mem_bandwidth_bytes_per_s * (1.0 - taken)
+
+    @property
+    def pcie_bytes_per_s(self) -> float:
+        """Return the peak unidirectional rate of the card's own host link, shared by the GPUs of a board."""
+        return pcie_lane_bytes_per_s(self.pcie_gen) * self.pcie_lanes / self.gpus_per_board
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Return the embodied methods known for this card."""
+        return embodied_methods(self.embodied_gco2e)
+
+    def embodied(self, method: str) -> Fact | None:
+        """Return grams to make the card under one method (interval over its sources); None where unknown."""
+        return embodied_parts(self.embodied_gco2e, method).get("card")
+
+
+_PCIE_TRANSFERS_PER_S: Final = {1: 2.5e9, 2: 5e9, 3: 8e9, 4: 16e9, 5: 32e9}
+
+
+def pcie_lane_bytes_per_s(generation: int) -> float:
+    """Return the unidirectional payload rate of one lane: transfers x line code (8b/10b, later 128b/130b) / 8."""
+    code = 128.0 / 130.0 if generation >= 3 else 0.8
+    return _PCIE_TRANSFERS_PER_S[generation] * code / 8.0
+
+
+def read_device(table: Table, key: str) -> Device:
+    """Make a device from its TOML table (see `hwprofiles/data/gpus/m40-24.toml` for the form)."""
+    ecc = table.text("ecc", ECC_KINDS)
+    device = Device(
+        key=key,
+        name=table.text("name"),
+        vendor=table.text("vendor"),
+        architecture=table.text("architecture", ARCHITECTURES),
+        year=table.integer("year", 2000, 2100),
+        slot=table.text("slot", SLOTS),
+        gpus_per_board=table.integer("gpus_per_board", 1, 8, default=1),
+        compute_capability=table.text("compute_capability"),
+        memory_bytes=table.fact("memory_bytes", facts.MEMORY),
+        memory_type=table.text("memory_type"),
+        mem_bandwidth_bytes_per_s=table.fact("mem_bandwidth_bytes_per_s", facts.BANDWIDTH),
+        flops_per_s=table.facts("flops_per_s", facts.FLOPS, PRECISIONS),
+        pcie_gen=table.integer("pcie_gen", 1, 5),
+        pcie_lanes=table.integer("pcie_lanes", 1, 16),
+        nvlink_bytes_per_s=table.optional_fact("nvlink_bytes_per_s", facts.BANDWIDTH),
+        tdp_w=table.fact("tdp_w", facts.CARD_POWER),
+        idle_w=table.fact("idle_w", facts.IDLE_POWER),
+        bare_idle_w=table.optional_fact("bare_idle_w", facts.IDLE_POWER),
+        ecc=ecc,
+        ecc_default_on=table.flag("ecc_default_on", default=ecc != "none"),
+        ecc_capacity_frac=table.optional_fact("ecc_capacity_frac", facts.SHARE_LOST),
+        ecc_bandwidth_frac=table.optional_fact("ecc_bandwidth_frac", facts.SHARE_LOST),
+        die_mm2=table.fact("die_mm2", facts.AREA_MM2),
+        process_nm=table.fact("process_nm", facts.NODE_NM),
+        embodied_gco2e=read_embodied(table, "embodied_gco2e", facts.CARD_EMBODIED, ("card",)),
+        price_used_usd=table.optional_fact("price_used_usd", facts.PRICE),
+        price_new_usd=table.optional_fact("price_new_usd", facts.PRICE),
+        lifetime_s=table.fact("lifetime_s", facts.LIFETIME),
+        default_hosts=table.texts("default_hosts"),
+        note=table.text("note", default=" ").strip(),
+    )
+    table.close()  # a slip in a key explains what else may look wrong
+    _check_device(table, device)
+    return device
+
+
+def _check_device(table: Table, device: Device) -> None:
+    """Check what no single bound can: that the numbers of one card fit together."""
+    if "fp32" not in device.flops_per_s:
+        raise table.error("flops_per_s.fp32 is missing; every GPU computes in fp32")
+    if device.idle_w >= device.tdp_w:
+        raise table.error(f"idle_w = {device.idle_w} must be below tdp_w = {device.tdp_w}")
+    if device.ecc == "none" and device.ecc_default_on:
+        raise table.error("ecc_default_on = true, but ecc = 'none'; a card without ECC cannot have it on")
+    has_costs = [cost is not None for cost in (device.ecc_capacity_frac, device.ecc_bandwidth_frac)]
+    if device.ecc == "none" and any(has_costs):
+        raise table.error("ecc = 'none', so ecc_capacity_frac and ecc_bandwidth_frac have no meaning; remove them")
+    if device.ecc != "none" and not all(has_costs):
+        raise table.error(f"ecc = {device.ecc!r} needs ecc_capacity_frac and ecc_bandwidth_frac")
+    if device.ecc == "sideband" and (device.ecc_capacity_frac or device.ecc_bandwidth_frac):
+        raise table.error("ecc = 'sideband' costs nothing; ecc_capacity_frac and ecc_bandwidth_frac must be 0")
+    if not device.embodied_gco2e:
+        raise table.error("embodied_gco2e is missing; give at least one figure with its method")

@@ -1,0 +1,136 @@
+"""An hourly carbon-intensity series and its exact means: what the grid emitted while something ran.
+
+Reading the published file formats is `hwprofiles.gridfiles`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from hwprofiles.errors import HardwareError
+from hwprofiles.units import S_PER_CALENDAR_YEAR
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+GRID_BASES: Final = ("lifecycle", "direct", "marginal")
+"""`marginal` signals are a sensitivity; they are never mixed with averages."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HourlyGrid:
+    """A step series: value i holds from `times[i]` to `times[i + 1]`, the last one for `step_s`.
+
+    Attributes:
+        times: seconds since 1970-01-01 UTC, float64, ascending, `step_s` apart.
+        gco2e_per_kwh: intensity, float64, same length.
+        step_s: length of a step.
+        basis: one of `GRID_BASES`.
+        zone: grid zone.
+        source: the file and what is known of where it comes from.
+        estimated_frac: share of steps that the publisher estimated; None if the file does not say.
+        repeat_year: whether times outside of the series are answered by its whole years, repeated (see `mean_over`).
+    """
+
+    times: "Floats"
+    gco2e_per_kwh: "Floats"
+    step_s: float
+    basis: str
+    zone: str
+    source: str
+    estimated_frac: float | None = None
+    repeat_year: bool = False
+
+    @property
+    def start_s(self) -> float:
+        """Return when the first step begins."""
+        return float(self.times[0])
+
+    @property
+    def end_s(self) -> float:
+        """Return when the last step ends."""
+        return float(self.times[-1]) + self.step_s
+
+    def repeating(self) -> "HourlyGrid":
+        """Return the same series answering for any time, by repeating its whole years.
+
+        Raises:
+            HardwareError: the series is shorter than 365 days.
+        """
+        if self.end_s - self.start_s < S_PER_CALENDAR_YEAR:
+            days = (self.end_s - self.start_s) / 86_400.0
+            raise HardwareError(f"{self.source}: holds {days:.4g} days; repeat_year needs at least 365")
+        return replace(self, repeat_year=True)
+
+    def mean_over(self, start_s: "npt.ArrayLike", end_s: "npt.ArrayLike") -> "Floats":
+        """Return the time-weighted mean intensity of each interval [start, end), exact for the step series.
+
+        An interval of no length gets the value in force at its start. With `repeat_year`, a time outside of the series
+        is moved by whole multiples of 365 days (hours of the day stay, days of the week shift).
+
+        Args:
+            start_s: seconds since the epoch, any shape.
+            end_s: seconds since the epoch, same shape, nowhere below `start_s`.
+
+        Returns:
+            Means in g/kWh, float64, of the shape of the arguments.
+
+        Raises:
+            HardwareError: an interval runs backwards, or lies outside of the series and `repeat_year` is off.
+        """
+        import numpy as np
+
+        start, end = np.broadcast_arrays(np.asarray(start_s, np.float64), np.asarray(end_s, np.float64))
+        if not bool(np.all(np.isfinite(start) & np.isfinite(end))):
+            raise HardwareError("an interval of the grid series has a bound that is not finite")
+        if bool(np.any(end < start)):
+            worst = int(np.argmax((start - end).ravel()))
+            raise HardwareError(f"interval {start.ravel()[worst]:.3f}..{end.ravel()[worst]:.3f} s runs backwards")
+        if not self.repeat_year:
+            self._check_span(start, end)
+        from_cycle, from_step, from_s = self._locate(start)
+        to_cycle, to_step, to_s = self._locate(end)
+        sums = np.concatenate(([0.0], np.cumsum(self.gco2e_per_kwh[: self._steps()]))) * self.step_s
+        value = self.gco2e_per_kwh
+        whole = (to_cycle - from_cycle) * sums[-1] + (sums[to_step] - sums[from_step])
+        integral = whole + value[to_step] * to_s - value[from_step] * from_s
+        same = (to_cycle == from_cycle) & (to_step == from_step)
+        length = np.where(same, 1.0, end - start)
+        return np.where(same, value[from_step], integral / np.where(length > 0.0, length, 1.0))
+
+    def _check_span(self, start: "Floats", end: "Floats") -> None:
+        import numpy as np
+
+        if start.size and (float(np.min(start)) < self.start_s or float(np.max(end)) > self.end_s):
+            raise HardwareError(
+                f"{self.source}: the series covers {utc_text(self.start_s)} to {utc_text(self.end_s)}, the run "
+                f"{utc_text(float(np.min(start)))} to {utc_text(float(np.max(end)))}; choose a start within the series "
+                "or repeat_year"
+            )
+
+    def _steps(self) -> int:
+        """Return how many steps make a period: all, or as many as fit into whole 365-day years."""
+        if not self.repeat_year:
+            return len(self.times)
+        years = int((self.end_s - self.start_s) // S_PER_CALENDAR_YEAR)
+        return round(years * S_PER_CALENDAR_YEAR / self.step_s)
+
+    def _locate(self, at_s: "Floats") -> "tuple[Floats, npt.NDArray[np.int64], Floats]":
+        """Return (period, step within it, seconds into the step) of each time; the very end is in the last step."""
+        import numpy as np
+
+        steps = self._steps()
+        offset = at_s - self.start_s
+        cycle = np.floor(offset / (steps * self.step_s)) if self.repeat_year else np.zeros_like(offset)
+        offset = offset - cycle * (steps * self.step_s)
+        step = np.clip(np.floor(offset / self.step_s).astype(np.int64), 0, steps - 1)
+        return cycle, step, offset - step * self.step_s
+
+
+def utc_text(at_s: float) -> str:
+    """Return seconds since the epoch as ISO text in UTC."""
+    import datetime as dt
+
+    return dt.datetime.fromtimestamp(at_s, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

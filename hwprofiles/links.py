@@ -1,0 +1,74 @@
+"""Links as facts: PCIe, NVLink and Ethernet; how fast a byte goes from here to there, and what starting costs."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from hwprofiles import facts
+from hwprofiles.devices import Device
+from hwprofiles.facts import Fact
+from hwprofiles.tables import Table
+
+LINK_KINDS: Final = ("pcie", "nvlink", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link in one direction.
+
+    Attributes:
+        key: catalogue name, or `nvlink:<device>` for a card's own.
+        name: what people call it.
+        kind: one of `LINK_KINDS`.
+        bytes_per_s: line rate, unidirectional.
+        efficiency_frac: share of the line rate that a large transfer reaches.
+        latency_s: time from start to first byte of one transfer.
+    """
+
+    key: str
+    name: str
+    kind: str
+    bytes_per_s: Fact
+    efficiency_frac: Fact
+    latency_s: Fact
+
+    @property
+    def effective_bytes_per_s(self) -> float:
+        """Return the rate that a large transfer reaches."""
+        return self.bytes_per_s * self.efficiency_frac
+
+
+def read_link(table: Table, key: str) -> Link:
+    """Make a link from its TOML table."""
+    return Link(
+        key=key,
+        name=table.text("name"),
+        kind=table.text("kind", LINK_KINDS),
+        bytes_per_s=table.fact("bytes_per_s", facts.LINK_BANDWIDTH),
+        efficiency_frac=table.fact("efficiency_frac", facts.EFFICIENCY),
+        latency_s=table.fact("latency_s", facts.LATENCY),
+    )
+
+
+def nvlink_of(device: Device, template: Link) -> Link | None:
+    """Return the card's NVLink, with the efficiency and latency of the catalogue's `nvlink`; None if it has none."""
+    if device.nvlink_bytes_per_s is None:
+        return None
+    return Link(
+        key=f"nvlink:{device.key}",
+        name=f"NVLink of {device.name}",
+        kind="nvlink",
+        bytes_per_s=device.nvlink_bytes_per_s,
+        efficiency_frac=template.efficiency_frac,
+        latency_s=template.latency_s,
+    )
+
+
+def narrowed(link: Link, lanes_frac: float) -> Link:
+    """Return the link with only a share of its lanes (x8 of x16, or two GPUs behind one slot)."""
+    if lanes_frac == 1.0:
+        return link
+    rate = link.bytes_per_s
+    low, high = rate.interval
+    note = f"{lanes_frac:g} of {link.name}" + (f"; {rate.note}" if rate.note else "")
+    narrow = Fact(rate * lanes_frac, rate.source, rate.checked, rate.kind, low * lanes_frac, high * lanes_frac, note)
+    return Link(link.key, link.name, link.kind, narrow, link.efficiency_frac, link.latency_s)

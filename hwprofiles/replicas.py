@@ -1,0 +1,111 @@
+"""What one replica and its share of the servers draw: watts by component, at rest and at work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from hwprofiles.assumptions import ledger_assumptions
+from hwprofiles.errors import unknown_name
+from hwprofiles.power import plug_and_site_factor
+
+if TYPE_CHECKING:
+    from hwprofiles.deployment import Deployment
+    from hwprofiles.sites import Site
+
+HOST_SHARES: Final[dict[str, str]] = {
+    "whole": "Servers and boards count whole, empty slots included: nothing else runs there. Default.",
+    "slots": "A server counts by the share of its slots in use (the SCI's resource share): others use the rest.",
+}
+"""How much of a server a deployment that does not fill it answers for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPower:
+    """Watts of one replica and its share of the hosts; IT components are on the DC side of the power supply.
+
+    Attributes:
+        baseline_w: component -> watts drawn whenever the host is on.
+        busy_w: component -> watts on top while the replica runs an iteration; GPUs apart, they come as joules.
+        standby_w: share of the hosts' standby power, at the plug.
+        psu_efficiency_frac: DC out over AC in.
+        pue: power usage effectiveness of the site.
+        gpus: GPUs that work in the replica.
+        hosts: servers that the replica answers for; mostly a fraction.
+    """
+
+    baseline_w: Mapping[str, float] = field(hash=False)
+    busy_w: Mapping[str, float] = field(hash=False)
+    standby_w: float
+    psu_efficiency_frac: float
+    pue: float
+    gpus: int
+    hosts: float
+
+    @property
+    def it_baseline_w(self) -> float:
+        """Return watts of all components at rest."""
+        return sum(self.baseline_w.values())
+
+    @property
+    def it_busy_w(self) -> float:
+        """Return watts that the host adds while the replica works, GPUs apart."""
+        return sum(self.busy_w.values())
+
+    @property
+    def site_factor(self) -> float:
+        """Return joules of the site per joule of the components."""
+        return plug_and_site_factor(self.psu_efficiency_frac, self.pue)
+
+    @property
+    def idle_site_w(self) -> float:
+        """Return watts of the site while the replica is on and idle."""
+        return self.it_baseline_w * self.site_factor
+
+    @property
+    def off_site_w(self) -> float:
+        """Return watts of the site while the hosts are off: standby, measured at the plug, times PUE."""
+        return self.standby_w * self.pue
+
+
+def hosts_counted(deployment: "Deployment", host_share: str = "whole") -> float:
+    """Return how many hosts a deployment answers for; a key of `HOST_SHARES` says by which rule."""
+    if host_share not in HOST_SHARES:
+        raise unknown_name("host share", host_share, HOST_SHARES)
+    return (
+        float(deployment.hosts) if host_share == "whole" else deployment.count / deployment.host.gpus(deployment.device)
+    )
+
+
+def gpus_counted(deployment: "Deployment", host_share: str = "whole") -> int:
+    """Return how many GPUs a deployment answers for: a board with two is there whole, even if one of them is used."""
+    per_board = deployment.device.gpus_per_board if host_share == "whole" else 1
+    return -(-deployment.count // per_board) * per_board
+
+
+def replica_power(deployment: "Deployment", site: "Site", host_share: str = "whole") -> ReplicaPower:
+    """Return the watts of one replica of a deployment at a site.
+
+    Hosts are split evenly over the replicas. A board's second GPU idles if the deployment does not use it.
+    """
+    host, storage = deployment.host, deployment.storage
+    gpus = deployment.tp * deployment.pp
+    spare_gpus = (gpus_counted(deployment, host_share) - deployment.count) / deployment.replicas
+    share = hosts_counted(deployment, host_share) / deployment.replicas
+    fans_idle_w = host.fans_w * ledger_assumptions().fans_idle_frac
+    return ReplicaPower(
+        baseline_w={
+            "gpu": deployment.device.idle_w * (gpus + spare_gpus),
+            "cpu": host.cpu_idle_w * share,
+            "dram": host.dram_bytes * host.dram_w_per_byte * share,
+            "fans": fans_idle_w * share,
+            "storage": storage.idle_w * host.disks * share,
+            "nic": host.nic_w * share,
+            "board": host.base_w * share,
+        },
+        busy_w={"cpu": host.cpu_active_w * share, "fans": (host.fans_w - fans_idle_w) * share},
+        standby_w=host.standby_w * share,
+        psu_efficiency_frac=float(host.psu_efficiency),
+        pue=float(site.pue),
+        gpus=gpus,
+        hosts=share,
+    )

@@ -1,0 +1,38 @@
+"""Facts about models: shapes with their sources, and the parameters, bytes and FLOPs that follow from a shape.
+
+The bottom of the house: imports none of the other packages, knows neither hardware nor time.
+"""
+
+from modelspecs.catalogue import load_model, model_names
+from modelspecs.describe import CatalogueRow, DetailRow, describe_catalogue, describe_model
+from modelspecs.errors import ModelError
+from modelspecs.precision import PRECISIONS, Precision, load_precision
+from modelspecs.spec import ModelSpec
+from modelspecs.work import (
+    causal_pairs,
+    decode_flops,
+    decode_intensity,
+    kv_bytes_read,
+    prefill_flops,
+    weight_bytes_read,
+)
+
+__all__ = [
+    "PRECISIONS",
+    "CatalogueRow",
+    "DetailRow",
+    "ModelError",
+    "ModelSpec",
+    "Precision",
+    "causal_pairs",
+    "decode_flops",
+    "decode_intensity",
+    "describe_catalogue",
+    "describe_model",
+    "kv_bytes_read",
+    "load_model",
+    "load_precision",
+    "model_names",
+    "prefill_flops",
+    "weight_bytes_read",
+]

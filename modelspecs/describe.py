@@ -1,0 +1,109 @@
+"""What `afterwatt model list` and `afterwatt model show` print, as plain rows."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from modelspecs.catalogue import load_model, model_names
+from modelspecs.precision import PRECISIONS
+from modelspecs.spec import ModelSpec
+from modelspecs.work import decode_flops, decode_intensity
+
+
+class CatalogueRow(NamedTuple):
+    """One model of the catalogue."""
+
+    name: str
+    family: str
+    params: int
+    active_params: int
+    max_context_tokens: int
+    kv_bytes_per_token: float
+    fp16_bytes: float
+
+
+class DetailRow(NamedTuple):
+    """One line about one model: a label, the value with its unit, and where it comes from."""
+
+    label: str
+    value: str
+    source: str
+
+
+def describe_catalogue() -> list[CatalogueRow]:
+    """All shipped models, in the order of `model_names`."""
+    return [_catalogue_row(load_model(name)) for name in model_names()]
+
+
+def _catalogue_row(spec: ModelSpec) -> CatalogueRow:
+    return CatalogueRow(
+        name=spec.name,
+        family=spec.family,
+        params=spec.params,
+        active_params=spec.active_params,
+        max_context_tokens=spec.max_context,
+        kv_bytes_per_token=spec.kv_bytes_per_token(),
+        fp16_bytes=spec.stored_bytes("fp16"),
+    )
+
+
+def describe_model(name_or_path: str | Path) -> list[DetailRow]:
+    """Everything known about one model: shape, counts, bytes and work, each with its source.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    return describe_spec(load_model(name_or_path))
+
+
+def describe_spec(spec: ModelSpec) -> list[DetailRow]:
+    """Everything known about a model that is loaded already."""
+    return [*_shape_rows(spec), *_parameter_rows(spec), *_storage_rows(spec), *_work_rows(spec)]
+
+
+def _shape_rows(spec: ModelSpec) -> list[DetailRow]:
+    experts = f"{spec.experts} experts, {spec.active_experts} per token" if spec.experts > 1 else "dense"
+    positions = f"learned, {spec.learned_positions:,} rows" if spec.learned_positions else "rotary or ALiBi"
+    window = f", sliding window {spec.sliding_window:,} (not modelled: attends to all)" if spec.sliding_window else ""
+    values = {
+        "family": spec.family + (", attention and FFN in parallel" if spec.parallel_attention else ""),
+        "layers": f"{spec.layers}",
+        "hidden": f"{spec.hidden:,}",
+        "attention": f"{spec.heads} heads of {spec.head_dim}, {spec.kv_heads} key/value heads",
+        "ffn": f"{spec.ffn:,} wide, {spec.ffn_matrices} matrices, {experts}",
+        "vocabulary": f"{spec.vocab:,}, {'tied' if spec.tied_embeddings else 'untied'} embeddings",
+        "positions": positions,
+        "context": f"{spec.max_context:,} tokens{window}",
+        "norm": f"{spec.norm}, {spec.norms_per_layer} per layer",
+    }
+    source = f"{spec.source} ({spec.checked})" if spec.checked else spec.source
+    return [DetailRow(label, value, source) for label, value in values.items()]
+
+
+def _parameter_rows(spec: ModelSpec) -> list[DetailRow]:
+    rows = [DetailRow("parameters", f"{spec.params:,}", "counted from the shape")]
+    if spec.experts > 1:
+        rows.append(DetailRow("active parameters", f"{spec.active_params:,} per token", "counted from the shape"))
+    if spec.published_params is not None:
+        about = "" if spec.published_rounding == 1 else "about "
+        excess = f", {spec.published_excess:,} of them not counted here" if spec.published_excess else ""
+        rows.append(DetailRow("published", f"{about}{spec.published_params:,}{excess}", spec.published_source))
+    return rows
+
+
+def _storage_rows(spec: ModelSpec) -> list[DetailRow]:
+    rows = [
+        DetailRow(f"weights in {name}", f"{spec.stored_bytes(form) / 1e9:,.2f} GB", form.source)
+        for name, form in PRECISIONS.items()
+    ]
+    cache = f"{spec.kv_bytes_per_token() / 1e3:,.1f} kB per token in 16 bit"
+    return [*rows, DetailRow("key/value cache", cache, "2 x layers x kv_heads x head_dim x 2 bytes")]
+
+
+def _work_rows(spec: ModelSpec) -> list[DetailRow]:
+    context = min(1024, spec.max_context)
+    flops = f"{decode_flops(spec, context) / 1e9:,.2f} GFLOP per token at context {context:,}"
+    intensity = f"{decode_intensity(spec, 1, context, 'fp16'):.2f} FLOP per byte in fp16, one sequence"
+    return [
+        DetailRow("decode work", flops, "2 per active weight (Kaplan 2020) + attention (Narayanan 2021)"),
+        DetailRow("decode intensity", intensity, "roofline (Williams 2009)"),
+    ]

@@ -1,0 +1,295 @@
+"""`ModelSpec`: the shape of a decoder-only transformer, and every count that follows from it.
+
+Nothing here knows hardware or time. Parameter counts are exact (biases, norms, learned positions); FLOPs count two per
+multiply-accumulate and leave out what is linear in the hidden size (norms, activations, residuals, biases).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import get_args
+
+from modelspecs.errors import ModelError
+from modelspecs.precision import Precision, load_precision
+
+NORM_VECTORS: Mapping[str, int] = MappingProxyType({"rms": 1, "layer": 2, "layer-plain": 0})
+"""Learned vectors of the hidden size per norm: RMSNorm has a gain, LayerNorm a gain and a bias, or neither."""
+
+_UPPER_BOUNDS: Mapping[str, int] = MappingProxyType(
+    {
+        "layers": 2_000,
+        "hidden": 1_000_000,
+        "heads": 10_000,
+        "kv_heads": 10_000,
+        "head_dim": 10_000,
+        "ffn": 10_000_000,
+        "experts": 10_000,
+        "active_experts": 10_000,
+        "vocab": 100_000_000,
+        "max_context": 100_000_000,
+        "norms_per_layer": 4,
+        "embedding_width": 1_000_000,
+        "sliding_window": 100_000_000,
+        "published_params": 10**15,
+        "published_rounding": 10**12,
+    }
+)
+"""Sizes far beyond any model ever built: past them a value is a slip (a unit, a wrong field), not a shape."""
+
+_OPTIONAL = frozenset({"embedding_width", "sliding_window", "published_params"})
+_TYPE_WORDS: Mapping[object, str] = MappingProxyType({int: "a whole number", bool: "true or false", str: "a text"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The shape of one decoder-only transformer.
+
+    Attributes:
+        name: how reports call it.
+        family: architecture family (llama, mistral, mixtral, qwen2, opt, falcon, bloom).
+        layers: transformer blocks.
+        hidden: width of the residual stream.
+        heads: query heads.
+        kv_heads: key/value heads (fewer than heads: grouped-query; 1: multi-query attention).
+        head_dim: width of one head; heads * head_dim need not equal hidden.
+        ffn: intermediate width of one expert's feed-forward network.
+        ffn_matrices: 3 for gated networks (gate, up, down), 2 for plain ones.
+        experts: feed-forward networks per layer; 1 is a dense model.
+        active_experts: experts that one token passes through.
+        vocab: rows of the embedding table.
+        tied_embeddings: the LM head is the embedding table, stored once.
+        max_context: prompt plus output tokens the model was built for.
+        learned_positions: rows of a learned position table (0: rotary or ALiBi).
+        qkv_bias: biases on the query, key and value projections.
+        attention_out_bias: bias on the attention's output projection.
+        ffn_bias: biases on the feed-forward matrices.
+        norm: "rms", "layer", or "layer-plain" (LayerNorm without learned vectors).
+        norms_per_layer: 2 as a rule; 1 where attention and FFN share one (Falcon-7B).
+        final_norm: a norm after the last layer.
+        embedding_norm: a norm right after the embedding (BLOOM).
+        embedding_width: columns of the embedding table; None: hidden. Others are projected in and out (OPT-350m).
+        parallel_attention: attention and FFN read the same input and are added (Falcon).
+        sliding_window: tokens a position can look back on, None if all. Kept as a fact; *not modelled*: times and cache
+            sizes assume that every token attends to its full context.
+        published_params: parameter count as published, None if unknown.
+        published_rounding: 1 if that is a count; for a name such as "30B" the unit it is rounded to.
+        published_excess: elements of a published count that are no parameters or are counted twice.
+        published_source: where that count is published, and what the excess is.
+        source: where the shape comes from.
+        checked: date (ISO) on which it was read there; empty for a file of the user's own.
+    """
+
+    name: str
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    ffn_matrices: int
+    vocab: int
+    max_context: int
+    norm: str
+    experts: int = 1
+    active_experts: int = 1
+    tied_embeddings: bool = False
+    learned_positions: int = 0
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    ffn_bias: bool = False
+    norms_per_layer: int = 2
+    final_norm: bool = True
+    embedding_norm: bool = False
+    embedding_width: int | None = None
+    parallel_attention: bool = False
+    sliding_window: int | None = None
+    published_params: int | None = None
+    published_rounding: int = 1
+    published_excess: int = 0
+    published_source: str = ""
+    source: str = ""
+    checked: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check_type(field.name, next(iter(get_args(field.type)), field.type))
+        for name, upper in _UPPER_BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= upper:
+                raise ModelError(f"{self.name}: {name} = {value} is out of range; expected 1 to {upper:,}")
+        for name in ("learned_positions", "published_excess"):
+            if getattr(self, name) < 0:
+                raise ModelError(f"{self.name}: {name} = {getattr(self, name)} must be 0 (none) or more")
+        if self.ffn_matrices not in (2, 3):
+            raise ModelError(f"{self.name}: ffn_matrices = {self.ffn_matrices} must be 2 (plain) or 3 (gated)")
+        if self.heads % self.kv_heads:
+            raise ModelError(f"{self.name}: kv_heads = {self.kv_heads} must divide heads = {self.heads}")
+        if self.active_experts > self.experts:
+            raise ModelError(f"{self.name}: active_experts = {self.active_experts} exceeds experts = {self.experts}")
+        if self.norm not in NORM_VECTORS:
+            raise ModelError(f"{self.name}: norm = {self.norm!r} must be one of {', '.join(NORM_VECTORS)}")
+
+    def _check_type(self, name: str, expected: object) -> None:
+        """Refuse what a dataclass would take silently: 4096.0, "4096", True for a count."""
+        value = getattr(self, name)
+        if type(value) is not expected and not (value is None and name in _OPTIONAL):
+            raise ModelError(f"{self.name}: {name} = {value!r} must be {_TYPE_WORDS.get(expected, expected)}")
+
+    # ---- parameters ------------------------------------------------------------------------------------------------
+
+    @property
+    def attention_matrix_params(self) -> int:
+        """Weights of one layer's query, key, value and output matrices."""
+        query_and_out = 2 * self.hidden * self.heads * self.head_dim
+        key_and_value = 2 * self.hidden * self.kv_heads * self.head_dim
+        return query_and_out + key_and_value
+
+    @property
+    def layer_attention_params(self) -> int:
+        """One layer's attention: its four matrices and their biases."""
+        qkv_bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        return self.attention_matrix_params + qkv_bias + (self.hidden if self.attention_out_bias else 0)
+
+    @property
+    def ffn_matrix_params(self) -> int:
+        """Weights of one expert's feed-forward matrices."""
+        return self.ffn_matrices * self.hidden * self.ffn
+
+    @property
+    def layer_ffn_params(self) -> int:
+        """One expert's feed-forward network: matrices and biases, router apart."""
+        biases = (self.ffn_matrices - 1) * self.ffn + self.hidden if self.ffn_bias else 0
+        return self.ffn_matrix_params + biases
+
+    @property
+    def layer_router_params(self) -> int:
+        """One layer's router, 0 in a dense model."""
+        return self.hidden * self.experts if self.experts > 1 else 0
+
+    @property
+    def norm_params(self) -> int:
+        """One norm."""
+        return NORM_VECTORS[self.norm] * self.hidden
+
+    @property
+    def layer_params(self) -> int:
+        """One layer: attention, all experts, router, norms."""
+        ffn = self.experts * self.layer_ffn_params + self.layer_router_params
+        return self.layer_attention_params + ffn + self.norms_per_layer * self.norm_params
+
+    @property
+    def table_width(self) -> int:
+        """Columns of the embedding table."""
+        return self.hidden if self.embedding_width is None else self.embedding_width
+
+    @property
+    def _projection_params(self) -> int:
+        """Matrix between a narrow embedding and the residual stream (OPT-350m), in each direction."""
+        return 0 if self.table_width == self.hidden else self.table_width * self.hidden
+
+    @property
+    def embedding_params(self) -> int:
+        """Everything before the first layer: token and position tables, projection in, embedding norm."""
+        tables = self.vocab * self.table_width + self.learned_positions * self.hidden
+        return tables + self._projection_params + (self.norm_params if self.embedding_norm else 0)
+
+    @property
+    def head_params(self) -> int:
+        """Weights read and multiplied at the LM head, tied or not."""
+        return self.vocab * self.table_width + self._projection_params
+
+    @property
+    def stored_head_params(self) -> int:
+        """Weights the LM head adds to storage: without the table, if that is the embedding's."""
+        return self._projection_params if self.tied_embeddings else self.head_params
+
+    @property
+    def final_norm_params(self) -> int:
+        """The norm after the last layer."""
+        return self.norm_params if self.final_norm else 0
+
+    @property
+    def params(self) -> int:
+        """All parameters, tied ones once."""
+        return (
+            self.layers * self.layer_params + self.embedding_params + self.stored_head_params + self.final_norm_params
+        )
+
+    @property
+    def active_params(self) -> int:
+        """Parameters one token passes through: all but the experts it is not routed to."""
+        return self.params - self.layers * (self.experts - self.active_experts) * self.layer_ffn_params
+
+    # ---- work ------------------------------------------------------------------------------------------------------
+
+    @property
+    def linear_flops_per_token(self) -> int:
+        """FLOPs of all layers' matrices for one token, LM head and attention scores apart.
+
+        Two per active weight: Kaplan et al. 2020 (arXiv:2001.08361), section 2.1, table 1.
+        """
+        router = self.layer_router_params
+        return 2 * self.layers * (self.attention_matrix_params + self.active_experts * self.ffn_matrix_params + router)
+
+    @property
+    def head_flops_per_token(self) -> int:
+        """FLOPs of the LM head for one position: two per weight (Narayanan et al. 2021, arXiv:2104.04473, appendix)."""
+        return 2 * self.head_params
+
+    @property
+    def attention_flops_per_pair(self) -> int:
+        """FLOPs for one query token looking at one key token, all layers.
+
+        QK^T and AV cost 2 * heads * head_dim each: Narayanan et al. 2021 (arXiv:2104.04473), appendix (4 * B * s^2 * h
+        a layer). The caller counts the pairs; causal ones with `modelspecs.work.causal_pairs`.
+        """
+        return 4 * self.layers * self.heads * self.head_dim
+
+    def kv_bytes_per_token(self, bytes_per_element: float = 2.0) -> float:
+        """Key and value cache of one token over all layers, bytes.
+
+        Two vectors per layer and key/value head: Pope et al. 2022 (arXiv:2211.05102), section 2.
+
+        Args:
+            bytes_per_element: 2 for fp16, 1 for an 8-bit cache.
+        """
+        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_element
+
+    def distinct_experts(self, tokens: int) -> float:
+        """Expected experts of one layer that `tokens` tokens touch, if each is routed to a uniformly drawn set.
+
+        An expert is missed by a token with probability 1 - k/E, so E * (1 - (1 - k/E)^n) are expected to be touched.
+        Real routers are less even, which touches fewer.
+
+        Args:
+            tokens: tokens in the batch, 0 or more.
+        """
+        if tokens < 0:
+            raise ModelError(f"{self.name}: tokens = {tokens} must be 0 or more to ask how many experts they touch")
+        return float(self.experts * (1.0 - (1.0 - self.active_experts / self.experts) ** tokens))
+
+    # ---- storage ---------------------------------------------------------------------------------------------------
+
+    def _matrix_and_other_bytes(self, matrix_params: float, other_params: float, precision: str | Precision) -> float:
+        """Bytes of quantisable matrices and of what stays wide beside them."""
+        form = load_precision(precision) if isinstance(precision, str) else precision
+        return matrix_params * form.bytes_per_weight + other_params * form.bytes_per_other
+
+    def layer_bytes(self, precision: str | Precision, experts: float | None = None) -> float:
+        """One layer's weights as stored, bytes; with only `experts` of its feed-forward networks if given."""
+        count = self.experts if experts is None else experts
+        matrices = self.attention_matrix_params + count * self.ffn_matrix_params
+        biases = self.layer_attention_params - self.attention_matrix_params
+        biases += self.experts * (self.layer_ffn_params - self.ffn_matrix_params)
+        other = biases + self.layer_router_params + self.norms_per_layer * self.norm_params
+        return self._matrix_and_other_bytes(matrices, other, precision)
+
+    def head_bytes(self, precision: str | Precision) -> float:
+        """Bytes read at the LM head (its weights stay wide, see `modelspecs.precision`)."""
+        return self._matrix_and_other_bytes(0, self.head_params, precision)
+
+    def stored_bytes(self, precision: str | Precision) -> float:
+        """All weights as stored, bytes, tied ones once."""
+        outside = self.embedding_params + self.stored_head_params + self.final_norm_params
+        return self.layers * self.layer_bytes(precision) + self._matrix_and_other_bytes(0, outside, precision)

@@ -1,0 +1,120 @@
+"""A policy set: every choice a run makes among policies, by name."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from policies.batching import BATCHING
+from policies.errors import PolicyError
+from policies.routing import ROUTING
+
+PREEMPTION = ("recompute", "swap")
+_NUMBERS = {"budget": "token_budget", "seqs": "max_seqs", "block": "block_tokens", "queue": "max_queue"}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """The policies of a run and their sizes.
+
+    Attributes:
+        batching: which sequences run next, a key of `BATCHING`.
+        routing: which replica gets a request, a key of `ROUTING`.
+        preemption: what happens to a sequence whose memory is needed: `recompute` or `swap` to host memory.
+        share_prefixes: reuse the KV of equal prompt prefixes, where a trace names them.
+        token_budget: most tokens per iteration; max_seqs: most sequences admitted at a time.
+        block_tokens: tokens per KV block.
+        watermark_frac: share of the KV blocks that admission leaves free.
+        max_queue: most waiting requests per replica (None: no bound).
+    """
+
+    batching: str = "chunked"
+    routing: str = "least-outstanding"
+    preemption: str = "recompute"
+    share_prefixes: bool = True
+    token_budget: int = 2048
+    max_seqs: int = 256
+    block_tokens: int = 16
+    watermark_frac: float = 0.01
+    max_queue: int | None = None
+
+    def __post_init__(self) -> None:
+        _known("batching policy", self.batching, BATCHING)
+        _known("routing policy", self.routing, ROUTING)
+        _known("preemption", self.preemption, PREEMPTION)
+        for word, name in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 10_000_000:
+                raise PolicyError(
+                    f"policy option {word} = {value} is out of range; expected a whole number from 1 to 10,000,000"
+                )
+        if not 0.0 <= self.watermark_frac < 1.0:
+            raise PolicyError(
+                f"watermark_frac = {self.watermark_frac} is out of range; expected 0 up to, not including, 1"
+            )
+
+    @property
+    def name(self) -> str:
+        """The shortest text that `parse_policies` turns into this set."""
+        default = PolicySet()
+        words = [self.batching]
+        words += [
+            getattr(self, field)
+            for field in ("routing", "preemption")
+            if getattr(self, field) != getattr(default, field)
+        ]
+        if not self.share_prefixes:
+            words.append("no-prefix")
+        for word, field in _NUMBERS.items():
+            if getattr(self, field) != getattr(default, field):
+                words.append(f"{word}={getattr(self, field)}")
+        return "+".join(words)
+
+
+def parse_policies(text: str) -> PolicySet:
+    """Read a policy set such as `chunked`, `prefill-first+swap` or `chunked+budget=512+prefix-affinity`.
+
+    Words joined by `+` in any order: a batching, a routing, a preemption policy, `no-prefix`, and sizes `budget=`
+    (tokens per iteration), `seqs=` (sequences), `block=` (tokens per KV block), `queue=` (waiting requests).
+
+    Raises:
+        PolicyError: a word is unknown or a size is not a whole number in range.
+    """
+    chosen: dict[str, str | int | bool] = {}
+    for word in (part.strip() for part in text.split("+")):
+        name, equals, value = word.partition("=")
+        if equals:
+            field = _NUMBERS.get(name)
+            if field is None:
+                raise _unknown("policy option", name, _NUMBERS)
+            if not value.isdecimal():
+                raise PolicyError(
+                    f"policy option {word!r}: {value!r} is not a whole number; write for example {name}=512"
+                )
+            entry: tuple[str, str | int | bool] = (field, int(value))
+        elif word in BATCHING:
+            entry = ("batching", word)
+        elif word in ROUTING:
+            entry = ("routing", word)
+        elif word in PREEMPTION:
+            entry = ("preemption", word)
+        elif word == "no-prefix":
+            entry = ("share_prefixes", False)
+        else:
+            raise _unknown(
+                "policy", word, [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", *(f"{key}=N" for key in _NUMBERS)]
+            )
+        if entry[0] in chosen:
+            raise PolicyError(f"policy {text!r} says {entry[0]} twice ({chosen[entry[0]]} and {entry[1]}); keep one")
+        chosen[entry[0]] = entry[1]
+    return replace(PolicySet(), **chosen)  # type: ignore[arg-type]
+
+
+def _known(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise _unknown(what, name, known)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> PolicyError:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return PolicyError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}")

@@ -1,0 +1,146 @@
+"""Paged KV memory: blocks by count, and shared prefixes by the hash of what they hold.
+
+Only numbers are kept, never addresses: which physical block holds what is the business of a body with memory. A
+*prefix block* is the unit in which a trace names shared content (512 tokens in Mooncake's, 16 in Qwen's) and is made of
+whole KV blocks. A prefix block nobody uses stays until its room is needed; the least recently used goes first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from policies.errors import PolicyError
+
+
+class KvPool:
+    """The KV blocks of one worker.
+
+    Attributes:
+        total_blocks: capacity.
+        block_tokens: tokens per KV block.
+        unit_tokens: tokens per prefix block (None: nothing is shared).
+        unit_blocks: KV blocks per prefix block.
+        free_blocks: blocks that hold nothing.
+        evictable_blocks: blocks of cached prefixes that no sequence uses.
+    """
+
+    __slots__ = (
+        "_cached",
+        "_idle",
+        "block_tokens",
+        "evictable_blocks",
+        "free_blocks",
+        "total_blocks",
+        "unit_blocks",
+        "unit_tokens",
+    )
+
+    def __init__(self, total_blocks: int, block_tokens: int, unit_tokens: int | None = None) -> None:
+        if unit_tokens is not None and unit_tokens % block_tokens:
+            raise PolicyError(
+                f"prefix blocks of {unit_tokens} tokens are not a whole number of KV blocks of {block_tokens} tokens; "
+                "choose a KV block size that divides it"
+            )
+        self.total_blocks = total_blocks
+        self.block_tokens = block_tokens
+        self.unit_tokens = unit_tokens
+        self.unit_blocks = 0 if unit_tokens is None else unit_tokens // block_tokens
+        self.free_blocks = total_blocks
+        self.evictable_blocks = 0
+        self._cached: dict[int, int] = {}  # prefix block -> sequences that use it
+        self._idle: OrderedDict[int, None] = OrderedDict()  # those with none, least recently used first
+
+    @property
+    def available_blocks(self) -> int:
+        """Blocks that can be had, cached prefixes given up."""
+        return self.free_blocks + self.evictable_blocks
+
+    @property
+    def used_blocks(self) -> int:
+        """Blocks that sequences hold."""
+        return self.total_blocks - self.free_blocks - self.evictable_blocks
+
+    def blocks_for(self, tokens: int) -> int:
+        """Return how many blocks hold this many tokens."""
+        return -(-tokens // self.block_tokens)
+
+    def match(self, prefix: Sequence[int], most: int) -> tuple[int, int]:
+        """Look up a prompt: (leading prefix blocks that are cached, at most `most`; KV blocks of those in use).
+
+        What matches counts as recently used, so that looking twice in a row is the same as looking once.
+        """
+        cached, idle = self._cached, self._idle
+        matched = used = 0
+        for key in prefix[:most]:
+            users = cached.get(key)
+            if users is None:
+                break
+            matched += 1
+            if users:
+                used += 1
+            else:
+                idle.move_to_end(key)
+        return matched, used * self.unit_blocks
+
+    def hold(self, keys: Iterable[int]) -> None:
+        """Use cached prefix blocks; every key must be cached."""
+        cached, idle = self._cached, self._idle
+        for key in keys:
+            users = cached[key]
+            if not users:
+                del idle[key]
+                self.evictable_blocks -= self.unit_blocks
+            cached[key] = users + 1
+
+    def take(self, blocks: int) -> None:
+        """Take blocks for a sequence of its own, giving up cached prefixes as needed.
+
+        Raises:
+            PolicyError: more than is available: the scheduler that asks has not counted.
+        """
+        free = self.free_blocks
+        if blocks > free:
+            if blocks > free + self.evictable_blocks:
+                raise PolicyError(
+                    f"{blocks} KV blocks asked for, {self.available_blocks} available; plan() must preempt first"
+                )
+            while blocks > free:
+                key, _ = self._idle.popitem(last=False)
+                del self._cached[key]
+                free += self.unit_blocks
+                self.evictable_blocks -= self.unit_blocks
+        self.free_blocks = free - blocks
+
+    def publish(self, keys: Sequence[int]) -> int:
+        """Make a sequence's own, now computed prefix blocks shareable; it goes on using them.
+
+        Stops at the first one that another sequence has published meanwhile: what follows stays private.
+
+        Returns:
+            How many of the keys were published.
+        """
+        cached = self._cached
+        for count, key in enumerate(keys):
+            if key in cached:
+                return count
+            cached[key] = 1
+        return len(keys)
+
+    def release(self, keys: Sequence[int], private_blocks: int) -> None:
+        """Give back what a sequence held; its last prefix block becomes the first to be evicted."""
+        cached, idle = self._cached, self._idle
+        for key in reversed(keys):
+            users = cached[key] - 1
+            cached[key] = users
+            if not users:
+                idle[key] = None
+                self.evictable_blocks += self.unit_blocks
+        self.free_blocks += private_blocks
+
+    def check_integrity(self, private_blocks: int) -> None:
+        """Assert that every block is accounted for, given those that sequences hold privately."""
+        shared = sum(1 for users in self._cached.values() if users) * self.unit_blocks
+        assert self.evictable_blocks == len(self._idle) * self.unit_blocks
+        assert all(self._cached[key] == 0 for key in self._idle)
+        assert sum(1 for users in self._cached.values() if not users) == len(self._idle)
+        assert self.free_blocks >= 0
+        assert self.free_blocks + self.evictable_blocks + shared + private_blocks == self.total_blocks

@@ -1,0 +1,74 @@
+"""The decision log: one entry per iteration and worker, with a hash of what the policies saw.
+
+A stride is written as its iterations, so that a log does not depend on how far a body skips ahead. Time is noted but not
+hashed: two bodies that agree on every decision still differ in when they took it.
+"""
+
+import struct
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import NamedTuple
+
+from policies.plans import StepPlan
+from policies.scheduler import Scheduler
+from policies.sequence import S
+
+
+class DecisionEntry(NamedTuple):
+    """One iteration of one worker.
+
+    Attributes:
+        worker, group: whose; time_s: start of the stride that it belongs to.
+        decoding, context_tokens: what decodes, and the KV entries it reads.
+        chunk_ids, chunk_tokens: prompt pieces.
+        admitted, preempted: ids; only in the first iteration of a plan.
+        free_blocks: KV blocks that admission could hand out.
+        view: 64-bit hash of what the batching policy saw.
+    """
+
+    worker: int
+    group: int
+    time_s: float
+    decoding: int
+    context_tokens: int
+    chunk_ids: tuple[int, ...]
+    chunk_tokens: tuple[int, ...]
+    admitted: tuple[int, ...]
+    preempted: tuple[int, ...]
+    free_blocks: int
+    view: int
+
+
+def view_hash(*parts: int) -> int:
+    """Hash whole numbers, the same in every process."""
+    digest = blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+class DecisionLog:
+    """Writes entries to a sink."""
+
+    def __init__(self, sink: Callable[[DecisionEntry], None]) -> None:
+        self._sink = sink
+
+    def write(self, worker: int, time_s: float, plan: StepPlan[S], iterations: int, scheduler: Scheduler[S]) -> None:
+        """Write a plan's iterations; called when they are done and before they are applied."""
+        admitted = tuple(seq.seq_id for seq in scheduler.admitted + scheduler.resumed)
+        preempted = tuple(seq.seq_id for seq in scheduler.preempted)
+        for step in range(iterations):
+            shown = scheduler.shown(plan, step)
+            self._sink(
+                DecisionEntry(
+                    worker,
+                    plan.group,
+                    time_s,
+                    plan.decoding,
+                    plan.context_tokens + step * plan.decoding,
+                    tuple(chunk.seq.seq_id for chunk in plan.chunks),
+                    tuple(chunk.tokens for chunk in plan.chunks),
+                    admitted if step == 0 else (),
+                    preempted if step == 0 else (),
+                    shown.free_blocks,
+                    view_hash(*shown.numbers()),
+                )
+            )

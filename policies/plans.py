@@ -1,0 +1,84 @@
+"""What passes between a scheduler and the body that works for it."""
+
+from collections.abc import Sequence as Items
+from typing import Generic, NamedTuple
+
+from policies.sequence import S
+from policies.views import Prefilling
+
+
+class PrefillChunk(NamedTuple, Generic[S]):
+    """Prompt tokens of one sequence: `tokens` of them, after `past_tokens` whose KV is in memory."""
+
+    seq: S
+    tokens: int
+    past_tokens: int
+
+
+class StepPlan(NamedTuple, Generic[S]):
+    """What a worker does next.
+
+    Attributes:
+        group: decode group (pipeline slot) that the plan belongs to.
+        decoding: sequences that decode, one token each.
+        context_tokens: KV entries that their attention reads in the first iteration; each further one adds `decoding`.
+        chunks: prompt pieces; each further iteration computes the next piece of the same size.
+        emits: sequences that produce an output token in each iteration.
+        repeat: further identical iterations that hold after the first.
+        open_to_arrivals: whether a request that arrives now could change the plan of the next boundary.
+        running: admitted sequences of the group; used_blocks: KV blocks that sequences hold, of all groups.
+        swap_out_blocks, swap_in_blocks: KV blocks to move to and from host memory before the first iteration.
+    """
+
+    group: int
+    decoding: int
+    context_tokens: int
+    chunks: tuple[PrefillChunk[S], ...]
+    emits: int
+    repeat: int
+    open_to_arrivals: bool
+    running: int
+    used_blocks: int
+    swap_out_blocks: int = 0
+    swap_in_blocks: int = 0
+
+
+class Idle(NamedTuple):
+    """Nothing to do until something arrives, or until a time."""
+
+    wake_at_s: float | None = None
+
+
+class StepOutcome(NamedTuple):
+    """What came of a plan: it ends at an iteration boundary, perhaps an earlier one than planned."""
+
+    iterations: int
+
+
+Applied = tuple[list[S], list[S]]
+"""What an outcome changed: (sequences whose prompt is now complete, having produced a token; sequences that are done)."""
+
+
+class Shown(NamedTuple):
+    """What a batching policy was shown for one iteration, for the decision log.
+
+    Attributes:
+        decoding: sequences ready to decode.
+        prefilling: those in the middle of their prompts.
+        looked: (id, tokens to fill, cached prefix blocks) of the candidates that it looked at.
+        free_blocks: as in `BatchView`.
+    """
+
+    decoding: int
+    prefilling: Items[Prefilling]
+    looked: Items[tuple[int, int, int]]
+    free_blocks: int
+
+    def numbers(self) -> list[int]:
+        """Return all of it as one list of whole numbers, lengths included."""
+        numbers = [self.decoding, self.free_blocks, len(self.prefilling), len(self.looked)]
+        for begun in self.prefilling:
+            numbers += begun
+        for seen in self.looked:
+            numbers += seen
+        return numbers

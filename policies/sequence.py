@@ -1,0 +1,146 @@
+"""One request as the brain knows it, and the set of those that decode together."""
+
+from collections.abc import Sequence as Keys
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+
+class Sequence:
+    """A request in the hands of a scheduler. Bodies may subclass it to keep their own records beside.
+
+    Attributes:
+        seq_id: unique, and the tie-break everywhere.
+        prompt_tokens, output_tokens: lengths; the output's is known because traces replay recorded requests.
+        prefix: hashes of the prompt's full prefix blocks, () where nothing is shared.
+        emitted: output tokens produced.
+        kv_tokens: tokens whose KV is in memory (not kept current while decoding: see `DecodeGroup.kv_tokens`).
+        fill_tokens: tokens whose KV a prefill must complete before the next output token.
+        held: leading prefix blocks that it shares.
+        finish_step, kv_offset: its place in a decode group (None outside).
+        preemptions: how often it lost its memory.
+    """
+
+    # Defaults on the class, not slots: most of these are never written in a short life, and one is made per request.
+    emitted: int = 0
+    kv_tokens: int = 0
+    held: int = 0
+    finish_step: int | None = None
+    kv_offset: int = 0
+    preemptions: int = 0
+
+    def __init__(self, seq_id: int, prompt_tokens: int, output_tokens: int, prefix: Keys[int] = ()) -> None:
+        self.seq_id = seq_id
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.prefix = prefix
+        self.fill_tokens = prompt_tokens
+
+
+S = TypeVar("S", bound=Sequence)
+"""A body's own kind of sequence."""
+
+
+class DecodeGroup(Generic[S]):
+    """Sequences that advance by one token together, kept in sums so that an iteration costs nothing per sequence.
+
+    Everything that changes by one per step is stored less the step counter, and therefore does not change.
+
+    Attributes:
+        step: decode iterations done.
+        members: the sequences by id, in order of joining.
+    """
+
+    __slots__ = ("_block_tokens", "_finishes", "_kv_sum", "_residues", "members", "step")
+
+    def __init__(self, block_tokens: int) -> None:
+        self.step = 0
+        self.members: dict[int, S] = {}
+        self._block_tokens = block_tokens
+        self._finishes: list[tuple[int, int]] = []  # heap of (step, seq_id); entries of the preempted are stale
+        self._kv_sum = 0  # sum over members of (KV tokens - step)
+        self._residues = [0] * block_tokens  # members by the step, modulo the block size, at which they need a block
+
+    def context_tokens(self) -> int:
+        """Return the KV entries that the next iteration's attention reads, its own new ones included."""
+        return self._kv_sum + len(self.members) * (self.step + 1)
+
+    def kv_tokens(self, seq: S) -> int:
+        """Return the KV entries that a member has in memory."""
+        return seq.kv_offset + self.step
+
+    def join(self, seq: S) -> None:
+        """Let a sequence with complete KV decode what is left of its output."""
+        step = self.step
+        offset = seq.kv_tokens - step
+        seq.kv_offset = offset
+        seq.finish_step = finish = step + seq.output_tokens - seq.emitted
+        self.members[seq.seq_id] = seq
+        self._kv_sum += offset
+        self._residues[-offset % self._block_tokens] += 1
+        heappush(self._finishes, (finish, seq.seq_id))
+
+    def leave(self, seq: S) -> None:
+        """Take a member out, its counters brought up to date."""
+        offset = seq.kv_offset
+        del self.members[seq.seq_id]
+        self._kv_sum -= offset
+        self._residues[-offset % self._block_tokens] -= 1
+        seq.kv_tokens = offset + self.step
+        seq.emitted = seq.output_tokens - (seq.finish_step or 0) + self.step
+        seq.finish_step = None
+
+    def steps_to_finish(self) -> int:
+        """Return the iterations until the next member finishes; there must be a member."""
+        finishes, members = self._finishes, self.members
+        while True:
+            finish, seq_id = finishes[0]
+            if seq_id in members and members[seq_id].finish_step == finish:
+                return finish - self.step
+            heappop(finishes)
+
+    def next_blocks(self) -> int:
+        """Return the KV blocks that the next iteration takes."""
+        return self._residues[self.step % self._block_tokens]
+
+    def new_blocks(self, steps: int) -> int:
+        """Return the KV blocks that the next iterations take."""
+        size = self._block_tokens
+        cycles, rest = divmod(steps, size)
+        first = self.step % size
+        last = first + rest
+        residues = self._residues
+        blocks = sum(residues[first:last])
+        if last > size:
+            blocks += sum(residues[: last - size])
+        return blocks + cycles * len(self.members)
+
+    def steps_within(self, blocks: int, most: int) -> int:
+        """Return how many of the next `most` iterations can run on this many new blocks."""
+        size, residues = self._block_tokens, self._residues
+        if len(self.members) * (most // size + 1) <= blocks:
+            return most
+        cycles = blocks // max(1, len(self.members))
+        steps = cycles * size
+        left = blocks - cycles * len(self.members)
+        while steps < most:
+            left -= residues[(self.step + steps) % size]
+            if left < 0:
+                return steps
+            steps += 1
+        return most
+
+    def advance(self, steps: int) -> list[S]:
+        """Do iterations; return the members that finished with the last one, taken out, by id.
+
+        No member may finish before the last iteration.
+        """
+        self.step = now = self.step + steps
+        finishes, members = self._finishes, self.members
+        done: list[S] = []
+        while finishes and finishes[0][0] <= now:
+            finish, seq_id = heappop(finishes)
+            seq = members.get(seq_id)
+            if seq is not None and seq.finish_step == finish:
+                done.append(seq)
+                self.leave(seq)
+        return done

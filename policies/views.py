@@ -1,0 +1,127 @@
+"""What a policy may see, and what it answers.
+
+Views and decisions are immutable records. They are named tuples rather than frozen dataclasses because one of each is
+made per scheduling step, the innermost loop of the simulator: a frozen slotted dataclass costs about three times as
+much to build.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+
+class BatchLimits(NamedTuple):
+    """What a worker's configuration allows in one iteration.
+
+    Attributes:
+        max_seqs: most sequences admitted at a time (decoding, or in the middle of their prompt).
+        token_budget: most tokens one iteration may compute; a prompt longer than that runs alone, unless chunked.
+    """
+
+    max_seqs: int
+    token_budget: int
+
+
+class Candidate(NamedTuple):
+    """A waiting sequence.
+
+    Attributes:
+        seq_id: whom the decision will name.
+        tokens: tokens still to be computed before its next output token; prefix hits are taken off.
+        blocks: KV blocks that admitting it takes out of the free and evictable ones.
+    """
+
+    seq_id: int
+    tokens: int
+    blocks: int
+
+
+class Prefilling(NamedTuple):
+    """An admitted sequence whose prompt is not yet complete; its KV blocks are already its own."""
+
+    seq_id: int
+    tokens: int
+
+
+class BatchView(NamedTuple):
+    """The state of one worker at an iteration boundary.
+
+    Attributes:
+        now_s: time of the boundary.
+        decoding: sequences ready to produce their next token.
+        prefilling: admitted sequences in the middle of their prompt, oldest first.
+        queue: waiting sequences in queue order, produced lazily. A policy stops taking when it has seen enough; what
+            it did not look at cannot have mattered to it, which is what lets a simulator skip ahead.
+        free_blocks: KV blocks that may be handed out, the next decode iteration's need and the watermark set aside.
+        limits: the worker's limits.
+    """
+
+    now_s: float
+    decoding: int
+    prefilling: Sequence[Prefilling]
+    queue: Iterator[Candidate]
+    free_blocks: int
+    limits: BatchLimits
+
+
+class Chunk(NamedTuple):
+    """Prompt tokens of one sequence to compute in the next iteration; naming a candidate admits it."""
+
+    seq_id: int
+    tokens: int
+
+
+class BatchDecision(NamedTuple):
+    """What runs next: one token for every decoding sequence (or none of them), and these prompt chunks."""
+
+    decode: bool
+    chunks: tuple[Chunk, ...] = ()
+
+
+class ReplicaView(NamedTuple):
+    """What a router sees of a replica.
+
+    Attributes:
+        replica: its number.
+        outstanding_tokens: prompt tokens not yet computed plus output tokens not yet produced, of all it was given.
+        prefix_tokens: prompt tokens of the request at hand whose KV the replica holds (0 without prefix sharing).
+    """
+
+    replica: int
+    outstanding_tokens: int
+    prefix_tokens: int
+
+
+class RequestView(NamedTuple):
+    """What a router sees of a request."""
+
+    request_id: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+class BatchPolicy(Protocol):
+    """Which sequences run in the next iteration?
+
+    Attributes:
+        steady: whether the answer stays the same while time passes, free blocks shrink and the one prompt it is
+            working on gets shorter by equal chunks; and whether it decodes when there is nothing else to do. A policy
+            that watches the clock says no, and is asked at every boundary.
+    """
+
+    steady: bool
+
+    def select(self, view: BatchView) -> BatchDecision:
+        """Answer for one iteration; called again at the next boundary, unless nothing it saw can have changed."""
+
+
+class RoutePolicy(Protocol):
+    """Which replica gets a request?
+
+    Attributes:
+        looks: whether the answer depends on the replicas' state; if not, the views come without it, which is cheaper.
+    """
+
+    looks: bool
+
+    def route(self, request: RequestView, replicas: Sequence[ReplicaView]) -> int:
+        """Return the number of the chosen replica."""

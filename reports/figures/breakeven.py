@@ -1,0 +1,157 @@
+"""Where the greener choice changes: three charts with the crossings marked."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from reports.breakeven import Crossing, Curve, Curves, crossings, curves
+from reports.compare import Choice, Entry
+from reports.figures import style
+from reports.figures.style import Figure, Key
+from reports.format import grams, number, percent, prefix_of
+
+HIGHEST_GRID = 1_000.0
+"""g/kWh; no yearly mean of a whole grid is far above this."""
+POINTS = 160
+
+
+def intensity_text(x: float) -> str:
+    """Write a grid intensity."""
+    return f"{number(x)} g/kWh"
+
+
+def scale_text(x: float) -> str:
+    """Write a factor on all lives."""
+    return f"{number(x)}×"
+
+
+def break_even_figures(group: Sequence[Entry], choice: Choice) -> list[Figure]:
+    """Draw carbon per output token against grid intensity, lifetime and duty cycle; what is unknown is left out."""
+    known = [(entry.place, found) for entry in group if (found := curves(entry, choice)) is not None]
+    if not known:
+        return []
+    own_grid = max(found.intensity.own_x for _, found in known)
+    figures = [
+        _chart(
+            "intensity", "Grid intensity", "grid intensity (gCO₂e/kWh)", _pick(known, lambda c: c.intensity),
+            (0.0, max(HIGHEST_GRID, 1.1 * own_grid)), 1.0, intensity_text, "dots mark each run's own grid",
+        ),
+        _chart(
+            "lifetime", "Lifetime", "all lives, relative to those assumed (×)", _pick(known, lambda c: c.lifetime),
+            (0.25, 4.0), 1.0, scale_text, "dots mark the lives assumed; each run on its own grid",
+        ),
+        _chart(
+            "duty", "Duty cycle", "share of reserved time under this load (%)", _pick(known, lambda c: c.duty),
+            (0.05, 1.0), 0.01, percent, "dots mark the duty cycle assumed; each run on its own grid",
+        ),
+    ]  # fmt: skip
+    return [drawn for drawn in figures if drawn is not None]
+
+
+def _pick(known: Sequence[tuple[int, Curves]], which: Callable[[Curves], Curve | None]) -> list[tuple[int, Curve]]:
+    return [(place, curve) for place, found in known if (curve := which(found)) is not None]
+
+
+def _chart(
+    key: str,
+    title: str,
+    axis: str,
+    lines: Sequence[tuple[int, Curve]],
+    span: tuple[float, float],
+    x_unit: float,
+    say: Callable[[float], str],
+    dots: str,
+) -> Figure | None:
+    if not lines:
+        return None
+    low, high = span
+    inverse = lines[0][1].inverse
+    x = np.geomspace(low, high, POINTS) if inverse else np.linspace(low, high, 2)
+    inside = [meet for meet in crossings([curve for _, curve in lines]) if low <= meet.x <= high]
+    # a hyperbola leaves the picture near zero: show all that matters, which is where runs stand and where they meet
+    heights = [curve.at(max(low, min(curve.own_x, high))) for _, curve in lines] + [meet.gco2e for meet in inside]
+    heights += [curve.at(high) for _, curve in lines]
+    top = 1.25 * max(heights)
+    factor, unit = prefix_of(top / 2, "g")
+    x_axis: dict[str, object] = {"title": axis, "range": [low / x_unit if inverse else 0, high / x_unit]}
+    if key == "lifetime":
+        x_axis |= {"type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": [0.25, 0.5, 1, 2, 4]}
+    plot = style.figure(
+        x=x_axis,
+        y={"title": f"carbon per output token ({unit}CO₂e)", "range": [0, top / factor]},
+        height_px=340,
+    )
+    for place, curve in lines:
+        plot.add_trace(_line(place, curve, x / x_unit, np.asarray(curve.at(x)) / factor, unit))
+    own = [(place, curve) for place, curve in lines if low <= curve.own_x <= high]
+    plot.add_trace(
+        go.Scatter(
+            x=[curve.own_x / x_unit for _, curve in own], y=[curve.at(curve.own_x) / factor for _, curve in own],
+            mode="markers", hoverinfo="skip",
+            marker={"color": [style.run_colour(place) for place, _ in own], "size": 8},
+        )
+    )  # fmt: skip
+    _mark(plot, inside, x_unit, factor, say)
+    told = crossing_text(inside, [curve for _, curve in lines], high, say)
+    return Figure(
+        f"fig-breakeven-{key}", title, f"{told} ({dots[0].upper()}{dots[1:]}.)", plot, told,
+        (*(style.run_key(curve.label, place) for place, curve in lines), *_crossing_keys(inside)),
+        wide=key == "intensity",
+    )  # fmt: skip
+
+
+def _crossing_keys(inside: Sequence[Crossing]) -> list[Key]:
+    kinds = {meet.decides for meet in inside}
+    keys = [Key("the best choice changes", style.INK, "circle")] if True in kinds else []
+    return keys + ([Key("two others change places", style.INK, "ring")] if False in kinds else [])
+
+
+def _line(place: int, curve: Curve, x: np.ndarray, y: np.ndarray, unit: str) -> go.Scatter:
+    return go.Scatter(
+        x=x.astype(np.float32),
+        y=y.astype(np.float32),
+        mode="lines",
+        name=curve.label,
+        legendgroup=curve.label,
+        line={"color": style.run_colour(place), "width": 2.2, "dash": style.run_dash(place)},
+        hovertemplate=f"{curve.label}: %{{y:.3g}} {unit}CO₂e at %{{x:.3g}}<extra></extra>",
+    )
+
+
+def _mark(
+    plot: go.Figure, inside: Sequence[Crossing], x_unit: float, factor: float, say: Callable[[float], str]
+) -> None:
+    """Mark every crossing; write its figure at those that decide, or at all where there are few."""
+    if not inside:
+        return
+    plot.add_trace(
+        go.Scatter(
+            x=[meet.x / x_unit for meet in inside], y=[meet.gco2e / factor for meet in inside], mode="markers",
+            marker={"symbol": ["circle" if meet.decides else "circle-open" for meet in inside], "color": style.INK,
+                    "size": 9, "line": {"color": style.INK, "width": 1.5}},
+            customdata=[[say(meet.x), meet.below, meet.above, grams(meet.gco2e)] for meet in inside],
+            hovertemplate="%{customdata[0]}: below it %{customdata[1]}, above it %{customdata[2]} "
+            "(%{customdata[3]}CO₂e per token)<extra></extra>",
+        )
+    )  # fmt: skip
+    shown = [meet for meet in inside if meet.decides or len(inside) <= 3]
+    logarithmic = plot.layout.xaxis.type == "log"
+    for place, meet in enumerate(shown[:6]):
+        at = meet.x / x_unit
+        plot.add_annotation(
+            x=math.log10(at) if logarithmic else at, y=meet.gco2e / factor, text=say(meet.x), showarrow=True,
+            arrowhead=0, arrowwidth=1, arrowcolor=style.MUTED, ax=0, ay=-28 - 18 * (place % 2), standoff=5,
+            font={"color": style.INK, "size": 12}, bgcolor=style.PANEL, borderpad=2,
+        )  # fmt: skip
+
+
+def crossing_text(found: Sequence[Crossing], lines: Sequence[Curve], high: float, say: Callable[[float], str]) -> str:
+    """Say in words where the best choice changes, or that it does not."""
+    deciding = [meet for meet in found if meet.decides][:3]
+    if deciding:
+        return " ".join(f"Below {say(meet.x)}, {meet.below} is lowest; above it, {meet.above}." for meet in deciding)
+    lowest = min(lines, key=lambda curve: curve.at(high)).label
+    others = [f"{meet.below} and {meet.above} change places at {say(meet.x)}" for meet in found[:2]]
+    return f"{lowest} is lowest throughout{''.join(f'; {text}' for text in others)}."

@@ -1,0 +1,178 @@
+"""Several runs against each other: the Pareto front, who wins in how many draws, and what it costs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from reports.compare import Choice, Entry, pareto, wins
+from reports.figures import style
+from reports.figures.style import Figure, Key
+from reports.format import count, duration, grams, listing, percent, prefix_of, usd
+from reports.tables import Floats
+
+MOST_ROWS = 15
+LATENCY_NAMES = {"ttft_s": "time to first token", "e2e_s": "end-to-end latency", "tpot_s": "time per output token"}
+
+
+def pareto_front(group: Sequence[Entry], choice: Choice, name: str) -> Figure | None:
+    """Draw carbon per output token against p90 of a latency, with the front that no run beats in both."""
+    points: list[tuple[Entry, float, Floats]] = []
+    for entry in group:
+        p90 = getattr(entry.summary, name).p90
+        if p90 and entry.served.output_tokens:
+            points.append((entry, p90, np.quantile(entry.carbon_draws(choice), [0.05, 0.5, 0.95])))
+    if len(points) < 2:
+        return None
+    factor, unit = prefix_of(max(float(span[1]) for *_, span in points), "g")
+    xs = [p90 for _, p90, _ in points]
+    ys = [float(span[1]) / factor for *_, span in points]
+    front = pareto(xs, ys)
+    title = LATENCY_NAMES[name]
+    plot = style.figure(
+        x=style.log_time_axis(f"p90 {title} (logarithmic)", min(xs) / 1.3, max(xs) * 1.3),
+        y={"title": f"carbon per output token ({unit}CO₂e)", "rangemode": "tozero"},
+        height_px=340,
+    )
+    plot.add_trace(_stairs([xs[i] for i in front], [ys[i] for i in front]))
+    middle = (min(xs) * max(xs)) ** 0.5
+    for entry, p90, span in points:
+        side = "top left" if p90 > middle else "top right"
+        plot.add_trace(_point(entry, p90, span / factor, side, unit))
+    names = [points[i][0].label for i in front]
+    missed = [entry.label for entry, *_ in points if entry.meets_slo is False]
+    caption = f"No other run beats {listing(names)} in both. Lower left is better; whiskers are p5 to p95." + (
+        f" Hollow: misses the SLO ({listing(missed)})." if missed else ""
+    )
+    told = "; ".join(
+        f"{entry.label} p90 {duration(p90)}, {grams(float(span[1]))}CO₂e per token" for entry, p90, span in points
+    )
+    keys = (*(style.run_key(e.label, e.place, lines=False) for e in group), Key("Pareto front", style.MUTED, "dot"))
+    return Figure(
+        f"fig-pareto-{name.removesuffix('_s')}", f"Carbon against {title}", caption, plot,
+        f"{told}. Pareto front: {listing(names)}.", keys,
+    )  # fmt: skip
+
+
+def _stairs(xs: Sequence[float], ys: Sequence[float]) -> go.Scatter:
+    return go.Scatter(
+        x=list(xs),
+        y=list(ys),
+        mode="lines",
+        line={"color": style.MUTED, "width": 1.5, "dash": "dot", "shape": "hv"},
+        hoverinfo="skip",
+    )
+
+
+def _point(entry: Entry, p90: float, span: Floats, side: str, unit: str) -> go.Scatter:
+    low, y, high = span.tolist()
+    colour = style.run_colour(entry.place)
+    symbol = style.run_symbol(entry.place) + ("-open" if entry.meets_slo is False else "")
+    return go.Scatter(
+        x=[p90],
+        y=[y],
+        mode="markers+text",
+        text=[f" {entry.label} "],
+        textposition=side,
+        textfont={"color": style.INK, "size": 12},
+        cliponaxis=False,
+        name=entry.label,
+        legendgroup=entry.label,
+        marker={"color": colour, "size": 12, "symbol": symbol, "line": {"width": 2, "color": colour}},
+        error_y={
+            "type": "data", "symmetric": False, "array": [high - y], "arrayminus": [y - low],
+            "color": colour, "thickness": 1.4, "width": 0,
+        },
+        hovertemplate=f"{entry.label}: p90 {duration(p90)}, %{{y:.3g}} {unit}CO₂e per token<extra></extra>",
+    )  # fmt: skip
+
+
+def win_shares(group: Sequence[Entry], choices: Sequence[Choice], headline: Choice) -> Figure | None:
+    """Draw in how many draws each run has the least carbon per output token, a bar per method × allocation."""
+    if len(group) < 2:
+        return None
+    others = [choice for choice in choices if choice != headline]
+    if len(others) > MOST_ROWS:  # the headline's neighbours: one of the two changes, the other stays
+        others = [choice for choice in others if choice[0] == headline[0] or choice[1] == headline[1]]
+    ordered = [headline, *others]
+    results = {choice: wins(group, choice) for choice in ordered}
+    rows = ["<br>".join(choice) for choice in ordered]
+    plot = style.figure(
+        x={"title": "share of draws in which the run is lowest (%)", "showgrid": True, "range": [0, 100]},
+        y={"title": "", "showgrid": False, "autorange": "reversed"},
+        height_px=90 + 34 * len(rows),
+        barmode="stack",
+        bargap=0.22,
+    )
+    for i, entry in enumerate(group):
+        shares = [100 * results[choice].shares[i] for choice in ordered]
+        plot.add_trace(
+            go.Bar(
+                x=shares, y=rows, orientation="h", name=entry.label, legendgroup=entry.label,
+                marker={
+                    "color": style.run_colour(entry.place),
+                    "line": {"color": style.PANEL, "width": 1},
+                    "pattern": {"shape": "" if style.run_dash(entry.place) == "solid" else "/", "fgcolor": style.PANEL},
+                },
+                text=[f"{share:.0f} %" if share >= 8 else "" for share in shares], textposition="inside",
+                insidetextanchor="middle", textangle=0, textfont={"color": style.PANEL, "size": 11},
+                hovertemplate=f"{entry.label}: %{{x:.3g}} % of draws<extra>%{{y}}</extra>",
+            )
+        )  # fmt: skip
+    first = results[headline]
+    best = max(range(len(group)), key=lambda i: first.shares[i])
+    paired = (
+        "Runs share their draws of what is uncertain for all of them (one seed), so a common error does not blur this."
+        if first.paired
+        else "The runs have different seeds, so their draws are independent and the shares are less sharp."
+    )
+    told = (
+        f"Under {' × '.join(headline)}, {group[best].label} is lowest in {percent(first.shares[best])} "
+        f"of {count(first.draws)} draws."
+    )
+    return Figure(
+        "fig-wins", "Who emits least per token, draw by draw", f"{told} {paired}", plot, told,
+        tuple(Key(e.label, style.run_colour(e.place), "area", e.label) for e in group), wide=True,
+    )  # fmt: skip
+
+
+def costs(group: Sequence[Entry]) -> Figure | None:
+    """Draw dollars per million output tokens: hardware and electricity."""
+    rows = [
+        (entry, 1e6 * cost.hardware / entry.served.output_tokens, 1e6 * cost.electricity / entry.served.output_tokens)
+        for entry in group
+        if (cost := entry.summary.cost_usd).hardware is not None
+        and cost.electricity is not None
+        and entry.served.output_tokens
+    ]
+    if not rows:
+        return None
+    labels = [entry.label for entry, *_ in rows]
+    highest = max(hardware + electricity for _, hardware, electricity in rows)
+    plot = style.figure(
+        x={"title": "cost per million output tokens (US$)", "showgrid": True, "range": [0, 1.2 * highest]},
+        y={"title": "", "showgrid": False, "autorange": "reversed"},
+        height_px=80 + 36 * len(rows),
+        barmode="stack",
+        bargap=0.3,
+    )
+    parts = (
+        ("hardware", style.EMBODIED, [h for _, h, _ in rows]),
+        ("electricity", style.OPERATIONAL, [e for *_, e in rows]),
+    )
+    for name, colour, values in parts:
+        plot.add_trace(
+            go.Bar(
+                x=values, y=labels, orientation="h", name=name, legendgroup=name, marker={"color": colour},
+                hovertemplate=f"{name}: $%{{x:.3g}}<extra>%{{y}}</extra>",
+            )
+        )  # fmt: skip
+    for entry, hardware, electricity in rows:
+        plot.add_annotation(
+            x=hardware + electricity, y=entry.label, text=f"  {usd(hardware + electricity)}", xanchor="left",
+            showarrow=False, font={"color": style.INK, "size": 12},
+        )  # fmt: skip
+    told = "; ".join(f"{entry.label} {usd(hardware + electricity)}" for entry, hardware, electricity in rows)
+    caption = "Hardware by reserved time over its life, and electricity at the site's price, per million output tokens."
+    keys = tuple(Key(name, colour, "area", name) for name, colour, _ in parts)
+    return Figure("fig-cost", "Cost per million output tokens", caption, plot, told, keys, wide=len(group) > 1)

@@ -1,0 +1,151 @@
+"""What users feel: cumulative distributions of the four latencies, against the service level."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from reports.compare import Entry
+from reports.figures import style
+from reports.figures.style import Figure
+from reports.format import brief, duration, percent, setting
+from reports.summary import counted, latency
+from reports.tables import Floats
+
+TITLES = {
+    "ttft_s": ("Time to first token", "requests"),
+    "tpot_s": ("Time per output token", "requests"),
+    "itl_s": ("Inter-token latency", "output tokens"),
+    "e2e_s": ("End-to-end latency", "requests"),
+}
+LEVELS = np.unique(np.concatenate([np.linspace(0.0, 1.0, 201), [0.992, 0.994, 0.996, 0.998, 0.999, 0.9995, 0.9999]]))
+THINNING = "The curves pass through the exact quantiles at 208 levels."
+
+
+def _curve(entry: Entry, name: str) -> tuple[Floats, Floats]:
+    """Give a distribution as (latency in seconds, share at or below it), ascending."""
+    if name == "itl_s":
+        values, weights = entry.run.column("itl", "itl_s"), entry.run.column("itl", "tokens")
+        held = weights > 0
+        if not held.any():
+            return np.zeros(0), np.zeros(0)
+        order = np.argsort(values[held], kind="stable")
+        values, weights = values[held][order], weights[held][order]
+        share = np.cumsum(weights) / weights.sum()
+        kept = np.unique(np.minimum(np.searchsorted(share, LEVELS), len(share) - 1))
+        return values[kept], share[kept]
+    values = latency(entry.run, name, counted(entry.run))
+    if not len(values):
+        return values, values
+    return np.quantile(values, LEVELS), LEVELS
+
+
+def distribution(group: Sequence[Entry], name: str) -> Figure | None:
+    """Draw one latency's distribution, a line per run; None where no run has a value."""
+    curves = [_curve(entry, name) for entry in group]
+    shown = [(entry, x, y) for entry, (x, y) in zip(group, curves, strict=True) if len(x)]
+    if not shown:
+        return None
+    slo = group[0].run.manifest.slo()
+    limit_s = slo.thresholds().get(name) if slo else None
+    positive = np.concatenate([x[x > 0] for _, x, _ in shown] + [np.array([limit_s] if limit_s else [])])
+    if not len(positive):
+        return None
+    # a handful of near-zero values must not stretch the axis over empty decades
+    low_s = max(
+        float(positive.min()), min(float(np.quantile(x[x > 0], 0.01)) for _, x, _ in shown if (x > 0).any()) / 2
+    )
+    low_s = min(low_s, limit_s) if limit_s else low_s
+    title, of_what = TITLES[name]
+    plot = style.figure(
+        x=style.log_time_axis(f"{title.lower()} (logarithmic)", low_s, float(positive.max())),
+        y={"title": f"share of {of_what} (%)", "range": [0, 112], "tickvals": [0, 25, 50, 75, 90, 100]},
+    )
+    for entry, x, y in shown:
+        plot.add_trace(_line(entry.label, entry.place, x, y, alone=len(group) == 1))
+    if len(group) == 1:
+        _mark_quantiles(plot, group[0], name, (low_s * float(positive.max())) ** 0.5)
+    if limit_s:
+        plot.add_vline(x=limit_s, line={"color": style.VERMILLION, "dash": "dash", "width": 1.5})
+    return Figure(
+        key=f"fig-{name.removesuffix('_s')}",
+        title=title,
+        caption=_caption(group, name, limit_s),
+        plot=plot,
+        alt=f"Cumulative distribution of {title.lower()}. " + " ".join(_numbers(entry, name) for entry in group),
+        keys=_keys(group, limit_s),
+    )
+
+
+def _line(label: str, place: int, x: Floats, y: Floats, alone: bool) -> go.Scatter:
+    return go.Scatter(
+        x=x.astype(np.float32),
+        y=(100 * y).astype(np.float32),
+        name=label,
+        legendgroup=label,
+        mode="lines",
+        line={"color": style.run_colour(place), "width": 2.2, "dash": style.run_dash(place)},
+        fill="tozeroy" if alone else None,
+        fillcolor=style.rgba(style.BLUE, 0.08) if alone else None,
+        hovertemplate="%{y:.3g} % within %{x:.4g} s<extra>" + label + "</extra>",
+    )
+
+
+def _mark_quantiles(plot: go.Figure, entry: Entry, name: str, middle_s: float) -> None:
+    """Mark p50, p90 and p99; their figures stand on the side where there is room."""
+    stats = getattr(entry.summary, name)
+    marks = [(level, value) for level, value in ((50, stats.p50), (90, stats.p90), (99, stats.p99)) if value]
+    plot.add_trace(
+        go.Scatter(
+            x=[value for _, value in marks],
+            y=[level for level, _ in marks],
+            mode="markers+text",
+            text=[f" p{level} {brief(value)} " for level, value in marks],
+            textposition=["top left" if value > middle_s else "bottom right" for _, value in marks],
+            textfont={"color": style.INK, "size": 11.5},
+            marker={"color": style.BLUE, "size": 8, "line": {"color": style.PANEL, "width": 1.5}},
+            hoverinfo="skip",
+            cliponaxis=False,
+        )
+    )
+
+
+def _keys(group: Sequence[Entry], limit_s: float | None) -> tuple[style.Key, ...]:
+    keys = tuple(style.run_key(entry.label, entry.place) for entry in group) if len(group) > 1 else ()
+    return (*keys, style.Key(f"SLO {setting(limit_s)}", style.VERMILLION, "dash")) if limit_s else keys
+
+
+def _within(entry: Entry, name: str, limit_s: float) -> float | None:
+    """Give the share of the distribution at or below a limit."""
+    if name == "itl_s":
+        values, weights = entry.run.column("itl", "itl_s"), entry.run.column("itl", "tokens")
+        return float(weights[values <= limit_s].sum() / weights.sum()) if weights.sum() else None
+    values = latency(entry.run, name)
+    return float((values <= limit_s).mean()) if len(values) else None
+
+
+def _caption(group: Sequence[Entry], name: str, limit_s: float | None) -> str:
+    of_what = TITLES[name][1]
+    if limit_s:
+        parts = [
+            f"{percent(share)}{f' on {entry.label}' if len(group) > 1 else ''}"
+            for entry in group
+            if (share := _within(entry, name, limit_s)) is not None
+        ]
+        return f"Of finished {of_what}, within {setting(limit_s)}: {', '.join(parts)}."
+    if len(group) == 1:
+        return _numbers(group[0], name)
+    return f"Share of finished {of_what} at or below each latency."
+
+
+def _numbers(entry: Entry, name: str) -> str:
+    stats = getattr(entry.summary, name)
+    return (
+        f"{entry.label}: half within {duration(stats.p50)}, 90 % within {duration(stats.p90)}, "
+        f"99 % within {duration(stats.p99)}, the longest {duration(stats.max)}."
+    )
+
+
+def distributions(group: Sequence[Entry]) -> list[Figure]:
+    """Draw the four distributions, leaving out those nobody has a value of."""
+    return [drawn for name in TITLES if (drawn := distribution(group, name)) is not None]

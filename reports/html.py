@@ -1,0 +1,243 @@
+"""The page: one self-contained HTML file from one run directory or several.
+
+Nothing is fetched when it is opened (a content policy in the page forbids it): plotly.js, style and script are inlined
+once each. The same runs give the same bytes.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from reports import versus, view
+from reports.compare import Choice, Entry, common_choices, contenders, entries, headline_choice
+from reports.errors import ReportError
+from reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
+from reports.figures.style import Figure
+from reports.format import listing
+from reports.notices import Notice, notices
+from reports.rundir import Run
+from reports.series import Series
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(runs: Sequence[Run], beside: Path | None = None) -> str:
+    """Give the page of one run, or of the comparison of several.
+
+    Args:
+        runs: finished run directories.
+        beside: the folder in which the page will lie; runs with a page of their own are linked relative to it.
+
+    Raises:
+        ReportError: there are no runs, or one of them is not as the contract says.
+    """
+    if not runs:
+        raise ReportError("there is nothing to report; give at least one run directory")
+    group = entries(runs)
+    if len(group) == 1:
+        return _page("run.html.j2", run_context(group[0]))
+    return _page("comparison.html.j2", comparison_context(group, beside))
+
+
+def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+    """Write the page to ``path``, whole or not at all, and give the path."""
+    path = Path(path)
+    page = render(runs, path.parent)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ReportError(f"cannot write {path} ({error.strerror}); choose another place for the report") from None
+    return path
+
+
+def run_context(entry: Entry) -> dict[str, Any]:
+    """Give what the page of one run shows."""
+    summary, manifest = entry.summary, entry.run.manifest
+    series = Series(entry.run)
+    moving = activity.activity(entry.run, series) if len(series) else []
+    burning = [energy.power(series)] if len(series) else []
+    return {
+        "title": f"{summary.hardware} · {summary.model}",
+        "subtitle": _subtitle(entry),
+        "lead": view.sentence(entry),
+        "notices": notices(summary, manifest),
+        "cards": view.cards(entry),
+        "latency": _there(*latency.distributions([entry])),
+        "activity": _there(*moving),
+        "power": _there(*burning),
+        "energy": energy.shares(summary),
+        "carbon": _there(carbon.split(entry), _grid(series), carbon.by_choice(entry)),
+        "cost": [drawn] if (drawn := comparison.costs([entry])) else [],
+        "method_notes": summary.carbon_gco2e.notes,
+        "latency_table": view.latency_table(entry),
+        "unit_table": view.unit_table(entry),
+        "cost_table": view.cost_table(summary),
+        "bytes_table": view.bytes_table(summary),
+        "facts_table": view.facts_table(entry),
+        "config_table": view.config_table(entry),
+        "profiles_table": view.profiles_table(entry),
+        "claims": view.claims(entry),
+        "quality": summary.quality,
+        "thinning": f"{latency.THINNING} Over time, {series.rule()}.",
+    }
+
+
+def _grid(series: Series) -> Figure | None:
+    return carbon.over_time(series) if len(series) else None
+
+
+def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
+    """Give what the page of several runs shows."""
+    among, rule = contenders(group)
+    choices, headline = common_choices(among), headline_choice(among)
+    everyones = headline_choice(group)
+    return {
+        "title": f"{len(group)} runs compared",
+        "subtitle": _shared(group),
+        "lead": "",
+        "alarms": _alarms(group),
+        "cards": versus.verdicts(group),
+        "comparison": versus.comparison_table(group),
+        "outcomes": versus.outcome_table(group),
+        "links": [_link(entry, beside) for entry in group],
+        "tradeoff": _tradeoff(group, everyones),
+        "latency": _there(*latency.distributions(group)),
+        "energy": _there(energy.per_token(group)),
+        "carbon": _there(carbon.per_unit(group, everyones)) if everyones else [],
+        "cost": _there(comparison.costs(group)),
+        "counting": _there(comparison.win_shares(among, choices, headline)) if headline else [],
+        "ranking": versus.ranking_table(among, choices),
+        "flips": versus.flip_texts(among, choices),
+        "choices": len(choices),
+        "rule": rule,
+        "breakeven": breakeven.break_even_figures(among, headline) if headline else [],
+        "crossings": versus.crossing_table(among, headline) if headline else None,
+        "choice": headline,
+        "claims": view.claims(group[0]),
+        "thinning": latency.THINNING,
+    }
+
+
+def _alarms(group: Sequence[Entry]) -> list[tuple[str, list[Notice]]]:
+    """Collect what must be known of each run, said once for runs of which the same is true."""
+    said: dict[tuple[Notice, ...], list[str]] = {}
+    for entry in group:
+        said.setdefault(tuple(notices(entry.summary, entry.run.manifest)), []).append(entry.label)
+    return [
+        ("All runs" if len(names) == len(group) else listing(names), list(found))
+        for found, names in said.items()
+        if found
+    ]
+
+
+def _tradeoff(group: Sequence[Entry], choice: Choice | None) -> list[Figure]:
+    if choice is None:
+        return []
+    return _there(*(comparison.pareto_front(group, choice, name) for name in ("ttft_s", "e2e_s")))
+
+
+def _there(*figures: Figure | None) -> list[Figure]:
+    """Drop what there is nothing to draw of, and widen a figure that would stand alone in its row."""
+    shown: list[Figure] = []
+    alone = False
+    for figure in figures:
+        if figure is None:
+            continue
+        if figure.wide and alone:
+            shown[-1] = replace(shown[-1], wide=True)
+        alone = not figure.wide and not alone
+        shown.append(figure)
+    return [*shown[:-1], replace(shown[-1], wide=True)] if alone else shown
+
+
+def _subtitle(entry: Entry) -> list[str]:
+    summary, config = entry.summary, entry.run.manifest.config
+    body = {"sim": "simulated", "emulator": "emulated", "engine": "measured"}[summary.body]
+    policies = summary.policies
+    if isinstance(policies, Mapping):
+        policies = ", ".join(f"{name} {value}" for name, value in policies.items() if isinstance(value, str))
+    parts = [
+        body,
+        f"precision {config['precision']}" if isinstance(config.get("precision"), str) else None,
+        f"trace {Path(config['trace']).name}" if isinstance(config.get("trace"), str) else None,
+        f"site {summary.site}" if summary.site else None,
+        str(policies) if policies else None,
+        f"seed {entry.run.manifest.seed}" if entry.run.manifest.seed is not None else None,
+    ]
+    return [part for part in parts if part]
+
+
+def _shared(group: Sequence[Entry]) -> list[str]:
+    """Name what all runs have in common."""
+    shared = []
+    for name in ("model", "site"):
+        values = {getattr(entry.summary, name) for entry in group}
+        if len(values) == 1 and (value := values.pop()):
+            shared.append(f"{name} {value}")
+    traces = {str(entry.run.manifest.config.get("trace") or "") for entry in group}
+    if len(traces) == 1 and (trace := traces.pop()):
+        shared.append(f"trace {Path(trace).name}")
+    return shared
+
+
+def _link(entry: Entry, beside: Path | None) -> str | None:
+    """Link a run's own page, where it lies under the folder of this one."""
+    page = entry.run.path / "report.html"
+    if beside is None or not page.is_file():
+        return None
+    relative = os.path.relpath(page, beside)
+    return None if relative.startswith("..") else Path(relative).as_posix()
+
+
+def _page(template: str, context: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plot_json"] = _plot_json
+    environment.filters["glued"] = _glued
+    return environment.get_template(template).render(
+        context,
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(_plotly_js()),
+        twins=Markup(_json(style.DARK_TWINS)),
+    )
+
+
+def _glued(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=[A-Za-zµ%×$])", "\u00a0", text)
+
+
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    code: str = get_plotlyjs()
+    return code.replace("</script", "<\\/script")
+
+
+def _plot_json(figure: Figure) -> Markup:
+    """Write a figure as JSON that may stand inside a script element."""
+    spec = json.loads(figure.plot.to_json(engine="json"))
+    spec["layout"].pop("template", None)
+    return Markup(_json(spec))
+
+
+def _json(data: object) -> str:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,231 @@
+"""What a run's files say, computed from the files: counts, latencies, throughput, bytes.
+
+One column is held at a time, so five million requests need a few hundred megabytes. Energy, carbon and cost are not
+computed here: they come as finished blocks from the ledger and are merged and checked in :func:`assemble_summary`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reports.errors import ReportError
+from reports.rundir import Run
+from reports.schema import SCHEMA_VERSION, Slo, check_summary
+from reports.tables import Floats, iter_columns
+
+LATENCIES = ("ttft_s", "tpot_s", "e2e_s", "longest_stall_s")
+QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+Block = dict[str, Any]
+Mask = npt.NDArray[np.bool_]
+
+
+class Served(NamedTuple):
+    """What there is to divide joules, grams and dollars by, over the whole run (warm-up included, as in the totals)."""
+
+    requests: int
+    output_tokens: int
+    slo_met_requests: int | None
+    slo_met_tokens: int | None
+
+
+def stats(values: Floats) -> Block:
+    """Describe a sample: mean, quantiles (linear between order statistics) and maximum; null where it is empty."""
+    if not len(values):
+        return dict.fromkeys(("mean", *QUANTILES, "max"), None)
+    quantiles = np.quantile(values, list(QUANTILES.values()))
+    return {
+        "mean": float(values.mean()),
+        **{name: float(value) for name, value in zip(QUANTILES, quantiles, strict=True)},
+        "max": float(values.max()),
+    }
+
+
+def weighted_stats(values: Floats, weights: Floats) -> Block:
+    """Describe a histogram: a quantile is the least bin centre that covers this share of the weight."""
+    held = weights > 0
+    values, weights = values[held], weights[held]
+    if not len(values):
+        return stats(values)
+    order = np.argsort(values, kind="stable")
+    values, covered = values[order], np.cumsum(weights[order])
+    places = np.searchsorted(covered, np.array(list(QUANTILES.values())) * covered[-1], side="left")
+    return {
+        "mean": float(np.dot(values, weights[order]) / covered[-1]),
+        **{name: float(values[min(place, len(values) - 1)]) for name, place in zip(QUANTILES, places, strict=True)},
+        "max": float(values[-1]),
+    }
+
+
+def counted(run: Run) -> Mask:
+    """Mark the requests whose latencies count: finished, and not cut off as warm-up."""
+    parts = [
+        pc.and_(_is(batch.column("status"), "finished"), batch.column("in_stats")).to_numpy(zero_copy_only=False)
+        for batch in iter_columns(run.file("requests"), ["status", "in_stats"])
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.bool_)
+
+
+def latency(run: Run, column: str, mask: Mask | None = None) -> Floats:
+    """Give the known values of a latency column over the requests that count."""
+    values = run.column("requests", column)
+    values = values[counted(run) if mask is None else mask]
+    return values[~np.isnan(values)]
+
+
+def served(run: Run, slo: Slo | None) -> Served:
+    """Count what was finished, and what of it within the SLO."""
+    requests = tokens = met_requests = met_tokens = 0
+    limits = slo.thresholds() if slo else {}
+    for batch in iter_columns(run.file("requests"), ["status", "output_tokens", *limits]):
+        finished = _is(batch.column("status"), "finished")
+        produced = batch.column("output_tokens").cast(pa.int64())
+        requests += _total(finished.cast(pa.int64()))
+        tokens += _total(produced.filter(finished))
+        met = finished
+        for column, limit in limits.items():  # an unknown latency (TPOT of a single token) breaks no promise
+            met = pc.and_(met, pc.fill_null(pc.less_equal(batch.column(column), limit), True))
+        met_requests += _total(met.cast(pa.int64()))
+        met_tokens += _total(produced.filter(met))
+    return Served(requests, tokens, met_requests if limits else None, met_tokens if limits else None)
+
+
+def outcomes(run: Run) -> tuple[Counter[str], Counter[str]]:
+    """Count requests by status, and the rejected ones by reason."""
+    statuses: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for batch in iter_columns(run.file("requests"), ["status", "reject_reason"]):
+        for column, counter in (("status", statuses), ("reject_reason", reasons)):
+            for entry in pc.value_counts(batch.column(column).cast(pa.string())).to_pylist():
+                if entry["values"] is not None:
+                    counter[entry["values"]] += entry["counts"]
+    return statuses, reasons
+
+
+def duration_s(run: Run) -> float | None:
+    """Give the length of the run: to the end of the last interval of its timeline."""
+    ends = run.column("timeline", "start_s") + run.column("timeline", "interval_s")
+    return float(ends.max()) if len(ends) else None
+
+
+def summarise(run: Run) -> Block:
+    """Compute the blocks of summary.json that a run's own files hold.
+
+    Args:
+        run: a run directory, finished or about to be (``RunWriter.run()``); it needs no summary.json yet.
+
+    Returns:
+        requests, rejected_by, the five latency blocks, throughput, bytes_moved and duration_s.
+
+    Raises:
+        ReportError: a file is missing, damaged, or contradicts itself.
+    """
+    statuses, reasons = outcomes(run)
+    odd = set(statuses) - {"finished", "rejected", "unfinished"}
+    if odd:
+        raise ReportError(f"{run.file('requests')}: status {min(odd)!r} is not finished, rejected or unfinished")
+    if sum(reasons.values()) != statuses["rejected"]:
+        raise ReportError(
+            f"{run.file('requests')}: {statuses['rejected']} requests are rejected but {sum(reasons.values())} have a "
+            "reason; give a reject_reason to each rejected one and to no other"
+        )
+    done = served(run, run.manifest.slo())
+    length_s = duration_s(run)
+    mask = counted(run)
+    return {
+        "duration_s": length_s,
+        "requests": {
+            "arrived": sum(statuses.values()),
+            **{status: statuses[status] for status in ("finished", "rejected", "unfinished")},
+            "slo_met": done.slo_met_requests,
+        },
+        "rejected_by": dict(sorted(reasons.items())),
+        **{name: stats(latency(run, name, mask)) for name in LATENCIES[:2]},
+        "itl_s": weighted_stats(run.column("itl", "itl_s"), run.column("itl", "tokens")),
+        **{name: stats(latency(run, name, mask)) for name in LATENCIES[2:]},
+        "throughput": {
+            "requests_per_s": done.requests / length_s if length_s else None,
+            "output_tokens_per_s": done.output_tokens / length_s if length_s else None,
+        },
+        "bytes_moved": {
+            "hbm": _timeline_sum(run, "hbm_bytes"),
+            "dram_to_hbm": _timeline_sum(run, "dram_to_hbm_bytes"),
+            "ssd_to_dram": None,
+            "link": _timeline_sum(run, "link_bytes"),
+        },
+    }
+
+
+def assemble_summary(run: Run, blocks: Mapping[str, Any], computed: Mapping[str, Any] | None = None) -> Block:
+    """Merge what the files say with the blocks computed elsewhere into a whole, checked summary.
+
+    Args:
+        run: where manifest and tables are.
+        blocks: the remaining keys of the contract: model, hardware, policies, site, load, energy_j, carbon_gco2e, sci,
+            cost_usd, quality, breakeven. What is left out is unknown and becomes null.
+        computed: the result of :func:`summarise`, if it is at hand.
+
+    Raises:
+        ReportError: a block is not as the contract says, or claims what the files already tell.
+    """
+    computed = dict(computed) if computed is not None else summarise(run)
+    twice = sorted(set(computed) & set(blocks))
+    if twice:
+        raise ReportError(f"summary block {twice[0]!r} is computed from the run's files; do not pass it in as well")
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "body": run.manifest.body,
+        **_unknown_blocks(run),
+        **computed,
+        **blocks,
+    }
+    return check_summary(whole, "summary").model_dump()
+
+
+def _unknown_blocks(run: Run) -> Block:
+    """Give the blocks of the contract that are not computed from the files, all unknown."""
+    nothing = {"p5": None, "p50": None, "p95": None}
+
+    def nulls(*names: str) -> Block:
+        return dict.fromkeys(names, None)
+
+    return {
+        "model": _name(run.manifest.model),
+        "hardware": _name(run.manifest.deployment),
+        "policies": run.manifest.policies,
+        "site": _name(run.manifest.site) if run.manifest.site is not None else None,
+        "load": nulls("offered_frac", "capacity_requests_per_s", "devices_needed"),
+        "energy_j": {"total": None, "idle": None, "by_component": {}, "by_state": {}, "method": None},
+        "carbon_gco2e": {
+            **dict.fromkeys(("operational", "embodied", "total"), nothing),
+            **nulls("embodied_method", "allocation"),
+            "by_method": {},
+        },
+        "sci": dict.fromkeys(("per_request_gco2e", "per_output_token_gco2e", "per_slo_met_token_gco2e"), nothing),
+        "cost_usd": nulls("hardware", "electricity", "total", "per_million_output_tokens"),
+        "quality": {"perplexity": None, "source": "not measured"},
+        "breakeven": None,
+    }
+
+
+def _name(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("name") or value.get("key")
+    return str(value) if value is not None else "unknown"
+
+
+def _is(column: pa.Array, value: str) -> pa.Array:
+    return pc.fill_null(pc.equal(column.cast(pa.string()), value), False)
+
+
+def _total(column: pa.Array) -> int:
+    return int(pc.sum(column).as_py() or 0)
+
+
+def _timeline_sum(run: Run, column: str) -> float | None:
+    values = run.column("timeline", column)
+    return float(values.sum()) if len(values) and not np.isnan(values).any() else None

@@ -1,0 +1,230 @@
+"""The virtual body: workers, router and workload in one environment, and what comes out of them.
+
+Knows nothing of files: rows of finished requests go to a sink as columns, in order of their ids.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.roofline import TimeModel
+from policies.batching import BATCHING
+from policies.log import DecisionEntry, DecisionLog
+from policies.routing import ROUTING
+from policies.scheduler import Scheduler, SchedulerConfig
+from policies.views import ReplicaView, RequestView
+from sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from sim.config import RunConfig
+from sim.histogram import LogHistogram
+from sim.links import Link
+from sim.memory import MemoryPlan
+from sim.pipeline import PipelineWorker
+from sim.recorder import QUANTITIES, StrideMeter, settle
+from sim.rows import RowOrder
+from sim.ticket import Ticket
+from sim.timeline import Bins
+from sim.worker import Worker
+from sim.workload import Workload
+
+Columns = Mapping[str, NDArray[np.generic] | list[str | None]]
+SETTLE_EVERY = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class BodyResult:
+    """What a body measured.
+
+    Attributes:
+        duration_s: from 0 to the end of the last iteration (or the horizon).
+        timeline: columns per interval and replica, before the energy account.
+        gaps: the inter-token latencies' histogram.
+        arrived: requests submitted; last_arrival_s: when the last one was.
+        accepted: those taken in.
+    """
+
+    duration_s: float
+    timeline: Mapping[str, NDArray[np.generic]]
+    gaps: LogHistogram
+    arrived: int
+    accepted: int
+    last_arrival_s: float
+
+
+class Body:
+    """One run in virtual time."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        memory: MemoryPlan,
+        workload: Workload,
+        meter: StrideMeter,
+        sink: Callable[[Columns], None],
+        log: Callable[[DecisionEntry], None] | None = None,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.config = config
+        self._workload = workload
+        self._meter = meter
+        self._progress = progress
+        self._env = env = VirtualEnvironment(config.shuffle_ties)
+        self._rows = RowOrder(sink)
+        self._router = ROUTING[config.policies.routing]()
+        self.workers = [
+            self._worker(number, memory, DecisionLog(log) if log else None)
+            for number in range(config.deployment.replicas)
+        ]
+        self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
+        self._lanes = list(chain.from_iterable(worker.lanes for worker in self.workers))
+        self._bins = Bins(len(QUANTITIES), len(self.workers))
+        self._gaps = LogHistogram()
+        self._open: dict[int, Ticket] = {}
+        self._done: list[Ticket] = []
+        self._arrived = self._refused = 0
+        self._last_arrival_ps = 0
+        self._warmup_ps = round(config.warmup_s * PS_PER_S)
+        self._kv_blocks = memory.kv_blocks
+        workload.start(env, self.submit)
+
+    def _worker(self, number: int, memory: MemoryPlan, log: DecisionLog | None) -> Worker | PipelineWorker:
+        config, env = self.config, self._env
+        policies, deployment = config.policies, config.deployment
+        scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), BATCHING[policies.batching]())
+        stages = [
+            TimeModel(deployment, config.model, config.precision, config.stack, stage) for stage in range(deployment.pp)
+        ]
+        swap = None
+        if policies.preemption == "swap":
+            swap = Link(env, number, float(deployment.host_link.bytes_per_s), float(deployment.host_link.latency_s))
+        if deployment.pp > 1:
+            return PipelineWorker(env, number, scheduler, stages, swap, memory.block_bytes, self._finished, log)
+        return Worker(
+            env, number, scheduler, stages[0], swap, memory.block_bytes, self._finished, config.single_step, log
+        )
+
+    def _scheduler_config(self, memory: MemoryPlan) -> SchedulerConfig:
+        config, policies = self.config, self.config.policies
+        unit = self._workload.prefix_unit_tokens if policies.share_prefixes else None
+        swap_bytes = 0.0
+        if policies.preemption == "swap":
+            swap_bytes = (
+                float(config.deployment.host.dram_bytes) * config.deployment.hosts / config.deployment.replicas / 2
+            )
+        return SchedulerConfig(
+            kv_blocks=memory.kv_blocks,
+            block_tokens=policies.block_tokens,
+            max_seqs=policies.max_seqs,
+            token_budget=policies.token_budget,
+            max_context_tokens=config.model.max_context,
+            watermark_blocks=int(policies.watermark_frac * memory.kv_blocks),
+            max_queue=policies.max_queue,
+            swap_blocks=int(swap_bytes // memory.replica_block_bytes),
+            prefix_unit_tokens=unit,
+            groups=config.deployment.pp,
+        )
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket) -> None:
+        """Take in a request that arrives now: refuse it, or route it to a replica."""
+        self._arrived += 1
+        self._last_arrival_ps = ticket.arrival_ps
+        ticket.in_stats = ticket.arrival_ps >= self._warmup_ps
+        workers = self.workers
+        ticket.refused = workers[0].scheduler.refusal(ticket)
+        if ticket.refused is None or ticket.refused == "queue_full":
+            worker = workers[0] if len(workers) == 1 else workers[self._route(ticket)]
+            ticket.refused = worker.scheduler.refusal(ticket) if self.config.policies.max_queue else None
+            if ticket.refused is None:
+                ticket.replica = worker.number
+                self._open[ticket.seq_id] = ticket
+                worker.arrive(ticket)
+                return
+        self._refused += 1
+        self._done.append(ticket)
+        self._workload.finished(ticket)
+
+    def _route(self, ticket: Ticket) -> int:
+        router = self._router
+        views = self._views
+        if router.looks:
+            views = [
+                ReplicaView(worker.number, worker.outstanding_tokens(), worker.scheduler.prefix_tokens(ticket))
+                for worker in self.workers
+            ]
+        return router.route(RequestView(ticket.seq_id, ticket.prompt_tokens, ticket.output_tokens), views)
+
+    def _finished(self, ticket: Ticket) -> None:
+        del self._open[ticket.seq_id]
+        done = self._done
+        done.append(ticket)
+        self._workload.finished(ticket)
+        if len(done) >= SETTLE_EVERY:
+            # A ticket's last stride is noted before it is reported finished, so that all about it is known by now.
+            self._settle()
+
+    def _settle(self) -> None:
+        for lane in self._lanes:
+            settle(lane, self._meter, self._bins, self._gaps)
+        done, self._done = self._done, []
+        self._rows.add(done)
+        if self._progress is not None:
+            self._progress(self._rows.count, self._env.now * S_PER_PS)
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def run(self) -> BodyResult:
+        """Run to the end, or to the horizon."""
+        env = self._env
+        if self.config.horizon_s is None:
+            env.run()
+        else:
+            env.run(until=Alarm(env, priority(Kind.ARRIVAL, 0), round(self.config.horizon_s * PS_PER_S)))
+            self._stop()
+        self._settle()
+        self._rows.add([*self._open.values()], last=True)
+        duration_ps = max(env.now, 1)
+        return BodyResult(
+            duration_ps * S_PER_PS,
+            self._timeline(duration_ps),
+            self._gaps,
+            self._arrived,
+            self._arrived - self._refused,
+            self._last_arrival_ps * S_PER_PS,
+        )
+
+    def _stop(self) -> None:
+        """End with the iterations under way; nothing arrives any more."""
+        env = self._env
+        for worker in self.workers:
+            worker.stop()
+        last = max((worker.busy_until_ps() for worker in self.workers), default=env.now)
+        if last > env.now:
+            env.run(until=Alarm(env, priority(Kind.PLAN, 1 << 39), last - env.now))
+
+    def _timeline(self, duration_ps: int) -> dict[str, NDArray[np.generic]]:
+        """Return the timeline, replica by replica within each interval."""
+        edges = self._bins.edges_ps(duration_ps)
+        count = len(edges) - 1
+        amounts = dict(zip(QUANTITIES, self._bins.amounts[:, :, :count], strict=True))
+        waiting_s = self._bins.level_integrals(duration_ps)
+        replicas = len(self.workers)
+        interval_s = np.tile(np.diff(edges) * S_PER_PS, (replicas, 1))
+        busy_s = amounts["prefill_s"] + amounts["decode_s"]
+        columns = {
+            "start_s": np.tile(edges[:-1] * S_PER_PS, (replicas, 1)),
+            "interval_s": interval_s,
+            "replica": np.repeat(np.arange(replicas, dtype=np.int32)[:, None], count, axis=1),
+            "prefill_s": amounts["prefill_s"],
+            "decode_s": amounts["decode_s"],
+            "idle_s": np.maximum(interval_s - busy_s, 0.0),
+            "batch_mean": amounts["batch_s"] / interval_s,
+            "waiting_mean": np.maximum(waiting_s, 0.0) / interval_s,
+            "kv_used_frac": amounts["kv_block_s"] / interval_s / max(1, self._kv_blocks),
+        }
+        for name in QUANTITIES[QUANTITIES.index("prompt_tokens") :]:
+            columns[name] = amounts[name]
+        return {name: values.T.reshape(-1) for name, values in columns.items()}

@@ -1,0 +1,88 @@
+"""What a run is: everything resolved, nothing read from the environment."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hwprofiles.deployment import Deployment
+from hwprofiles.draws import DEFAULT_DRAWS
+from hwprofiles.embodied import DEFAULT_METHOD
+from hwprofiles.grid import HourlyGrid
+from hwprofiles.lives import DEFAULT_ALLOCATION
+from hwprofiles.sites import Site
+from hwprofiles.stacks import Stack
+from modelspecs.precision import Precision
+from modelspecs.spec import ModelSpec
+from policies.config import PolicySet
+from sim.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What users were promised; None: no promise."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CarbonOptions:
+    """Choices of the carbon and cost account.
+
+    Attributes:
+        basis: annual intensity, `lifecycle` or `direct`.
+        duty_frac: share of reserved time that looks like the run; between: what the hardware does in the rest.
+        embodied_method, allocation: the headline's; all of them are reported.
+        host_share: `whole` servers, or the share of `slots` in use.
+        draws: Monte Carlo draws.
+        grid: hourly intensity instead of the site's annual one; needs the run's start.
+    """
+
+    basis: str = "lifecycle"
+    duty_frac: float = 1.0
+    between: str = "off"
+    embodied_method: str = DEFAULT_METHOD
+    allocation: str = DEFAULT_ALLOCATION
+    host_share: str = "whole"
+    draws: int = DEFAULT_DRAWS
+    grid: HourlyGrid | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One run.
+
+    Attributes:
+        deployment, model, precision, stack, policies, site: the nouns.
+        workload: what arrives.
+        slo: thresholds for `slo_met`.
+        carbon: options of the account.
+        start_utc: wall clock of t = 0, ISO 8601 with a zone; needed for an hourly grid.
+        horizon_s: no new iteration starts after this time (None: run until everything is done).
+        warmup_s: requests that arrive before this are left out of the statistics.
+        seed: of everything random.
+        single_step: take every iteration singly; shuffle_ties: scramble the creation order of same-instant events.
+        decisions: write decisions.parquet.
+    """
+
+    deployment: Deployment
+    model: ModelSpec
+    precision: Precision
+    stack: Stack
+    policies: PolicySet
+    site: Site
+    workload: Workload
+    slo: Slo = field(default_factory=Slo)
+    carbon: CarbonOptions = field(default_factory=CarbonOptions)
+    start_utc: str | None = None
+    horizon_s: float | None = None
+    warmup_s: float = 0.0
+    seed: int = 0
+    single_step: bool = False
+    shuffle_ties: int | None = None
+    decisions: bool = False
+
+    @property
+    def start_utc_s(self) -> float | None:
+        """Seconds since the epoch at t = 0."""
+        return None if self.start_utc is None else datetime.fromisoformat(self.start_utc).timestamp()

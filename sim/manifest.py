@@ -1,0 +1,113 @@
+"""manifest.json: what a run was, in full, so that it can be understood and run again."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from hwprofiles.describe import describe_profile, unit_of
+from hwprofiles.facts import Fact
+from hwprofiles.stacks import STACKS_DIR
+from hwprofiles.tables import DATA_DIR
+from modelspecs.describe import describe_spec
+from reports.schema import SCHEMA_VERSION
+from sim.config import RunConfig
+from sim.memory import MemoryPlan
+from sim.workload import TraceWorkload
+
+
+def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str]) -> dict[str, Any]:
+    """Return the manifest of a run."""
+    deployment, workload = config.deployment, config.workload
+    trace = workload.trace.info if isinstance(workload, TraceWorkload) else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "body": "sim",
+        "config": _config(config, memory, None if trace is None else trace.path),
+        "seed": config.seed,
+        "versions": versions,
+        "profiles": _profiles(config),
+        "deployment": {
+            "name": deployment.name,
+            "device": deployment.device.key,
+            "count": deployment.count,
+            "tp": deployment.tp,
+            "pp": deployment.pp,
+            "replicas": deployment.replicas,
+            "host": deployment.host.key,
+            "hosts": deployment.hosts,
+            "ecc_on": deployment.ecc_on,
+        },
+        "model": config.model.name,
+        "site": {"key": config.site.key, "name": config.site.name},
+        "policies": config.policies.name,
+        "workload": {"name": workload.name, **({} if trace is None else {"format": trace.format})},
+        "start_utc": config.start_utc,
+        "horizon_s": config.horizon_s,
+        "facts": list(_facts(config)),
+        "warnings": [] if trace is None else list(trace.notes),
+    }
+
+
+def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[str, Any]:
+    carbon = asdict(config.carbon) | {"grid": None if config.carbon.grid is None else config.carbon.grid.source}
+    return {
+        "hw": config.deployment.name,
+        "model": config.model.name,
+        "precision": config.precision.name,
+        "stack": config.stack.name,
+        "policy": config.policies.name,
+        "policies": asdict(config.policies),
+        "site": config.site.key,
+        "trace": trace,
+        "workload": config.workload.name,
+        "slo": asdict(config.slo),
+        "carbon": carbon,
+        "horizon_s": config.horizon_s,
+        "warmup_s": config.warmup_s,
+        "seed": config.seed,
+        "memory": asdict(memory),
+    }
+
+
+def _profiles(config: RunConfig) -> dict[str, str]:
+    """Hash the shipped profiles that the run stood on."""
+    deployment = config.deployment
+    paths = [
+        DATA_DIR / "gpus" / f"{deployment.device.key}.toml",
+        DATA_DIR / "hosts" / f"{deployment.host.key}.toml",
+        DATA_DIR / "sites" / f"{config.site.key}.toml",
+        STACKS_DIR / f"{config.stack.name}.toml",
+    ]
+    return {str(path.relative_to(DATA_DIR)): _sha256(path) for path in paths if path.is_file()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _facts(config: RunConfig) -> Iterator[dict[str, Any]]:
+    """Yield the numbers a run stood on, with their provenance."""
+    deployment = config.deployment
+    for profile in (deployment.device, deployment.host, config.site):
+        for row in describe_profile(profile):
+            yield {
+                "field": f"{profile.key}: {row.field}",
+                "value": row.value,
+                "unit": row.unit,
+                "kind": row.kind,
+                "source": row.source,
+            }
+    for item in fields(config.stack):
+        value = getattr(config.stack, item.name)
+        if isinstance(value, Fact):
+            yield _fact(f"{config.stack.name}/{config.stack.pool}: {item.name}", value, unit_of(item.name))
+    for stored, rate in config.stack.dequant_elements_per_s.items():
+        yield _fact(f"{config.stack.name}/{config.stack.pool}: dequant_elements_per_s.{stored}", rate, "weights/s")
+    for row in describe_spec(config.model):
+        yield {"field": f"{config.model.name}: {row.label}", "value": row.value, "source": row.source or None}
+
+
+def _fact(name: str, fact: Fact, unit: str) -> dict[str, Any]:
+    return {"field": name, "value": float(fact), "unit": unit, "kind": fact.kind, "source": fact.source}

@@ -1,0 +1,132 @@
+"""A replica split into pipeline stages: several plans outstanding, one per decode group."""
+
+from collections.abc import Callable, Generator, Sequence
+
+import simpy
+
+from hwprofiles.roofline import TimeModel
+from policies.log import DecisionLog
+from policies.plans import Idle, StepOutcome, StepPlan
+from policies.scheduler import Scheduler
+from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from sim.links import Link
+from sim.recorder import Lane
+from sim.ticket import Ticket
+from sim.worker import NO_CHUNKS, chunk_sums, note_admissions, note_prefills, resting
+
+
+class PipelineWorker:
+    """One replica of several stages: a plan passes them in order, each stage serves plans in order.
+
+    A decode group's next iteration needs the token of its last one, so that a single group leaves all stages but one
+    idle: the pipeline's bubble. Iterations are taken singly; see `Worker` for the arguments.
+    """
+
+    def __init__(
+        self,
+        env: VirtualEnvironment,
+        number: int,
+        scheduler: Scheduler[Ticket],
+        stages: Sequence[TimeModel],
+        swap: Link | None,
+        block_bytes: float,
+        on_finish: Callable[[Ticket], None],
+        log: DecisionLog | None = None,
+    ) -> None:
+        self.number = number
+        self.scheduler = scheduler
+        self.lanes = [Lane(number) for _ in stages]
+        self._env = env
+        self._stages = stages
+        self._free_ps = [0] * len(stages)
+        self._swap = swap
+        self._block_bytes = block_bytes
+        self._on_finish = on_finish
+        self._log = log
+        self._step_rank = priority(Kind.STEP, number)
+        self._plan_rank = priority(Kind.PLAN, number)
+        self._rest: simpy.Event | None = None
+        self._stopped = False
+        self._last_end_ps = 0
+        env.process(self._run())
+
+    def arrive(self, ticket: Ticket) -> None:
+        """Take in a request; the next plan sees it."""
+        self.scheduler.add(ticket)
+        self.lanes[0].queue_jumps.append((self._env.now, 1))
+        self._wake()
+
+    def outstanding_tokens(self) -> int:
+        """Return the tokens still to compute and to produce."""
+        return self.scheduler.outstanding_tokens
+
+    def stop(self) -> None:
+        """Make no further plans; what is under way ends."""
+        self._stopped = True
+
+    def busy_until_ps(self) -> int:
+        """Return when the plans under way leave the last stage."""
+        return max(self._free_ps[-1], self._env.now)
+
+    def _wake(self) -> None:
+        rest = self._rest
+        if rest is not None:
+            self._rest = None
+            self._env.schedule(rest, self._plan_rank)  # type: ignore[arg-type]
+
+    def _run(self) -> Generator[simpy.Event, None, None]:
+        env, scheduler = self._env, self.scheduler
+        while not self._stopped:
+            plan = scheduler.plan(env.now * S_PER_PS)
+            if isinstance(plan, Idle):
+                self._rest = rest = resting(env)
+                yield rest
+                continue
+            lane = self.lanes[plan.group]
+            begin = env.now
+            if scheduler.preempted or scheduler.admitted or scheduler.resumed:
+                note_admissions(scheduler, lane, begin)
+            if self._log is not None:
+                self._log.write(self.number, begin * S_PER_PS, plan, 1, scheduler)
+            for blocks in (plan.swap_out_blocks, plan.swap_in_blocks):
+                if blocks and self._swap is not None:
+                    yield self._swap.transfer(blocks * self._block_bytes)
+            end, busy = self._pass_stages(plan)
+            done = Alarm(env, self._step_rank, end - env.now)
+            done.callbacks.append(lambda _, p=plan, b=begin, w=busy: self._finish(p, b, w))
+            yield Alarm(env, self._plan_rank, self._free_ps[0] - env.now)
+
+    def _pass_stages(self, plan: StepPlan[Ticket]) -> tuple[int, int]:
+        """Book the plan through the stages: (when it leaves the last one, time that stages work on it)."""
+        ready = self._env.now
+        busy = 0
+        tokens = plan.decoding + sum(chunk.tokens for chunk in plan.chunks)
+        for number, stage in enumerate(self._stages):
+            if number:
+                ready += stage.hop_ps(tokens)
+            work = stage.step(plan.decoding, plan.context_tokens, plan.chunks, plan.emits, 1)[0]
+            ready = max(ready, self._free_ps[number]) + work
+            self._free_ps[number] = ready
+            busy += work
+        return ready, busy
+
+    def _finish(self, plan: StepPlan, begin: int, busy: int) -> None:
+        scheduler, lane, now = self.scheduler, self.lanes[plan.group], self._env.now
+        first_tokens, finished = scheduler.apply(plan, StepOutcome(1))
+        # Plans overlap: each accounts for the memory since the one before it ended.
+        used = plan.used_blocks * (now - max(begin, self._last_end_ps)) // (now - begin)
+        self._last_end_ps = now
+        # The first iteration's duration stands for the time that stages work: energy follows from it, gaps from the ends.
+        lane.strides.append(
+            (begin, busy // len(self._stages), now, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits)
+            + (chunk_sums(plan) if plan.chunks else NO_CHUNKS)
+            + (plan.running, used, plan.swap_out_blocks + plan.swap_in_blocks)
+        )
+        if plan.chunks:
+            note_prefills(lane, plan, first_tokens, now)
+        for ticket in finished:
+            ticket.finish_ps = now
+            if ticket.seq_id in lane.live:
+                lane.leave(ticket)
+            self._on_finish(ticket)
+        self._wake()

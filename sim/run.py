@@ -1,0 +1,155 @@
+"""One simulation from a resolved configuration to a run directory that stands whole."""
+
+import gc
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hwprofiles.books import BooksOptions, Counts, close_books
+from hwprofiles.power import gpu_power_model
+from hwprofiles.replicas import replica_power
+from hwprofiles.roofline import reached_rates
+from policies.log import DecisionEntry
+from reports.rundir import Run, RunWriter, load_run
+from reports.schema import SCHEMA_VERSION
+from reports.summary import assemble_summary, served, summarise
+from sim.body import Body, BodyResult
+from sim.capacity import load_of, measure_capacity
+from sim.config import RunConfig
+from sim.decisions import DecisionWriter
+from sim.manifest import manifest_of
+from sim.memory import MemoryPlan, require_fit
+from sim.meter import Meter
+from sim.workload import Workload
+
+Progress = Callable[[int, float], None]
+"""Called now and then with (requests done, virtual seconds)."""
+
+
+def simulate(config: RunConfig, out: str | Path, progress: Progress | None = None, overwrite: bool = False) -> Run:
+    """Simulate one run and write its directory.
+
+    Args:
+        config: the run.
+        out: the directory to come.
+        progress: called now and then with (requests done, virtual seconds).
+        overwrite: replace a run that stands there.
+
+    Returns:
+        The run directory, whole.
+
+    Raises:
+        Infeasible: the model does not fit.
+        ReportError: the directory cannot be written, or something stands there.
+        ValueError: an input file turns out to be faulty on the way; nothing is left behind.
+    """
+    memory = memory_of(config)
+    meter = meter_of(config, memory)
+    workload: Workload = config.workload
+    with RunWriter(out, overwrite) as writer, _without_gc():
+        decisions = DecisionWriter(writer.file("decisions.parquet")) if config.decisions else None
+        sink: Callable[[DecisionEntry], None] | None = decisions.add if decisions else None
+        body = Body(config, memory, workload, meter, lambda rows: writer.write("requests", rows), sink, progress)
+        result = body.run()
+        if decisions is not None:
+            decisions.close()
+        gaps = result.gaps.table()
+        writer.write("itl", {"itl_s": gaps["value"], "tokens": gaps["weight"]})
+        _close(config, memory, meter, result, writer)
+    return load_run(out)
+
+
+def memory_of(config: RunConfig) -> MemoryPlan:
+    """Lay out the memory of a run's replicas, or raise `Infeasible`."""
+    return require_fit(
+        config.deployment,
+        config.model,
+        config.precision,
+        config.stack,
+        config.policies.block_tokens,
+        config.policies.token_budget,
+    )
+
+
+def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
+    """Build the virtual meter of a run."""
+    device = config.deployment.device
+    rates = reached_rates(device, config.deployment.ecc_on, config.precision.name, config.stack)
+    gpu = gpu_power_model(device, stream_bytes_per_s=rates.bandwidth_bytes_per_s, compute_flops_per_s=rates.flops_per_s)
+    replica = replica_power(config.deployment, config.site)
+    return Meter(
+        config.deployment, config.model, config.precision, config.stack, gpu, replica, memory.replica_block_bytes
+    )
+
+
+def _close(config: RunConfig, memory: MemoryPlan, meter: Meter, result: BodyResult, writer: RunWriter) -> None:
+    """Measure capacity, settle energy, carbon and cost, and write what is left of the directory."""
+    capacity = measure_capacity(config, memory, config.workload, meter) if result.accepted else None
+    load = load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
+    writer.write_manifest(manifest_of(config, memory, _versions()))
+    # The summary needs the tables, and the ledger counts of what was served: two passes over files just written.
+    books = close_books(
+        result.timeline,
+        config.deployment,
+        config.site,
+        _counts(writer.settled("requests"), config),
+        books_options(config),
+    )
+    writer.write("timeline", books.columns)
+    writer.write("draws", books.draw_columns())
+    run = writer.run()
+    blocks: dict[str, Any] = {
+        "model": config.model.name,
+        "hardware": config.deployment.name,
+        "policies": config.policies.name,
+        "site": config.site.key,
+        "load": asdict(load),
+        "quality": {"perplexity": None, "source": "not measured"},
+        **books.summary(),
+    }
+    writer.write_summary(assemble_summary(run, blocks, summarise(run)))
+
+
+def _counts(run: Run, config: RunConfig) -> Counts:
+    done = served(run, run.manifest.slo())
+    return Counts(done.requests, done.output_tokens, done.slo_met_tokens)
+
+
+def books_options(config: RunConfig) -> BooksOptions:
+    """Turn a run's carbon options into the ledger's."""
+    carbon = config.carbon
+    return BooksOptions(
+        seed=config.seed,
+        draws=carbon.draws,
+        basis=carbon.basis,
+        grid=carbon.grid,
+        start_utc_s=config.start_utc_s,
+        duty_frac=carbon.duty_frac,
+        between=carbon.between,
+        method=carbon.embodied_method,
+        allocation=carbon.allocation,
+        host_share=carbon.host_share,
+    )
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Keep the cycle collector out of the hot loop, which makes no cycles that outlive an event."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _versions() -> dict[str, str]:
+    names = ("afterwatt", "simpy", "numpy", "pyarrow")
+    return {"schema": SCHEMA_VERSION, "python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in names
+    }

@@ -1,0 +1,55 @@
+"""A request with what the virtual body notes about it."""
+
+from collections.abc import Sequence as Keys
+
+from policies.sequence import Sequence
+
+
+class Ticket(Sequence):
+    """A sequence and its history.
+
+    Attributes:
+        arrival_ps, scheduled_ps, first_ps, finish_ps: arrival, first admission, first output token, last one (None: not yet).
+        replica: where it was sent (None: refused before).
+        user: which closed-loop user waits for it (None: nobody).
+        klass, session: labels from the trace.
+        refused: why it was not taken in (None: it was).
+        cached_tokens: prompt tokens found in the prefix cache at its first admission.
+        last_ps: time of its last output token outside of the decode strides noted in its lane.
+        joined: index of the first stride in its lane that it may have decoded in.
+        energy_j: active energy allocated so far.
+        stall_ps: longest gap between two of its output tokens so far.
+        in_stats: False within the warm-up.
+    """
+
+    scheduled_ps: int | None = None
+    first_ps: int | None = None
+    finish_ps: int | None = None
+    replica: int | None = None
+    user: int | None = None
+    refused: str | None = None
+    cached_tokens: int = 0
+    last_ps: int = 0
+    joined: int = 0
+    carried: bool = False
+    energy_j: float = 0.0
+    stall_ps: int = 0
+    in_stats: bool = True
+
+    def __init__(
+        self,
+        seq_id: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        prefix: Keys[int],
+        arrival_ps: int,
+        klass: str | None = None,
+        session: str | None = None,
+    ) -> None:
+        self.seq_id = seq_id
+        self.prompt_tokens = self.fill_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.prefix = prefix
+        self.arrival_ps = arrival_ps
+        self.klass = klass
+        self.session = session

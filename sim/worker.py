@@ -1,0 +1,244 @@
+"""A worker: one replica's loop of planning, waiting and applying, in virtual time."""
+
+from collections.abc import Callable, Generator
+from math import isqrt
+
+import simpy
+
+from hwprofiles.roofline import TimeModel
+from policies.log import DecisionLog
+from policies.plans import Idle, StepOutcome, StepPlan
+from policies.scheduler import Scheduler
+from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from sim.links import Link
+from sim.recorder import Lane
+from sim.ticket import Ticket
+
+
+OUTCOMES = [StepOutcome(iterations) for iterations in range(1024)]
+
+
+def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
+    """Return how many of the iterations first + slope * k have ended after a time: the largest n <= most with T(n) <= elapsed.
+
+    T(n) = n first + slope n (n-1) / 2, inverted in integers.
+    """
+    if slope_ps == 0:
+        return min(most, elapsed_ps // first_ps)
+    # n^2 slope / 2 + n (first - slope / 2) = elapsed
+    half = 2 * first_ps - slope_ps
+    steps = (isqrt(half * half + 8 * slope_ps * elapsed_ps) - half) // (2 * slope_ps)
+    return min(most, steps)
+
+
+class Worker:
+    """One replica, single-staged: a SimPy process over a `Scheduler` and a `TimeModel`.
+
+    A plan that holds for many iterations is one alarm. A request that arrives meanwhile and could change the plan
+    brings the alarm forward to the end of the iteration under way.
+
+    Args:
+        env: the clock.
+        number: the replica's number.
+        scheduler: its brain.
+        times: its physics.
+        swap: link to host memory (None: nothing is ever swapped).
+        block_bytes: bytes of a KV block on each of its GPUs.
+        on_finish: called with each request that finishes.
+        single_step: take every iteration singly; for comparison.
+        log: decision log to write to.
+    """
+
+    def __init__(
+        self,
+        env: VirtualEnvironment,
+        number: int,
+        scheduler: Scheduler[Ticket],
+        times: TimeModel,
+        swap: Link | None,
+        block_bytes: float,
+        on_finish: Callable[[Ticket], None],
+        single_step: bool = False,
+        log: DecisionLog | None = None,
+    ) -> None:
+        self.number = number
+        self.scheduler = scheduler
+        self.lanes = [Lane(number)]
+        self._env = env
+        self._times = times
+        self._swap = swap
+        self._block_bytes = block_bytes
+        self._on_finish = on_finish
+        self._single_step = single_step
+        self._log = log
+        self._step_rank = priority(Kind.STEP, number)
+        self._plan_rank = priority(Kind.PLAN, number)
+        self._rest: simpy.Event | None = None
+        self._alarm: Alarm | None = None  # of the stride under way, if an arrival may cut it
+        self._stride: Alarm  # of the stride under way
+        self._stopped = False
+        self._start_ps = self._first_ps = self._slope_ps = self._steps = self._gain = 0
+        env.process(self._run())
+
+    # -- what the world does to it ---------------------------------------------------------------------------------
+
+    def arrive(self, ticket: Ticket) -> None:
+        """Take in a request; the next plan sees it, at once if idle, else at the next iteration boundary."""
+        self.scheduler.add(ticket)
+        self.lanes[0].queue_jumps.append((self._env._now, 1))
+        rest = self._rest
+        if rest is not None:
+            self._rest = None
+            self._env.schedule(rest, self._plan_rank)  # type: ignore[arg-type]
+        elif self._alarm is not None:
+            self._cut(self._alarm)
+
+    def outstanding_tokens(self) -> int:
+        """Return the tokens still to compute and to produce, the stride under way brought up to now."""
+        done = 0
+        if self._steps:
+            done = steps_within(self._env._now - self._start_ps, self._first_ps, self._slope_ps, self._steps)
+        return self.scheduler.outstanding_tokens - done * self._gain
+
+    def stop(self) -> None:
+        """Make no further plans; the iteration under way ends."""
+        self._stopped = True
+        if self._steps:
+            self._cut(self._stride)
+
+    def busy_until_ps(self) -> int:
+        """Return when the iterations under way end."""
+        first, slope, steps = self._first_ps, self._slope_ps, self._steps
+        return self._start_ps + steps * first + slope * (steps * (steps - 1) // 2) if steps else self._env.now
+
+    def _cut(self, alarm: Alarm) -> None:
+        """End the stride with the iteration under way; one that ends at this very instant counts as under way."""
+        self._alarm = None
+        elapsed = self._env._now - self._start_ps
+        first, slope = self._first_ps, self._slope_ps
+        steps = 1
+        if elapsed > first:
+            steps = steps_within(elapsed, first, slope, self._steps)
+            if steps * first + slope * (steps * (steps - 1) // 2) < elapsed:
+                steps += 1
+        if steps < self._steps:
+            self._steps = steps
+            end = self._start_ps + steps * first + slope * (steps * (steps - 1) // 2)
+            self._env.schedule(alarm, self._step_rank, end - self._env._now)  # type: ignore[arg-type]
+
+    # -- what it does -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> Generator[simpy.Event, None, None]:
+        env, scheduler, times = self._env, self.scheduler, self._times
+        lane = self.lanes[0]
+        while not self._stopped:
+            plan = scheduler.plan(env._now * S_PER_PS)
+            if isinstance(plan, Idle):
+                self._rest = rest = resting(env)
+                yield rest
+                continue
+            begin = env._now
+            if scheduler.preempted or scheduler.admitted or scheduler.resumed:
+                note_admissions(scheduler, lane, begin)
+            if plan.swap_out_blocks or plan.swap_in_blocks:
+                yield from self._move(plan)
+            iterations = 1 if self._single_step else plan.repeat + 1
+            first, slope, steps = times.step(plan.decoding, plan.context_tokens, plan.chunks, plan.emits, iterations)
+            self._start_ps = start = env._now
+            self._first_ps, self._slope_ps, self._steps = first, slope, steps
+            chunk_columns = chunk_sums(plan) if plan.chunks else NO_CHUNKS
+            self._gain = plan.emits + chunk_columns[0]
+            self._stride = alarm = Alarm(env, self._step_rank, steps * first + slope * (steps * (steps - 1) // 2))
+            if steps > 1 and plan.open_to_arrivals:
+                self._alarm = alarm
+            yield alarm
+            self._alarm = None
+            steps = self._steps
+            self._steps = 0
+            if self._log is not None:
+                self._log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
+            outcome = OUTCOMES[steps] if steps < len(OUTCOMES) else StepOutcome(steps)
+            first_tokens, finished = scheduler.apply(plan, outcome)
+            now = env._now
+            lane.strides.append(
+                (begin, now - begin, now, steps, first, slope, plan.decoding, plan.context_tokens, plan.emits)
+                + chunk_columns
+                + (plan.running, plan.used_blocks, plan.swap_out_blocks + plan.swap_in_blocks)
+            )
+            if plan.chunks:
+                note_prefills(lane, plan, first_tokens, now)
+            for ticket in finished:
+                ticket.finish_ps = now
+                if ticket.seq_id in lane.live:
+                    lane.leave(ticket)
+                self._on_finish(ticket)
+            # What else happens at this instant comes before the next plan, which is to see it.
+            if env._queue and env._queue[0][0] == now:
+                yield Alarm(env, self._plan_rank, 0)
+
+    def _move(self, plan: StepPlan[Ticket]) -> Generator[simpy.Event, None, None]:
+        """Swap KV blocks out, then in, over the link to host memory."""
+        assert self._swap is not None
+        for blocks in (plan.swap_out_blocks, plan.swap_in_blocks):
+            if blocks:
+                yield self._swap.transfer(blocks * self._block_bytes)
+
+
+NO_CHUNKS = (0, 0, 0, 0)
+
+
+def chunk_sums(plan: StepPlan[Ticket]) -> tuple[int, int, int, int]:
+    """Return a plan's (chunk tokens, past tokens, query-key pairs, growth of the pairs per iteration)."""
+    tokens = pasts = pairs = growth = 0
+    for _, size, past in plan.chunks:
+        tokens += size
+        pasts += past
+        pairs += size * past + size * (size + 1) // 2
+        growth += size * size
+    return tokens, pasts, pairs, growth if plan.repeat else 0
+
+
+def note_admissions(scheduler: Scheduler[Ticket], lane: Lane, now_ps: int) -> None:
+    """Write down who lost its memory, who got it back, and who was admitted by the last plan."""
+    jumps = lane.queue_jumps
+    for ticket in scheduler.preempted:
+        jumps.append((now_ps, 1))
+        if ticket.seq_id in lane.live:
+            lane.lose(ticket)
+    for ticket in scheduler.resumed:
+        jumps.append((now_ps, -1))
+        lane.join(ticket)
+    for ticket in scheduler.admitted:
+        jumps.append((now_ps, -1))
+        if ticket.scheduled_ps is None:
+            ticket.scheduled_ps = now_ps
+            ticket.cached_tokens = ticket.kv_tokens
+
+
+def note_prefills(lane: Lane, plan: StepPlan[Ticket], first_tokens: list[Ticket], now_ps: int) -> None:
+    """Write down whose prompts advanced, and who produced a first token or its next one after a preemption.
+
+    Called when the stride has been noted.
+    """
+    chunks = plan.chunks
+    index = lane.base + len(lane.strides) - 1
+    total = chunks[0].tokens if len(chunks) == 1 else sum([chunk.tokens for chunk in chunks])
+    for ticket, tokens, _ in chunks:
+        lane.prefills.append((ticket, index, tokens / total))
+    for ticket in first_tokens:
+        if ticket.first_ps is None:
+            ticket.first_ps = now_ps
+        else:
+            gap = now_ps - ticket.last_ps
+            ticket.stall_ps = max(ticket.stall_ps, gap)
+            lane.lost_gaps.append(gap)
+        ticket.last_ps = now_ps
+        if ticket.finish_step is not None:
+            lane.join(ticket)
+
+
+def resting(env: simpy.Environment) -> simpy.Event:
+    """An event that only an arrival schedules."""
+    event = env.event()
+    event._ok, event._value = True, None
+    return event

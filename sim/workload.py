@@ -1,0 +1,250 @@
+"""What arrives: a trace, a number of users who wait for their answers, or one static batch."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import simpy
+
+from sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
+from sim.ticket import Ticket
+from traces.schema import Batch, Trace
+
+Submit = Callable[[Ticket], None]
+
+
+class Workload(Protocol):
+    """A source of requests."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+
+    @property
+    def prefix_unit_tokens(self) -> int | None:
+        """Tokens per prefix block (None: requests name no prefixes)."""
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests arrive whatever becomes of earlier ones, at a rate of their own."""
+
+    def start(self, env: VirtualEnvironment, submit: Submit) -> None:
+        """Begin to submit requests; ids count up from 0 in the order of submission."""
+
+    def finished(self, ticket: Ticket) -> None:
+        """Take note that a request has finished or was refused."""
+
+    def sample(self, most: int, seed: int) -> list[Ticket]:
+        """Return up to so many requests of the same mix, all arriving at 0."""
+
+
+def tickets(batch: Batch, first_id: int) -> Iterator[Ticket]:
+    """Turn a batch of a trace into tickets."""
+    arrivals = np.rint(batch.arrival_s * PS_PER_S).astype(np.int64).tolist()
+    prompts, outputs = batch.prompt_tokens.tolist(), batch.output_tokens.tolist()
+    count = len(arrivals)
+    prefixes = batch.prefixes if batch.prefixes is not None else [()] * count
+    classes = batch.klass if batch.klass is not None else [None] * count
+    sessions = batch.session if batch.session is not None else [None] * count
+    ids = range(first_id, first_id + count)
+    return map(Ticket, ids, prompts, outputs, prefixes, arrivals, classes, sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceWorkload:
+    """Open loop: requests arrive when the trace says, whatever becomes of them.
+
+    Attributes:
+        trace: where they come from.
+        limit: use only the first so many (None: all).
+    """
+
+    trace: Trace
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The trace's path."""
+        return self.trace.info.path
+
+    @property
+    def prefix_unit_tokens(self) -> int | None:
+        """What the trace says."""
+        return self.trace.info.prefix_block_tokens if self.trace.info.has_prefixes else None
+
+    @property
+    def open_loop(self) -> bool:
+        """Always."""
+        return True
+
+    def start(self, env: VirtualEnvironment, submit: Submit) -> None:
+        """Begin with the first arrival at 0."""
+        env.process(self._arrive(env, submit))
+
+    def finished(self, ticket: Ticket) -> None:
+        """Nobody waits."""
+
+    def _all(self) -> Iterator[Ticket]:
+        count = 0
+        for batch in self.trace.batches():
+            for ticket in tickets(batch, count):
+                if ticket.seq_id == self.limit:
+                    return
+                yield ticket
+            count += len(batch)
+
+    def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:
+        base = priority(Kind.ARRIVAL, 0)
+        for ticket in self._all():
+            yield Alarm(env, base + ticket.seq_id, ticket.arrival_ps - env._now)
+            submit(ticket)
+
+    def sample(self, most: int, seed: int) -> list[Ticket]:
+        """Return a random sample; with prefixes the first requests, as a sample of them would share nothing."""
+        if self.prefix_unit_tokens is not None:
+            chosen = [ticket for ticket, _ in zip(self._all(), range(most), strict=False)]
+        else:
+            seen = min(self.limit or 10**6, 65_536)
+            batch = self.trace.head(seen)
+            pick = np.random.default_rng([seed, 0xCA9]).permutation(len(batch))[:most]
+            prompts, outputs = batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist()
+            chosen = [Ticket(i, p, o, (), 0) for i, (p, o) in enumerate(zip(prompts, outputs, strict=True))]
+        for ticket in chosen:
+            ticket.arrival_ps = 0
+        return chosen
+
+
+class ClosedLoop:
+    """Users who each send a request, wait for its end, think, and send the next one.
+
+    Args:
+        users: how many.
+        lengths: a trace that lengths come from, in order and over again; its arrival times are not used.
+        requests: how many in all.
+        think_s: pause between an answer and the next request.
+    """
+
+    prefix_unit_tokens = None
+    open_loop = False
+
+    def __init__(self, users: int, lengths: Trace, requests: int, think_s: float = 0.0) -> None:
+        self.users = users
+        self.lengths = lengths
+        self.requests = requests
+        self.think_s = think_s
+        self._waiting: dict[int, simpy.Event] = {}
+
+    @property
+    def name(self) -> str:
+        """Users and lengths."""
+        return f"{self.users} users, lengths of {self.lengths.info.path}"
+
+    def start(self, env: VirtualEnvironment, submit: Submit) -> None:
+        """All users begin at 0."""
+        self._waiting.clear()
+        source = self._all()
+        for user in range(min(self.users, self.requests)):
+            env.process(self._user(env, submit, user, source))
+
+    def finished(self, ticket: Ticket) -> None:
+        """Let the user whose request it was go on."""
+        waiting = self._waiting.pop(ticket.seq_id)
+        waiting.env.schedule(waiting, priority(Kind.ARRIVAL, ticket.user or 0))  # type: ignore[arg-type]
+
+    def _all(self) -> Iterator[Ticket]:
+        count = 0
+        while count < self.requests:
+            before = count
+            for batch in self.lengths.batches():
+                yield from tickets(batch.sliced(0, min(len(batch), self.requests - count)), count)
+                count = min(self.requests, count + len(batch))
+            if count == before:
+                return
+
+    def _user(
+        self, env: VirtualEnvironment, submit: Submit, user: int, source: Iterator[Ticket]
+    ) -> Generator[simpy.Event, None, None]:
+        think_ps = round(self.think_s * PS_PER_S)
+        yield Alarm(env, priority(Kind.ARRIVAL, user), 0)
+        for ticket in source:
+            ticket.arrival_ps = env.now
+            ticket.user = user
+            ticket.prefix = ()
+            self._waiting[ticket.seq_id] = done = env.event()
+            done._ok, done._value = True, None
+            submit(ticket)
+            yield done
+            if think_ps:
+                yield Alarm(env, priority(Kind.ARRIVAL, user), think_ps)
+
+    def sample(self, most: int, seed: int) -> list[Ticket]:
+        """Return a random sample of the lengths."""
+        return TraceWorkload(self.lengths).sample(most, seed)
+
+
+class StaticBatch:
+    """A batch of equal requests, all there at 0: how most published benchmarks run."""
+
+    prefix_unit_tokens = None
+    open_loop = False
+
+    def __init__(self, batch: int, prompt_tokens: int, output_tokens: int) -> None:
+        self.batch = batch
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+
+    @property
+    def name(self) -> str:
+        """Its sizes."""
+        return f"batch of {self.batch}, {self.prompt_tokens} in, {self.output_tokens} out"
+
+    def start(self, env: VirtualEnvironment, submit: Submit) -> None:
+        """All arrive at 0."""
+        env.process(self._arrive(env, submit))
+
+    def finished(self, ticket: Ticket) -> None:
+        """Nobody waits."""
+
+    def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:
+        yield Alarm(env, priority(Kind.ARRIVAL, 0), 0)
+        for ticket in self.sample(self.batch, 0):
+            submit(ticket)
+
+    def sample(self, most: int, seed: int) -> list[Ticket]:  # noqa: ARG002 - all are alike
+        """Return requests of the batch's sizes."""
+        return [Ticket(i, self.prompt_tokens, self.output_tokens, (), 0) for i in range(min(most, self.batch))]
+
+
+class Saturation:
+    """Requests that are all there at 0, to measure capacity with.
+
+    Attributes:
+        submitted: the tickets, for their times.
+    """
+
+    name = "saturation"
+    open_loop = False
+
+    def __init__(self, mix: list[Ticket], prefix_unit_tokens: int | None) -> None:
+        self._mix = mix
+        self.prefix_unit_tokens = prefix_unit_tokens
+        self.submitted: list[Ticket] = []
+
+    def start(self, env: VirtualEnvironment, submit: Submit) -> None:
+        """All arrive at 0."""
+        env.process(self._arrive(env, submit))
+
+    def finished(self, ticket: Ticket) -> None:
+        """Nobody waits."""
+
+    def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:
+        yield Alarm(env, priority(Kind.ARRIVAL, 0), 0)
+        for number, of in enumerate(self._mix):
+            ticket = Ticket(number, of.prompt_tokens, of.output_tokens, of.prefix, 0)
+            self.submitted.append(ticket)
+            submit(ticket)
+
+    def sample(self, most: int, seed: int) -> list[Ticket]:  # noqa: ARG002 - the requests themselves
+        """Return the requests."""
+        return self._mix[:most]

@@ -1,0 +1,89 @@
+"""Prefix-hash traces: Mooncake (FAST'25, ms, blocks of 512 tokens) and Qwen-Bailian (ATC'25, s, blocks of 16).
+
+Equal hash ids mean equal prompt prefixes up to and with that block. Mooncake hashes every block, the last partial one
+too: ceil(input_length / 512) ids, and a row that breaks this is refused. Qwen's paper gives no such rule: rows may have
+at most that many ids. A Qwen conversation is the chain of parent_chat_id; its root's chat_id becomes the session.
+Sources: github.com/kvcache-ai/Mooncake and alibaba-edu/qwen-bailian-usagetraces-anon, both Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from traces.cells import ints
+from traces.peek import Peek
+from traces.records import PREFIXES, PROMPT, SESSION
+from traces.table import Chunk
+from traces.tableformat import MILLISECONDS, Fields, Rules, TableFormat
+
+
+def check_block_counts(chunk: Chunk, fields: Fields, column: str, block_tokens: int, exact: bool) -> None:
+    """Refuse a row with more hash ids than its prompt has blocks (or, if exact, with fewer).
+
+    Raises:
+        TraceError: at the first such row.
+    """
+    have = np.asarray(pc.list_value_length(fields[PREFIXES]))
+    blocks = -(-fields[PROMPT] // block_tokens)
+    rule = f"hash ids than its prompt has blocks of {block_tokens} tokens; correct or remove the row"
+    chunk.columns[column].fail_where(have > blocks, f"has more {rule}")
+    if exact:
+        chunk.columns[column].fail_where(have < blocks, f"has fewer {rule}")
+
+
+class _Mooncake(TableFormat):
+    def rules(self, peek: Peek) -> Rules:
+        """One hash id per block."""
+        del peek
+        return lambda chunk, fields: check_block_counts(chunk, fields, "hash_ids", 512, exact=True)
+
+
+@dataclass(frozen=True)
+class _Qwen(TableFormat):
+    def rules(self, peek: Peek) -> Rules:
+        """Chat ids are unique; parents lead to sessions. Remembers every chat id: some 100 bytes a row."""
+        del peek
+        root_of: dict[int, int] = {}
+
+        def check(chunk: Chunk, fields: Fields) -> None:
+            check_block_counts(chunk, fields, "hash_ids", 16, exact=False)
+            chats = ints(chunk.columns["chat_id"], 0, 2**62, "chat ids").tolist()
+            parents = ints(chunk.columns["parent_chat_id"], -1, 2**62, "chat ids").tolist()
+            sessions = []
+            for index, (chat, parent) in enumerate(zip(chats, parents, strict=True)):
+                if chat in root_of:
+                    chunk.columns["chat_id"].fail(index, "stands on an earlier row too; chat ids are unique")
+                # A parent outside the file (a cut trace) is the oldest turn known.
+                root_of[chat] = chat if parent == -1 else root_of.get(parent, parent)
+                sessions.append(str(root_of[chat]))
+            fields[SESSION] = pa.array(sessions, pa.string())
+
+        return check
+
+
+MOONCAKE = _Mooncake(
+    name="mooncake",
+    about="Mooncake FAST'25: timestamp in ms, hash_ids per 512 tokens",
+    arrival="timestamp",
+    prompt="input_length",
+    output="output_length",
+    prefixes="hash_ids",
+    clock=MILLISECONDS,
+    block_tokens=512,
+)
+
+QWEN = _Qwen(
+    name="qwen-bailian",
+    about="Qwen-Bailian: timestamp in s, hash_ids per 16 tokens, conversations by parent_chat_id",
+    arrival="timestamp",
+    prompt="input_length",
+    output="output_length",
+    klass="type",
+    prefixes="hash_ids",
+    block_tokens=16,
+    marks=("chat_id", "parent_chat_id"),
+)
