@@ -77,11 +77,15 @@ def reached_rates(device: Device, ecc_on: bool, stored: str, stack: Stack) -> Ra
 
 
 def all_reduce_s(payload_bytes: float, devices: int, bytes_per_s: float, latency_s: float) -> float:
-    """Time of a ring all-reduce: 2 (p-1) steps, each of 1/p of the payload (Patarasuk and Yuan, JPDC 2009)."""
+    """Time of an all-reduce: each device sends and receives 2 (p-1)/p of the payload, over 2 ceil(log2 p) hops.
+
+    The bandwidth term is the lower bound that rings reach (Patarasuk and Yuan, JPDC 2009), the latency term that of
+    trees (Sanders et al., Parallel Computing 2009); NCCL picks by size.
+    """
     if devices == 1:
         return 0.0
-    steps = 2 * (devices - 1)
-    return steps * (latency_s + payload_bytes / devices / bytes_per_s)
+    hops = 2 * (devices - 1).bit_length()
+    return hops * latency_s + 2.0 * (devices - 1) / devices * payload_bytes / bytes_per_s
 
 
 class TimeModel:
@@ -104,7 +108,7 @@ class TimeModel:
         self._layers = layers = stage_layers(model.layers, deployment.pp)[stage]
         self._has_head = stage == deployment.pp - 1
         self._gemm_ps: dict[int, int] = {}
-        self._head_ps: dict[int, int] = {}
+        self._emit_ps: dict[int, int] = {}
         kv_heads = max(model.kv_heads, tp)  # fewer heads than devices: every device keeps a copy of one
         kv_bytes = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element / tp * layers
         pair_flops = model.attention_flops_per_pair / model.layers * layers / tp
@@ -126,8 +130,8 @@ class TimeModel:
             iterations: how many are planned.
 
         Returns:
-            (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where attention of a long prompt turns from
-            memory-bound to compute-bound or back, the law ends before and the caller asks again.
+            (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where
+            attention of a long prompt turns from             memory-bound to compute-bound or back, the law ends before and the caller asks again.
         """
         tokens = decoding
         first = self._context_ps * context_tokens
@@ -140,14 +144,14 @@ class TimeModel:
                 compute_slope, memory_slope = self._pair_ps * size * size, self._kv_read_ps * size
                 iterations = _steps_to_crossing(compute - memory, compute_slope - memory_slope, iterations)
                 slope += compute_slope if compute >= memory else memory_slope
-            first += compute if compute >= memory else memory
+            first += max(compute, memory)
         gemm = self._gemm_ps.get(tokens)
         if gemm is None:
             gemm = self._gemm_ps[tokens] = _ps(self._gemm_s(tokens))
-        head = self._head_ps.get(emits)
-        if head is None:
-            head = self._head_ps[emits] = _ps(self._head_s(emits))
-        return first + gemm + head, slope, iterations
+        emit = self._emit_ps.get(emits)
+        if emit is None:
+            emit = self._emit_ps[emits] = _ps(self._emit_s(emits))
+        return first + gemm + emit, slope, iterations
 
     def _gemm_s(self, tokens: int) -> float:
         """All matrix products of the stage's layers over this many tokens, with overheads and all-reduces."""
@@ -167,14 +171,14 @@ class TimeModel:
         per_layer = max(memory_s, compute_s, scale_s) + stack.layer_overhead_s + 2.0 * reduce_s
         return self._layers * per_layer + stack.step_overhead_s
 
-    def _head_s(self, emits: int) -> float:
-        """LM head for the positions that emit a token."""
+    def _emit_s(self, emits: int) -> float:
+        """LM head and bookkeeping for the sequences that produce a token."""
         if not (emits and self._has_head):
             return 0.0
         model, rates, tp = self._model, self.rates, self._deployment.tp
         memory_s = model.head_params * self._precision.bytes_per_other / tp / rates.bandwidth_bytes_per_s
         compute_s = 2.0 * model.head_params / tp * (emits + self._stack.gemm_half_tokens) / rates.flops_per_s
-        return max(memory_s, compute_s)
+        return max(memory_s, compute_s) + emits * self._stack.sequence_overhead_s
 
     def hop_ps(self, tokens: int) -> int:
         """Time to hand this many tokens' activations to the next pipeline stage."""
@@ -198,14 +202,14 @@ def _ps(seconds: float) -> int:
 
 
 def _steps_to_crossing(gap: int, slope: int, most: int) -> int:
-    """Return for how many steps k = 0, 1, ... the sign of gap + slope * k stays what it is at 0 (0 counts as positive)."""
+    """Return for how many k = 0, 1, ... the sign of gap + slope * k stays what it is at 0 (0 counts as positive)."""
     if gap >= 0:
         return most if slope >= 0 else min(most, gap // -slope + 1)
     return most if slope <= 0 else min(most, -(gap // slope))
 
 
 class Work(NamedTuple):
-    """What iteration k = 0, 1, ... of plans moves and computes on all GPUs of a replica: first + slope * k; arrays over plans."""
+    """What iteration k = 0, 1, ... of plans takes on all GPUs of a replica: first + slope * k; arrays over plans."""
 
     hbm_bytes: Floats
     hbm_slope_bytes: Floats
@@ -249,7 +253,7 @@ class PlanArrays(NamedTuple):
     Attributes:
         decoding, context_tokens, emits: as in `TimeModel.step`.
         chunk_tokens, chunk_past: summed over the prompt pieces.
-        chunk_pairs: query-key pairs of the prompt pieces (causal); chunk_pairs_slope: by how many they grow per iteration.
+        chunk_pairs: query-key pairs of the prompt pieces (causal); chunk_pairs_slope: their growth per iteration.
     """
 
     decoding: Floats

@@ -34,7 +34,8 @@ class Stack:
         compute_efficiency: share of peak FLOP/s in large GEMMs.
         gemm_half_tokens: tokens at which a GEMM reaches half of that (Hockney's n_half).
         attention_mem_efficiency, attention_compute_efficiency: the same shares for attention kernels.
-        layer_overhead_s, step_overhead_s: launches and gaps per layer; scheduling, sampling and hand-over per iteration.
+        layer_overhead_s, step_overhead_s: launches and gaps per layer; scheduling and hand-over per iteration.
+        sequence_overhead_s: sampling and bookkeeping per sequence that produces a token.
         comm_efficiency, comm_latency_s: share of a link's bandwidth in collectives, and software latency per step.
         kv_bytes_per_element, activation_bytes_per_element: as cached, and as sent between GPUs.
         dequant_elements_per_s: stored precision -> weights scaled back per second, where that is not hidden.
@@ -49,6 +50,7 @@ class Stack:
     attention_compute_efficiency: Fact
     layer_overhead_s: Fact
     step_overhead_s: Fact
+    sequence_overhead_s: Fact
     comm_efficiency: Fact
     comm_latency_s: Fact
     kv_bytes_per_element: Fact
@@ -93,6 +95,7 @@ def _read(name: str, pool: str, table: Table) -> Stack:
         attention_compute_efficiency=table.fact("attention_compute_efficiency", _SHARE),
         layer_overhead_s=table.fact("layer_overhead_s", _OVERHEAD),
         step_overhead_s=table.fact("step_overhead_s", _OVERHEAD),
+        sequence_overhead_s=table.fact("sequence_overhead_s", _OVERHEAD),
         comm_efficiency=table.fact("comm_efficiency", _SHARE),
         comm_latency_s=table.fact("comm_latency_s", _OVERHEAD),
         kv_bytes_per_element=table.fact("kv_bytes_per_element", _BYTES),

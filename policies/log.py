@@ -1,7 +1,7 @@
 """The decision log: one entry per iteration and worker, with a hash of what the policies saw.
 
-A stride is written as its iterations, so that a log does not depend on how far a body skips ahead. Time is noted but not
-hashed: two bodies that agree on every decision still differ in when they took it.
+A stride is written as its iterations, so that a log does not depend on how far a body skips ahead. Time is noted but
+not hashed: two bodies that agree on every decision still differ in when they took it.
 """
 
 import struct

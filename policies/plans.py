@@ -56,7 +56,7 @@ class StepOutcome(NamedTuple):
 
 
 Applied = tuple[list[S], list[S]]
-"""What an outcome changed: (sequences whose prompt is now complete, having produced a token; sequences that are done)."""
+"""What an outcome changed: (sequences whose prompt is now complete, with a token out; sequences that are done)."""
 
 
 class Shown(NamedTuple):

@@ -13,10 +13,11 @@ from typing import Generic, Literal
 from policies.errors import PolicyError
 from policies.kv import KvPool
 from policies.plans import Applied, Idle, PrefillChunk, S, Shown, StepOutcome, StepPlan
-from policies.sequence import DecodeGroup, Sequence
+from policies.sequence import DecodeGroup
 from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling
 
 IDLE = Idle()
+UNBOUNDED = 1 << 60
 NOBODY: tuple[Candidate, ...] = ()
 NONE_BEGUN: tuple[Prefilling, ...] = ()
 RejectReason = Literal["over_context", "never_fits", "queue_full"]
@@ -169,21 +170,25 @@ class Scheduler(Generic[S]):
         else:  # nothing to choose from
             lane.view = None
             decoding = members
-            self._looked.clear()
-            self._looked_evictable = 0
+            if self._looked:
+                self._looked.clear()
+                self._looked_evictable = 0
             self._queue_exhausted = not self.swapped
-        iterations, finishing = 1, 0
-        context = 0
+        iterations, finishing, context = 1, 0, 0
         if chunks:
             iterations, finishing = self._prompt_stride(chunks)
-        if decoding:
-            lane.new_blocks = need
-            self._reserved += need
-            context = decode.context_tokens()
-            if self._steady and (iterations > 1 or not chunks):
-                iterations = self._decode_stride(lane, iterations if chunks else None)
+        elif self._steady:
+            iterations = UNBOUNDED
         if swap_out:
             iterations = 1  # the room it made may let an older swapped sequence back in at the next boundary
+        if decoding:
+            context = decode.context_tokens()
+            if iterations > 1:
+                # A cached prefix that a candidate has been shown is not evicted within.
+                room = pool.free_blocks + pool.evictable_blocks - self._reserved - self._looked_evictable
+                iterations = decode.stride(iterations, room)
+            lane.new_blocks = need
+            self._reserved += need
         return StepPlan(
             index,
             decoding,
@@ -301,19 +306,6 @@ class Scheduler(Generic[S]):
         seq, tokens, past = chunks[0]
         return (seq.fill_tokens - past - 1) // tokens, 0
 
-    def _decode_stride(self, lane: _Lane[S], most: int | None) -> int:
-        """Return the iterations until the next completion, or until the KV blocks run out, `most` at most.
-
-        A cached prefix that a candidate has been shown is not evicted within.
-        """
-        iterations = lane.decode.steps_to_finish()
-        if most is not None and most < iterations:
-            iterations = most
-        if iterations == 1:
-            return 1
-        room = self.pool.available_blocks - self._reserved + lane.new_blocks - self._looked_evictable
-        return lane.decode.steps_within(room, iterations) or 1
-
     # -- memory --------------------------------------------------------------------------------------------------
 
     def _make_room(self, lane: _Lane[S]) -> tuple[int, int]:
@@ -389,12 +381,14 @@ class Scheduler(Generic[S]):
         if plan.decoding:
             decode = lane.decode
             self._reserved -= lane.new_blocks
-            blocks = decode.new_blocks(iterations)
-            if blocks:
-                self.pool.take(blocks)
+            blocks, pool = decode.new_blocks(iterations), self.pool
+            if blocks > pool.free_blocks:
+                pool.take(blocks)
+            else:
+                pool.free_blocks -= blocks
             finished = decode.advance(iterations)
             for seq in finished:
-                self._release(seq, self.pool.blocks_for(seq.kv_tokens))
+                self._release(seq, -(-seq.kv_tokens // pool.block_tokens))
         first = self._fill(lane, plan, iterations, finished) if plan.chunks else []
         self.outstanding_tokens -= plan.emits * iterations
         return first, finished

@@ -89,14 +89,23 @@ class DecodeGroup(Generic[S]):
         seq.emitted = seq.output_tokens - (seq.finish_step or 0) + self.step
         seq.finish_step = None
 
-    def steps_to_finish(self) -> int:
-        """Return the iterations until the next member finishes; there must be a member."""
+    def stride(self, most: int, blocks: int) -> int:
+        """Return how many of the next `most` iterations end before a member finishes in the next, or blocks run out.
+
+        The iteration with which a member finishes counts. There must be a member; one iteration is always granted.
+        """
         finishes, members = self._finishes, self.members
         while True:
             finish, seq_id = finishes[0]
             if seq_id in members and members[seq_id].finish_step == finish:
-                return finish - self.step
+                break
             heappop(finishes)
+        steps = finish - self.step
+        if most < steps:
+            steps = most
+        if len(members) * (steps // self._block_tokens + 1) <= blocks:
+            return steps
+        return self.steps_within(blocks, steps) or 1
 
     def next_blocks(self) -> int:
         """Return the KV blocks that the next iteration takes."""
@@ -117,9 +126,7 @@ class DecodeGroup(Generic[S]):
     def steps_within(self, blocks: int, most: int) -> int:
         """Return how many of the next `most` iterations can run on this many new blocks."""
         size, residues = self._block_tokens, self._residues
-        if len(self.members) * (most // size + 1) <= blocks:
-            return most
-        cycles = blocks // max(1, len(self.members))
+        cycles = min(blocks // max(1, len(self.members)), most // size)
         steps = cycles * size
         left = blocks - cycles * len(self.members)
         while steps < most:
@@ -135,11 +142,11 @@ class DecodeGroup(Generic[S]):
         No member may finish before the last iteration.
         """
         self.step = now = self.step + steps
-        finishes, members = self._finishes, self.members
+        finishes = self._finishes
         done: list[S] = []
         while finishes and finishes[0][0] <= now:
             finish, seq_id = heappop(finishes)
-            seq = members.get(seq_id)
+            seq = self.members.get(seq_id)
             if seq is not None and seq.finish_step == finish:
                 done.append(seq)
                 self.leave(seq)

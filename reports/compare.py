@@ -5,7 +5,6 @@ unit is what runs of different length and size have in common.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,8 +92,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
         [f"#{number}" for number in range(1, len(runs) + 1)],
     )
     for more in further:
-        often = Counter(names)
-        names = [f"{name} · {extra}" if often[name] > 1 else name for name, extra in zip(names, more, strict=True)]
+        told = {name: {extra for other, extra in zip(names, more, strict=True) if other == name} for name in names}
+        names = [f"{name} · {x}" if len(told[name]) > 1 else name for name, x in zip(names, more, strict=True)]
     return names
 
 

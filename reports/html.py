@@ -99,9 +99,11 @@ def _grid(series: Series) -> Figure | None:
 
 def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
     """Give what the page of several runs shows."""
-    among, rule = contenders(group)
+    competing, rule = contenders(group)
+    among = [entry for entry in competing if entry.choices]
+    drawn = [entry for entry in group if entry.choices and entry.served.output_tokens]
     choices, headline = common_choices(among), headline_choice(among)
-    everyones = headline_choice(group)
+    everyones = headline_choice(drawn)
     return {
         "title": f"{len(group)} runs compared",
         "subtitle": _shared(group),
@@ -111,10 +113,10 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
         "comparison": versus.comparison_table(group),
         "outcomes": versus.outcome_table(group),
         "links": [_link(entry, beside) for entry in group],
-        "tradeoff": _tradeoff(group, everyones),
+        "tradeoff": _tradeoff(drawn, everyones),
         "latency": _there(*latency.distributions(group)),
         "energy": _there(energy.per_token(group)),
-        "carbon": _there(carbon.per_unit(group, everyones)) if everyones else [],
+        "carbon": _there(carbon.per_unit(drawn, everyones)) if everyones else [],
         "cost": _there(comparison.costs(group)),
         "counting": _there(comparison.win_shares(among, choices, headline)) if headline else [],
         "ranking": versus.ranking_table(among, choices),

@@ -78,17 +78,13 @@ def _load(summary: Summary) -> list[Notice]:
 def _lost(summary: Summary) -> list[Notice]:
     requests, found = summary.requests, []
     if requests.rejected:
-        parts = [
-            f"{count(number_of)} {REASONS.get(reason, reason)}" for reason, number_of in summary.rejected_by.items()
-        ]
         share = percent(requests.rejected / requests.arrived, 2)
-        found.append(
-            Notice(
-                "warn",
-                f"{plural(requests.rejected, 'request')} rejected",
-                f"{share} of all: {', '.join(parts)}. They are counted here and in no latency.",
-            )
-        )
+        reasons = [REASONS.get(reason, reason) for reason in summary.rejected_by]
+        if len(reasons) > 1:
+            counts = summary.rejected_by.values()
+            reasons = [f"{count(many)} {reason}" for many, reason in zip(counts, reasons, strict=True)]
+        text = f"{share} of all: {', '.join(reasons)}. They are counted here and in no latency."
+        found.append(Notice("warn", f"{plural(requests.rejected, 'request')} rejected", text))
     if requests.unfinished:
         share = percent(requests.unfinished / requests.arrived, 2)
         text = f"{share} of all were still waiting or running when the run ended; no latency includes them."

@@ -176,13 +176,6 @@ class RunWriter:
         return self.path / name
 
     def settled(self, table: str) -> Run:
-        """Close one table and give what is written so far to read from; the others may go on."""
-        if table not in self._tables:
-            self._tables[table] = TableWriter(self.path / f"{table}.parquet", table)
-        self._tables[table].close()
-        return Run(self.path)
-
-    def settled(self, table: str) -> Run:
         """Close one table, so that it can be read while others are still to be written."""
         if table not in self._tables:
             self._tables[table] = TableWriter(self.path / f"{table}.parquet", table)

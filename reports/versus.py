@@ -174,13 +174,13 @@ def ranking_table(group: Sequence[Entry], choices: Sequence[Choice]) -> Table:
         ranks = ranking(group, choice)
         shares = wins(group, choice).shares
         cells = [
-            f"{rank}. {grams(float(np.median(e.carbon_draws(choice))))}\nlowest in {percent(share, 2)}"
+            f"{grams(float(np.median(e.carbon_draws(choice))))}\nrank {rank}, lowest in {percent(share, 2)}"
             for rank, e, share in zip(ranks, group, shares, strict=True)
         ]
         rows.append([" × ".join(choice), *cells])
         marked |= {(row, column) for column, rank in enumerate(ranks, 1) if rank != usual[column - 1]}
     note = (
-        "Rank and median carbon (CO₂e) per output token, and the share of draws in which the run is lowest. "
+        "Median carbon (CO₂e) per output token, rank, and the share of draws in which the run is lowest. "
         f"Marked: a rank that differs from that under {' × '.join(headline)}."
     )
     return Table(

@@ -23,14 +23,13 @@ from sim.links import Link
 from sim.memory import MemoryPlan
 from sim.pipeline import PipelineWorker
 from sim.recorder import QUANTITIES, StrideMeter, settle
-from sim.rows import RowOrder
+from sim.rows import Columns, RowOrder
 from sim.ticket import Ticket
 from sim.timeline import Bins
 from sim.worker import Worker
 from sim.workload import Workload
 
-Columns = Mapping[str, NDArray[np.generic] | list[str | None]]
-SETTLE_EVERY = 8192
+SETTLE_EVERY = 2048
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,15 +54,22 @@ class VirtualEnvironment(simpy.Environment):
             that nothing depends on it.
     """
 
+    _now: int  # type: ignore[assignment]
+
     def __init__(self, shuffle_ties: int | None = None) -> None:
         super().__init__(0)
         if shuffle_ties is not None:
             self._eid = _scrambled(shuffle_ties)  # type: ignore[assignment]
 
+    @property
+    def now(self) -> int:
+        """The current time in picoseconds."""
+        return self._now
+
     def step(self) -> None:
         """Handle the next event; what is left of one that was brought forward is skipped."""
         try:
-            self._now, _, _, event = heappop(self._queue)
+            self._now, _, _, event = heappop(self._queue)  # type: ignore[assignment]
         except IndexError:
             raise EmptySchedule from None
         callbacks = event.callbacks
@@ -78,7 +85,7 @@ class VirtualEnvironment(simpy.Environment):
         """Handle events until there are none left, or until one has happened. `step`, without a call for each."""
         queue = self._queue
         while queue and (until is None or until.callbacks is not None):
-            self._now, _, _, event = heappop(queue)
+            self._now, _, _, event = heappop(queue)  # type: ignore[assignment]
             callbacks = event.callbacks
             if callbacks is None:
                 continue

@@ -24,10 +24,10 @@ class LogHistogram:
         """Add positive values with non-negative weights."""
         keep = weights > 0
         values, weights = values[keep], weights[keep]
+        if not len(values):
+            return
         index = ((np.log(values) - self._log_low) / RELATIVE_WIDTH).astype(np.int64)
         np.clip(index, 0, len(self._weight) - 1, out=index)
-        if not len(index):
-            return
         low, high = int(index.min()), int(index.max()) + 1
         index -= low
         self._weight[low:high] += np.bincount(index, weights, minlength=high - low)

@@ -11,9 +11,9 @@ from modelspecs.spec import ModelSpec
 from sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
-"""Driver context, libraries and allocator slack on each GPU: 0.5-0.7 GB with PyTorch and CUDA (assumption of this project)."""
+"""Driver context, libraries and slack on each GPU: 0.5-0.7 GB with PyTorch and CUDA (assumption of this project)."""
 FRAGMENTATION_FRAC = 0.03
-"""Share of memory that no block fits into (assumption of this project; paged caches waste under 4 %, arXiv:2309.06180)."""
+"""Share of memory that no block fits into (assumed; paged caches waste under 4 %, arXiv:2309.06180)."""
 _GIGA = 1e9
 
 
@@ -70,7 +70,7 @@ def plan_memory(
 
 
 def _stage_weights(model: ModelSpec, precision: Precision, layers: int, first: bool, last: bool) -> float:
-    """Bytes of a stage's layers, with the embedding on the first and the head on the last (shared if tied and alone)."""
+    """Bytes of a stage's layers, with the embedding on the first and the head on the last (one table if tied)."""
     if first and last:
         return model.stored_bytes(precision)
     weights = layers * model.layer_bytes(precision)

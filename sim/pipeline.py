@@ -53,7 +53,7 @@ class PipelineWorker:
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it."""
         self.scheduler.add(ticket)
-        self.lanes[0].queue_jumps.append((self._env.now, 1))
+        self.lanes[0].queue_jumps.extend((self._env.now, 1))
         self._wake()
 
     def outstanding_tokens(self) -> int:
@@ -116,8 +116,8 @@ class PipelineWorker:
         # Plans overlap: each accounts for the memory since the one before it ended.
         used = plan.used_blocks * (now - max(begin, self._last_end_ps)) // (now - begin)
         self._last_end_ps = now
-        # The first iteration's duration stands for the time that stages work: energy follows from it, gaps from the ends.
-        lane.strides.append(
+        # The iteration's duration stands for the time that stages work: energy follows from it, gaps from the ends.
+        lane.strides.extend(
             (begin, busy // len(self._stages), now, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits)
             + (chunk_sums(plan) if plan.chunks else NO_CHUNKS)
             + (plan.running, used, plan.swap_out_blocks + plan.swap_in_blocks)

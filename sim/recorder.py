@@ -4,6 +4,7 @@ The hot loop appends one tuple per stride. Energy, stalls, inter-token gaps and 
 over whole arrays of strides: `settle` does that every so often, so that memory does not grow with the run.
 """
 
+from array import array
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -39,40 +40,68 @@ class Stride(NamedTuple):
     swapped_blocks: int
 
 
+WIDTH = len(Stride._fields)
 DECODING = Stride._fields.index("decoding")
 END = Stride._fields.index("end_ps")
-Span = tuple[Ticket, int, int, int, bool]
-"""A ticket's membership of a lane's decode group: (ticket, first stride, one past the last, `last_ps`, `carried`)."""
+
+
+class Spans(NamedTuple):
+    """Memberships of a lane's decode group, one per position.
+
+    Attributes:
+        tickets: whose.
+        joined, left: first stride, and one past the last.
+        last_ps: the ticket's last token before; carried: whether it decoded in the lane right before `joined`.
+    """
+
+    tickets: list[Ticket]
+    joined: Ints
+    left: Ints
+    last_ps: Ints
+    carried: Ints
+
+
+class Prefills(NamedTuple):
+    """Prompt pieces, one per position: whose, in which stride, and the share of the stride's prompt tokens."""
+
+    tickets: list[Ticket]
+    index: Ints
+    share: Floats
 
 
 class Lane:
-    """The strides of one decode group, in order.
+    """The strides of one decode group, in order, and who took part in them.
+
+    Numbers go into flat arrays of 64-bit integers: a tenth of the memory of tuples, and nothing to convert later.
 
     Attributes:
-        strides: those not yet settled (the fields of `Stride`); base: the index of the first of them.
-        spans: memberships that ended since the last settlement.
-        prefills: (ticket, stride index, share of the stride's prompt tokens).
-        lost_gaps: gaps between output tokens across a preemption, in picoseconds.
+        strides: those not yet settled, the fields of `Stride` one after another; base: the index of the first.
+        prefill_tickets, prefill_numbers: prompt pieces, (stride index, tokens, tokens of the stride) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
+        lost_gaps: gaps between output tokens across a preemption, in picoseconds.
         live: tickets that are members now.
         decoded: (index, end) of the last decode stride before `strides`; index -1: none yet.
     """
 
     def __init__(self, replica: int) -> None:
         self.replica = replica
-        self.strides: list[tuple[int, ...]] = []
+        self.strides = array("q")
         self.base = 0
-        self.spans: list[Span] = []
-        self.prefills: list[tuple[Ticket, int, float]] = []
+        self.prefill_tickets: list[Ticket] = []
+        self.prefill_numbers = array("q")
+        self.queue_jumps = array("q")
         self.lost_gaps: list[int] = []
-        self.queue_jumps: list[tuple[int, int]] = []
         self.live: dict[int, Ticket] = {}
         self.decoded = (-1, 0)
+        self._span_tickets: list[Ticket] = []
+        self._span_numbers = array("q")
 
     def leave(self, ticket: Ticket) -> None:
         """End a ticket's membership with the last stride noted."""
         del self.live[ticket.seq_id]
-        self.spans.append((ticket, ticket.joined, self.base + len(self.strides), ticket.last_ps, ticket.carried))
+        self._span_tickets.append(ticket)
+        count = self.base + len(self.strides) // WIDTH
+        self._span_numbers.extend((ticket.joined, count, ticket.last_ps, ticket.carried))
         ticket.carried = False
 
     def lose(self, ticket: Ticket) -> None:
@@ -84,30 +113,34 @@ class Lane:
 
     def join(self, ticket: Ticket) -> None:
         """Begin a membership with the next stride."""
-        ticket.joined = self.base + len(self.strides)
+        ticket.joined = self.base + len(self.strides) // WIDTH
         self.live[ticket.seq_id] = ticket
 
     def last_decode(self) -> tuple[int, int]:
         """Return (index, end) of the last stride that decoded."""
-        for back, stride in enumerate(reversed(self.strides)):
-            if stride[DECODING]:
-                return self.base + len(self.strides) - 1 - back, stride[END]
+        for at in range(len(self.strides) - WIDTH, -1, -WIDTH):
+            if self.strides[at + DECODING]:
+                return self.base + at // WIDTH, self.strides[at + END]
         return self.decoded
 
-    def take(self) -> tuple[Ints, list[Span], int]:
-        """Hand over what is to be settled: (strides by column, memberships, end of the last decode stride before them)."""
-        columns = np.array(self.strides, dtype=np.int64).reshape(len(self.strides), len(Stride._fields)).T
-        count = self.base + len(self.strides)
-        before = self.decoded[1]
-        self.decoded = self.last_decode()
-        index, end_ps = self.decoded
+    def take(self) -> tuple[Ints, Spans, Prefills, int]:
+        """Hand over what is to be settled: (strides by column, memberships, prompt pieces, last decode before)."""
+        columns = np.array(self.strides, dtype=np.int64).reshape(-1, WIDTH).T.copy()
+        count = self.base + columns.shape[1]
+        before_ps = self.decoded[1]
+        index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
             if index >= ticket.joined:  # else it has not decoded yet: all is still to come
-                self.spans.append((ticket, ticket.joined, count, ticket.last_ps, ticket.carried))
+                self._span_tickets.append(ticket)
+                self._span_numbers.extend((ticket.joined, count, ticket.last_ps, ticket.carried))
                 ticket.joined, ticket.carried, ticket.last_ps = count, True, end_ps
-        spans = self.spans
-        self.strides, self.spans, self.base = [], [], count
-        return columns, spans, before
+        spans = Spans(self._span_tickets, *np.array(self._span_numbers, dtype=np.int64).reshape(-1, 4).T)
+        stride, tokens, total = np.array(self.prefill_numbers, dtype=np.int64).reshape(-1, 3).T
+        prefills = Prefills(self.prefill_tickets, stride, tokens / np.maximum(total, 1))
+        self.strides, self.base = array("q"), count
+        self._span_tickets, self._span_numbers = [], array("q")
+        self.prefill_tickets, self.prefill_numbers = [], array("q")
+        return columns, spans, prefills, before_ps
 
 
 QUANTITIES = (
@@ -145,15 +178,11 @@ class StrideMeter(Protocol):
 def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> None:
     """Work out everything about a lane's strides since the last settlement."""
     base = lane.base
-    columns, spans, before_ps = lane.take()
-    jumps, lane.queue_jumps = lane.queue_jumps, []
-    if jumps:
-        at, by = np.array(jumps, dtype=np.int64).T
-        bins.step(lane.replica, at, by.astype(np.float64))
+    columns, spans, prefills, before_ps = lane.take()
+    jumps, lane.queue_jumps = np.array(lane.queue_jumps, dtype=np.int64).reshape(-1, 2).T, array("q")
+    bins.step(lane.replica, jumps[0], jumps[1].astype(np.float64))
     lost, lane.lost_gaps = lane.lost_gaps, []
-    if lost:
-        gaps.add(np.array(lost) * S_PER_PS, np.ones(len(lost)))
-    prefills, lane.prefills = lane.prefills, []
+    gaps.add(np.array(lost) * S_PER_PS, np.ones(len(lost)))
     if not columns.shape[1]:
         return
     energy = meter(columns)
@@ -165,30 +194,21 @@ def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> No
 
 
 def _share_energy(
-    columns: Ints,
-    active_j: Floats,
-    decode_share: Floats,
-    spans: list[Span],
-    prefills: list[tuple[Ticket, int, float]],
-    base: int,
+    columns: Ints, active_j: Floats, decode_share: Floats, spans: Spans, prefills: Prefills, base: int
 ) -> None:
     """Give each ticket its part: decoding shared equally among the members, prompts by their tokens."""
     decoding = columns[DECODING]
     each = np.divide(active_j * decode_share, decoding, out=np.zeros(len(decoding)), where=decoding > 0)
     total = np.concatenate(([0.0], np.cumsum(each)))
-    if spans:
-        tickets, joined, left, _, _ = zip(*spans, strict=True)
-        start = np.maximum(np.array(joined) - base, 0)  # before, it did not decode
-        for ticket, part in zip(tickets, (total[np.array(left) - base] - total[start]).tolist(), strict=True):
-            ticket.energy_j += part
-    if prefills:
-        tickets, index, share = zip(*prefills, strict=True)
-        parts = (active_j * (1.0 - decode_share))[np.array(index) - base] * share
-        for ticket, part in zip(tickets, parts.tolist(), strict=True):
-            ticket.energy_j += part
+    start = np.maximum(spans.joined - base, 0)  # before, it did not decode
+    for ticket, part in zip(spans.tickets, (total[spans.left - base] - total[start]).tolist(), strict=True):
+        ticket.energy_j += part
+    parts = (active_j * (1.0 - decode_share))[prefills.index - base] * prefills.share
+    for ticket, part in zip(prefills.tickets, parts.tolist(), strict=True):
+        ticket.energy_j += part
 
 
-def _note_gaps(columns: Ints, spans: list[Span], gaps: LogHistogram, base: int, before_ps: int) -> None:
+def _note_gaps(columns: Ints, spans: Spans, gaps: LogHistogram, base: int, before_ps: int) -> None:
     """Note the times between output tokens, and each ticket's longest."""
     decodes = np.flatnonzero(columns[DECODING] > 0)
     if not len(decodes):
@@ -198,25 +218,21 @@ def _note_gaps(columns: Ints, spans: list[Span], gaps: LogHistogram, base: int, 
     since = np.concatenate(([before_ps], end[:-1]))
     first_gap = first_end - since  # what a member feels that decoded in the stride before
     last_step = np.where(steps > 1, first + slope * (steps - 1), 0)
-    longest = np.maximum(first_gap, last_step)
-    weight = decoding.astype(np.float64)
-    if spans:
-        tickets, joined, left, last_ps, carried = zip(*spans, strict=True)
-        # Positions among the decode strides: the member's first one, and one past its last.
-        begin = np.searchsorted(decodes, np.array(joined) - base)
-        stop = np.searchsorted(decodes, np.array(left) - base)
-        some = begin < stop
-        at = np.where(some, begin, 0)
-        fresh = some & ~np.array(carried)
-        own_gap = np.where(fresh, first_end[at] - np.array(last_ps), first_gap[at])
-        own = np.where(some, np.maximum(own_gap, last_step[at]), 0)
-        own = np.maximum(own, _range_max(longest, begin + 1, stop))
-        for ticket, value in zip(tickets, own.tolist(), strict=True):
-            if value > ticket.stall_ps:
-                ticket.stall_ps = value
-        weight -= np.bincount(at[fresh], minlength=len(weight))
-        gaps.add(own_gap[fresh] * S_PER_PS, np.ones(int(fresh.sum())))
-    gaps.add(first_gap * S_PER_PS, weight)
+    # Positions among the decode strides: the member's first one, and one past its last.
+    begin = np.searchsorted(decodes, spans.joined - base)
+    stop = np.searchsorted(decodes, spans.left - base)
+    some = begin < stop
+    at = np.where(some, begin, 0)
+    fresh = some & (spans.carried == 0)
+    own_gap = np.where(fresh, first_end[at] - spans.last_ps, first_gap[at])
+    own = np.where(some, np.maximum(own_gap, last_step[at]), 0)
+    own = np.maximum(own, _range_max(np.maximum(first_gap, last_step), begin + 1, stop))
+    for ticket, value in zip(spans.tickets, own.tolist(), strict=True):
+        if value > ticket.stall_ps:
+            ticket.stall_ps = value
+    weight = decoding - np.bincount(at[fresh], minlength=len(decoding))
+    gaps.add(own_gap[fresh] * S_PER_PS, np.ones(int(fresh.sum())))
+    gaps.add(first_gap * S_PER_PS, weight.astype(np.float64))
     gaps.add_runs((first + slope) * S_PER_PS, slope * S_PER_PS, steps - 1, decoding.astype(np.float64))
 
 

@@ -1,6 +1,7 @@
 """Rows of requests.parquet: finished tickets turned into columns, in order of their ids."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from sim.clock import S_PER_PS
 from sim.ticket import Ticket
 
-Columns = Mapping[str, NDArray[np.generic] | list[str | None]]
+Columns = Mapping[str, NDArray[np.generic] | Sequence[object]]
 
 
 class RowOrder:
@@ -37,44 +38,60 @@ class RowOrder:
         self._held = held[ready:]
 
 
+FIELDS = (
+    "seq_id",
+    "arrival_ps",
+    "klass",
+    "session",
+    "prompt_tokens",
+    "output_tokens",
+    "replica",
+    "refused",
+    "cached_tokens",
+    "scheduled_ps",
+    "first_ps",
+    "finish_ps",
+    "stall_ps",
+    "preemptions",
+    "energy_j",
+    "in_stats",
+)
+_read = attrgetter(*FIELDS)
+
+
 def columns_of(tickets: list[Ticket]) -> Columns:
-    """Return the columns of requests.parquet for tickets; null is NaN in floats, -1 in `replica`, None in texts."""
-    arrival = _seconds([t.arrival_ps for t in tickets])
-    scheduled = _seconds([t.scheduled_ps for t in tickets])
-    first = _seconds([t.first_ps for t in tickets])
-    finish = _seconds([t.finish_ps for t in tickets])
-    output = np.array([t.output_tokens for t in tickets], dtype=np.int32)
-    stall = np.array([t.stall_ps for t in tickets], dtype=np.float64) * S_PER_PS
+    """Return the columns of requests.parquet for tickets; null is NaN in floats, None elsewhere."""
+    read = dict(zip(FIELDS, zip(*map(_read, tickets), strict=True), strict=True))
+    arrival, scheduled, first, finish = (
+        np.array(read[name], dtype=np.float64) * S_PER_PS  # None becomes NaN
+        for name in ("arrival_ps", "scheduled_ps", "first_ps", "finish_ps")
+    )
+    output = np.array(read["output_tokens"], dtype=np.int32)
     finished = ~np.isnan(finish)
     many = finished & (output > 1)
     tpot = np.full(len(tickets), np.nan)
     np.divide(finish - first, output - 1.0, out=tpot, where=many)
-    status = ["rejected" if t.refused else "finished" if t.finish_ps is not None else "unfinished" for t in tickets]
-    energy = np.array([np.nan if t.refused else t.energy_j for t in tickets])
+    refused = np.array([reason is not None for reason in read["refused"]], dtype=bool)
+    status = np.where(refused, "rejected", np.where(finished, "finished", "unfinished")).tolist()
     return {
-        "request_id": np.array([t.seq_id for t in tickets], dtype=np.int64),
+        "request_id": np.array(read["seq_id"], dtype=np.int64),
         "arrival_s": arrival,
-        "class": [t.klass for t in tickets],
-        "session": [None if t.session is None else str(t.session) for t in tickets],
-        "prompt_tokens": np.array([t.prompt_tokens for t in tickets], dtype=np.int32),
+        "class": read["klass"],
+        "session": read["session"],
+        "prompt_tokens": np.array(read["prompt_tokens"], dtype=np.int32),
         "output_tokens": output,
-        "replica": [t.replica for t in tickets],  # type: ignore[dict-item]
+        "replica": read["replica"],
         "status": status,
-        "reject_reason": [t.refused for t in tickets],
-        "cached_tokens": np.array([t.cached_tokens for t in tickets], dtype=np.int32),
+        "reject_reason": read["refused"],
+        "cached_tokens": np.array(read["cached_tokens"], dtype=np.int32),
         "scheduled_s": scheduled,
         "first_token_s": first,
         "finish_s": finish,
         "ttft_s": first - arrival,
         "tpot_s": tpot,
         "e2e_s": finish - arrival,
-        "longest_stall_s": np.where(many, stall, np.nan),
-        "preemptions": np.array([t.preemptions for t in tickets], dtype=np.int32),
-        "energy_j": energy,
-        "in_stats": np.array([t.in_stats for t in tickets], dtype=bool),
+        "longest_stall_s": np.where(many, np.array(read["stall_ps"], dtype=np.float64) * S_PER_PS, np.nan),
+        "preemptions": np.array(read["preemptions"], dtype=np.int32),
+        "energy_j": np.where(refused, np.nan, np.array(read["energy_j"])),
+        "in_stats": np.array(read["in_stats"], dtype=bool),
     }
-
-
-def _seconds(times_ps: list[int | None]) -> NDArray[np.float64]:
-    """Picoseconds to seconds, None to NaN."""
-    return np.array([np.nan if time is None else time for time in times_ps], dtype=np.float64) * S_PER_PS

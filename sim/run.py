@@ -96,7 +96,7 @@ def _close(config: RunConfig, memory: MemoryPlan, meter: Meter, result: BodyResu
         result.timeline,
         config.deployment,
         config.site,
-        _counts(writer.settled("requests"), config),
+        _counts(writer.settled("requests")),
         books_options(config),
     )
     writer.write("timeline", books.columns)
@@ -114,7 +114,7 @@ def _close(config: RunConfig, memory: MemoryPlan, meter: Meter, result: BodyResu
     writer.write_summary(assemble_summary(run, blocks, summarise(run)))
 
 
-def _counts(run: Run, config: RunConfig) -> Counts:
+def _counts(run: Run) -> Counts:
     done = served(run, run.manifest.slo())
     return Counts(done.requests, done.output_tokens, done.slo_met_tokens)
 

@@ -11,15 +11,14 @@ from policies.plans import Idle, StepOutcome, StepPlan
 from policies.scheduler import Scheduler
 from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import Lane
+from sim.recorder import WIDTH, Lane
 from sim.ticket import Ticket
-
 
 OUTCOMES = [StepOutcome(iterations) for iterations in range(1024)]
 
 
 def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
-    """Return how many of the iterations first + slope * k have ended after a time: the largest n <= most with T(n) <= elapsed.
+    """Return how many of the iterations first + slope * k have ended: the largest n <= most with T(n) <= elapsed.
 
     T(n) = n first + slope n (n-1) / 2, inverted in integers.
     """
@@ -85,7 +84,7 @@ class Worker:
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it, at once if idle, else at the next iteration boundary."""
         self.scheduler.add(ticket)
-        self.lanes[0].queue_jumps.append((self._env._now, 1))
+        self.lanes[0].queue_jumps.extend((self._env._now, 1))
         rest = self._rest
         if rest is not None:
             self._rest = None
@@ -137,35 +136,38 @@ class Worker:
                 self._rest = rest = resting(env)
                 yield rest
                 continue
+            _, decoding, context, chunks, emits, repeat, may_cut, running, used_blocks, swap_out, swap_in = plan
             begin = env._now
             if scheduler.preempted or scheduler.admitted or scheduler.resumed:
                 note_admissions(scheduler, lane, begin)
-            if plan.swap_out_blocks or plan.swap_in_blocks:
-                yield from self._move(plan)
-            iterations = 1 if self._single_step else plan.repeat + 1
-            first, slope, steps = times.step(plan.decoding, plan.context_tokens, plan.chunks, plan.emits, iterations)
-            self._start_ps = start = env._now
+            if swap_out or swap_in:
+                yield from self._move(swap_out, swap_in)
+            iterations = 1 if self._single_step else repeat + 1
+            first, slope, steps = times.step(decoding, context, chunks, emits, iterations)
+            self._start_ps = env._now
             self._first_ps, self._slope_ps, self._steps = first, slope, steps
-            chunk_columns = chunk_sums(plan) if plan.chunks else NO_CHUNKS
-            self._gain = plan.emits + chunk_columns[0]
+            chunk_columns = chunk_sums(plan) if chunks else NO_CHUNKS
+            self._gain = emits + chunk_columns[0]
             self._stride = alarm = Alarm(env, self._step_rank, steps * first + slope * (steps * (steps - 1) // 2))
-            if steps > 1 and plan.open_to_arrivals:
+            if steps > 1 and may_cut:
                 self._alarm = alarm
             yield alarm
             self._alarm = None
             steps = self._steps
             self._steps = 0
             if self._log is not None:
-                self._log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
+                self._log.write(self.number, self._start_ps * S_PER_PS, plan, steps, scheduler)
             outcome = OUTCOMES[steps] if steps < len(OUTCOMES) else StepOutcome(steps)
             first_tokens, finished = scheduler.apply(plan, outcome)
             now = env._now
-            lane.strides.append(
-                (begin, now - begin, now, steps, first, slope, plan.decoding, plan.context_tokens, plan.emits)
-                + chunk_columns
-                + (plan.running, plan.used_blocks, plan.swap_out_blocks + plan.swap_in_blocks)
+            lane.strides.extend(
+                (
+                    *(begin, now - begin, now, steps, first, slope, decoding, context, emits),
+                    *chunk_columns,
+                    *(running, used_blocks, swap_out + swap_in),
+                )
             )
-            if plan.chunks:
+            if chunks:
                 note_prefills(lane, plan, first_tokens, now)
             for ticket in finished:
                 ticket.finish_ps = now
@@ -176,10 +178,10 @@ class Worker:
             if env._queue and env._queue[0][0] == now:
                 yield Alarm(env, self._plan_rank, 0)
 
-    def _move(self, plan: StepPlan[Ticket]) -> Generator[simpy.Event, None, None]:
+    def _move(self, swap_out: int, swap_in: int) -> Generator[simpy.Event, None, None]:
         """Swap KV blocks out, then in, over the link to host memory."""
         assert self._swap is not None
-        for blocks in (plan.swap_out_blocks, plan.swap_in_blocks):
+        for blocks in (swap_out, swap_in):
             if blocks:
                 yield self._swap.transfer(blocks * self._block_bytes)
 
@@ -202,14 +204,14 @@ def note_admissions(scheduler: Scheduler[Ticket], lane: Lane, now_ps: int) -> No
     """Write down who lost its memory, who got it back, and who was admitted by the last plan."""
     jumps = lane.queue_jumps
     for ticket in scheduler.preempted:
-        jumps.append((now_ps, 1))
+        jumps.extend((now_ps, 1))
         if ticket.seq_id in lane.live:
             lane.lose(ticket)
     for ticket in scheduler.resumed:
-        jumps.append((now_ps, -1))
+        jumps.extend((now_ps, -1))
         lane.join(ticket)
     for ticket in scheduler.admitted:
-        jumps.append((now_ps, -1))
+        jumps.extend((now_ps, -1))
         if ticket.scheduled_ps is None:
             ticket.scheduled_ps = now_ps
             ticket.cached_tokens = ticket.kv_tokens
@@ -221,10 +223,11 @@ def note_prefills(lane: Lane, plan: StepPlan[Ticket], first_tokens: list[Ticket]
     Called when the stride has been noted.
     """
     chunks = plan.chunks
-    index = lane.base + len(lane.strides) - 1
+    index = lane.base + len(lane.strides) // WIDTH - 1
     total = chunks[0].tokens if len(chunks) == 1 else sum([chunk.tokens for chunk in chunks])
     for ticket, tokens, _ in chunks:
-        lane.prefills.append((ticket, index, tokens / total))
+        lane.prefill_tickets.append(ticket)
+        lane.prefill_numbers.extend((index, tokens, total))
     for ticket in first_tokens:
         if ticket.first_ps is None:
             ticket.first_ps = now_ps

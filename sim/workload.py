@@ -46,7 +46,9 @@ def tickets(batch: Batch, first_id: int) -> Iterator[Ticket]:
     count = len(arrivals)
     prefixes = batch.prefixes if batch.prefixes is not None else [()] * count
     classes = batch.klass if batch.klass is not None else [None] * count
-    sessions = batch.session if batch.session is not None else [None] * count
+    sessions = (
+        [None if name is None else str(name) for name in batch.session] if batch.session is not None else [None] * count
+    )
     ids = range(first_id, first_id + count)
     return map(Ticket, ids, prompts, outputs, prefixes, arrivals, classes, sessions)
 

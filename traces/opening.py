@@ -38,6 +38,8 @@ def open_trace(
         TraceError: in one sentence, where the address, an option or any row of the file is wrong.
     """
     text = os.fspath(address)
+    if not text:
+        raise TraceError("the trace's address is empty; give a file or synth:chat?rate=0.5&n=2000")
     if text.startswith(SYNTH):
         from traces.synth import synth_trace  # brings scipy.special
 

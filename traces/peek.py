@@ -179,7 +179,7 @@ def _peek_csv(path: str, head: bytes) -> Peek:
             "the file is neither Parquet nor UTF-8 text (JSON Lines, CSV); convert it first", path=path
         ) from error
     lines = re.split(r"\r\n|\n|\r", text)
-    number = next(i for i, line in enumerate(lines) if line.strip())
+    number = next((i for i, line in enumerate(lines) if line.strip()), 0)
     header = lines[number]
     if "\x00" in header or not header.isprintable():
         raise TraceError("the file is neither Parquet nor text (JSON Lines, CSV); convert it first", path=path)

@@ -108,7 +108,7 @@ def _csv_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[Chunk]:
 
     row = 1
     # A stray quote makes the parser swallow line ends. Where there are quotes at all, every cell is looked at.
-    quoted = _holds_quotes(peek.path)
+    quoted = _holds_quotes(peek)
     wanted = list(peek.columns if quoted else columns)
     try:
         reader = pa_csv.open_csv(
@@ -138,8 +138,10 @@ def _csv_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[Chunk]:
         _blame_csv(peek, ragged, row, error)
 
 
-def _holds_quotes(path: str) -> bool:
-    with Path(path).open("rb") as stream:
+def _holds_quotes(peek: Peek) -> bool:
+    with Path(peek.path).open("rb") as stream:
+        for _ in range(peek.header_lines):
+            stream.readline()
         while block := stream.read(_BUFFER_BYTES):
             if b'"' in block:
                 return True
@@ -153,8 +155,8 @@ def _check_lines(chunk: Chunk) -> None:
 
 
 def _blame_csv(peek: Peek, ragged: list[pa_csv.InvalidRow], row: int, error: Exception) -> NoReturn:
-    if "Empty CSV file" in str(error):
-        raise TraceError("the file has a header but no row; a trace needs one", path=peek.path) from error
+    if "Empty CSV file" in str(error) or "file is too short" in str(error):
+        raise TraceError("the file holds no request, only a header; a trace needs at least one", path=peek.path) from error
     if ragged:
         bad = ragged[0]
         number = None if bad.number is None else bad.number - peek.header_lines

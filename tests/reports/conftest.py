@@ -4,15 +4,17 @@ No physics is claimed here: requests pass through a few slots per replica, and j
 """
 
 import heapq
+import sys
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from reports.columns import COMPONENTS
+from reports.columns import COMPONENTS, TIMELINE
 from reports.rundir import Run, RunWriter, load_run
 from reports.summary import assemble_summary, summarise
 
@@ -276,23 +278,63 @@ def manifest_of(toy: Toy) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_run(path: Path, toy: Toy = M40) -> Run:
-    """Write a whole synthetic run directory."""
-    requests = requests_of(toy)
-    timeline = timeline_of(toy, requests)
-    draws = draws_of(toy, timeline)
-    rng = np.random.default_rng(toy.seed)
-    bins = 1.001 ** np.round(np.log(toy.step_s * rng.gamma(30, 1 / 30, 4000)) / np.log(1.001))
+def write_run(path: Path, toy: Toy = M40, **changes: Any) -> Run:
+    """Write a whole synthetic run directory; ``changes`` replace tables or blocks (draws=None writes no draws)."""
+    requests = changes["requests"] if "requests" in changes else requests_of(toy)
+    timeline = changes["timeline"] if "timeline" in changes else timeline_of(toy, requests)
+    draws = changes["draws"] if "draws" in changes else draws_of(toy, timeline)
     with RunWriter(path) as writer:
-        writer.write_manifest(manifest_of(toy))
+        writer.write_manifest(manifest_of(toy) | changes.get("manifest", {}))
         writer.write("requests", requests)
         writer.write("timeline", timeline)
-        centres, weights = np.unique(bins, return_counts=True)
-        writer.write("itl", {"itl_s": centres, "tokens": weights * 20.5})
-        writer.write("draws", draws)
+        writer.write("itl", changes.get("itl", itl_of(toy)))
+        if draws is not None:
+            writer.write("draws", draws)
         run = writer.run()
-        writer.write_summary(assemble_summary(run, blocks_of(toy, run, timeline, draws)))
+        blocks = changes.get("blocks")
+        blocks = blocks_of(toy, run, timeline, draws) if blocks is None else blocks
+        writer.write_summary(assemble_summary(run, blocks))
     return load_run(path)
+
+
+def itl_of(toy: Toy) -> dict[str, Any]:
+    """Give the columns of itl.parquet."""
+    rng = np.random.default_rng(toy.seed)
+    bins = 1.001 ** np.round(np.log(toy.step_s * rng.gamma(30, 1 / 30, 4000)) / np.log(1.001))
+    centres, weights = np.unique(bins, return_counts=True)
+    return {"itl_s": centres, "tokens": weights * 20.5}
+
+
+def nothing_finished() -> dict[str, Any]:
+    """Give changes that make a run in which all requests were turned away."""
+    toy = Toy(requests=5)
+    requests = requests_of(toy)
+    n = toy.requests
+    unknown = np.full(n, np.nan)
+    columns = (
+        "replica",
+        "scheduled_s",
+        "first_token_s",
+        "finish_s",
+        "ttft_s",
+        "tpot_s",
+        "e2e_s",
+        "longest_stall_s",
+        "energy_j",
+    )
+    requests |= dict.fromkeys(columns, unknown)
+    requests |= {"status": ["rejected"] * n, "reject_reason": ["never_fits"] * n}
+    ledgerless = {name: [0.0] for name in TIMELINE.names} | {"replica": [0], "interval_s": [10.0], "idle_s": [10.0]}
+    return {
+        "requests": requests, "timeline": ledgerless, "itl": {"itl_s": [], "tokens": []}, "draws": None,
+        "blocks": {"model": "llama-2-7b", "hardware": "m40"},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """This module, for tests that make runs of their own."""
+    return sys.modules[__name__]
 
 
 @pytest.fixture(scope="session")
@@ -314,3 +356,8 @@ def fleet(runs_dir: Path, m40: Run) -> list[Run]:
 @pytest.fixture(scope="session")
 def overloaded(runs_dir: Path) -> Run:
     return write_run(runs_dir / "overloaded", OVERLOADED)
+
+
+@pytest.fixture(scope="session")
+def empty(runs_dir: Path) -> Run:
+    return write_run(runs_dir / "empty", Toy(requests=5), **nothing_finished())

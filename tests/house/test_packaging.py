@@ -1,0 +1,112 @@
+"""What is built is what was written: no file missing, none too many, and it runs away from the sources."""
+
+import email
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"cli", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"}
+
+
+def run(*command: str | Path, **options) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def written() -> set[str]:
+    """Every file of the packages, as a clone would have it."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, and the wheel built from it rather than from the tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel unpacked by pip, its dependencies taken from this environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "pip", "-qq", "install", "--no-deps", "--no-index", "--target", folder, wheel)
+    return folder
+
+
+def test_the_wheel_has_exactly_these_top_level_names(wheel: Path):
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    (info,) = (name for name in names if name.endswith(".dist-info"))
+    assert names == PACKAGES | {info}
+    assert info.startswith("afterwatt-")
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path):
+    """Profiles, templates and the sample are files too: forgetting one shows only where it is installed."""
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == written()
+
+
+def test_every_package_says_that_it_is_typed(wheel: Path):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"{package}/py.typed" for package in PACKAGES} <= names
+
+
+def test_the_source_distribution_holds_the_packages_and_what_builds_them(built: Path):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    assert names - {"PKG-INFO", ".gitignore"} == written() | {"README.md", "pyproject.toml"}
+
+
+def test_no_registry_would_take_it(wheel: Path):
+    """An application for its own environment: its import names are too common to share one."""
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(archive.read(name))
+    assert "Private :: Do Not Upload" in metadata.get_all("Classifier", [])
+    assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_the_installed_copy_finds_its_own_data(installed: Path, tmp_path: Path):
+    program = """
+import cli, hwprofiles, modelspecs, policies, reports, sim, traces
+for package in (cli, hwprofiles, modelspecs, policies, reports, sim, traces):
+    print(package.__file__)
+from hwprofiles.catalogue import load_device, load_site
+from hwprofiles.stacks import load_stack
+from modelspecs import load_model
+from traces.sample import sample_path
+load_stack(load_device("m40")), load_site("world"), load_model("llama-2-7b")
+assert sample_path().is_file()
+print(sample_path())
+"""
+    # The editable install of the sources stays on the path behind it; PYTHONPATH comes first.
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    lines = run(sys.executable, "-c", program, cwd=tmp_path, env=environment).splitlines()
+    assert len(lines) == len(PACKAGES) + 1
+    assert all(line.startswith(str(installed)) for line in lines), lines
+
+
+@pytest.mark.parametrize("script", ["simulate", "afterwatt"])
+def test_the_installed_commands_answer_from_anywhere(script: str, installed: Path, tmp_path: Path):
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    assert "usage" in run(installed / "bin" / script, "--help", cwd=tmp_path, env=environment).lower()
