@@ -131,7 +131,8 @@ class TimeModel:
 
         Returns:
             (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where
-            attention of a long prompt turns from             memory-bound to compute-bound or back, the law ends before and the caller asks again.
+            attention of a long prompt turns from memory-bound to compute-bound or back, the law ends before and the
+            caller asks again.
         """
         tokens = decoding
         first = self._context_ps * context_tokens

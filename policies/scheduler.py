@@ -12,8 +12,8 @@ from typing import Generic, Literal
 
 from policies.errors import PolicyError
 from policies.kv import KvPool
-from policies.plans import Applied, Idle, PrefillChunk, S, Shown, StepOutcome, StepPlan
-from policies.sequence import DecodeGroup
+from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan
+from policies.sequence import DecodeGroup, S
 from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling
 
 IDLE = Idle()

@@ -4,6 +4,7 @@ Nothing is fetched when it is opened (a content policy in the page forbids it): 
 once each. The same runs give the same bytes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -56,7 +57,8 @@ def write_report(runs: Sequence[Run], path: str | Path) -> Path:
         partial.write_text(page, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ReportError(f"cannot write {path} ({error.strerror}); choose another place for the report") from None
     return path
 
@@ -71,7 +73,8 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "title": f"{summary.hardware} · {summary.model}",
         "subtitle": _subtitle(entry),
         "lead": view.sentence(entry),
-        "notices": notices(summary, manifest),
+        "notices": [notice for notice in notices(summary, manifest) if notice.level != "info"],
+        "footnotes": manifest.warnings,
         "cards": view.cards(entry),
         "latency": _there(*latency.distributions([entry])),
         "activity": _there(*moving),
@@ -105,7 +108,7 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
     choices, headline = common_choices(among), headline_choice(among)
     everyones = headline_choice(drawn)
     return {
-        "title": f"{len(group)} runs compared",
+        "title": _title(group),
         "subtitle": _shared(group),
         "lead": "",
         "alarms": _alarms(group),
@@ -135,7 +138,8 @@ def _alarms(group: Sequence[Entry]) -> list[tuple[str, list[Notice]]]:
     """Collect what must be known of each run, said once for runs of which the same is true."""
     said: dict[tuple[Notice, ...], list[str]] = {}
     for entry in group:
-        said.setdefault(tuple(notices(entry.summary, entry.run.manifest)), []).append(entry.label)
+        grave = [notice for notice in notices(entry.summary, entry.run.manifest) if notice.level != "info"]
+        said.setdefault(tuple(grave), []).append(entry.label)
     return [
         ("All runs" if len(names) == len(group) else listing(names), list(found))
         for found, names in said.items()
@@ -178,6 +182,11 @@ def _subtitle(entry: Entry) -> list[str]:
         f"seed {entry.run.manifest.seed}" if entry.run.manifest.seed is not None else None,
     ]
     return [part for part in parts if part]
+
+
+def _title(group: Sequence[Entry]) -> str:
+    names = listing([entry.label for entry in group])
+    return f"{names} compared" if len(names) <= 48 else f"{len(group)} runs compared"
 
 
 def _shared(group: Sequence[Entry]) -> list[str]:

@@ -29,7 +29,7 @@ NOT_MODELLED = (
 
 
 class Notice(NamedTuple):
-    """One thing to know: ``level`` is ``alarm`` (do not read on without it), ``warn`` or ``info``."""
+    """One thing to know: ``level`` is ``alarm`` (do not read on without it), ``warn`` or ``info`` (a footnote)."""
 
     level: str
     title: str
@@ -47,8 +47,7 @@ def notices(summary: Summary, manifest: Manifest) -> list[Notice]:
         found.append(
             Notice("warn", "Energy is unknown", "Energy, carbon and cost of this run are not known; they are not 0.")
         )
-    found += [Notice("warn", "Note", text) for text in manifest.warnings]
-    return found
+    return found + [Notice("info", "Note", text) for text in manifest.warnings]
 
 
 def _load(summary: Summary) -> list[Notice]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+GAP = 3
 COST_COLUMN = "cost per million tokens"
 LEVEL_STYLES = {"alarm": "bold red", "warn": "yellow", "info": "dim"}
 
@@ -208,7 +209,7 @@ def _table(group: Sequence[Entry], width: int) -> "Table":
     from rich.table import Table
 
     cells = _grid(group, width)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 2), header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, GAP - 1), header_style="bold")
     for place, name in enumerate(cells[0]):
         table.add_column(name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
     for line in cells[1:]:
@@ -225,7 +226,7 @@ def _grid(group: Sequence[Entry], width: int) -> list[list[str]]:
 
 
 def _width(cells: Sequence[Sequence[str]]) -> int:
-    return sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True)) - 2
+    return sum(max(map(len, column)) + GAP for column in zip(*cells, strict=True)) - GAP
 
 
 def _as_columns(group: Sequence[Entry], rows: Sequence[Row]) -> list[list[str]]:

@@ -151,7 +151,11 @@ class Body:
         views = self._views
         if router.looks:
             views = [
-                ReplicaView(worker.number, worker.outstanding_tokens(), worker.scheduler.prefix_tokens(ticket))
+                ReplicaView(
+                    worker.number,
+                    worker.outstanding_tokens(),
+                    worker.scheduler.prefix_tokens(ticket) if ticket.prefix else 0,
+                )
                 for worker in self.workers
             ]
         return router.route(RequestView(ticket.seq_id, ticket.prompt_tokens, ticket.output_tokens), views)

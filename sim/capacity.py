@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hwprofiles.roofline import TimeModel
 from sim.body import Body
 from sim.config import RunConfig
 from sim.memory import MemoryPlan
@@ -15,7 +17,7 @@ from sim.workload import Saturation, Workload
 TARGET_FRAC = 0.85
 """Share of capacity up to which devices are counted as enough: beyond it queues grow out of ordinary fluctuations."""
 MIN_SAMPLE, MAX_SAMPLE = 256, 4096
-TURNOVERS = 4
+TURNOVERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +38,20 @@ class Load:
 def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload, meter: StrideMeter) -> float | None:
     """Return requests per second that one replica finishes while its queue never runs empty.
 
-    A sample of the workload's own requests, all there at once, large enough to turn the batch over several times; the
-    first fifth of it and the tail after the queue has run empty are left out. None if nothing of it can be served.
+    A sample of the workload's own requests, all there at once, large enough to turn the batch over several times. What
+    the window between the first fifth of it and the last admission finishes is counted in work, by a weight per prompt
+    and per output token, and divided by the mean work of a larger sample: a few long requests more or less in the window
+    do not matter then. None if nothing of it can be served.
     """
     mix = workload.sample(MAX_SAMPLE, config.seed)
-    mean_tokens = max(1.0, float(np.mean([ticket.prompt_tokens + ticket.output_tokens for ticket in mix])))
-    together = min(config.policies.max_seqs, memory.kv_blocks * config.policies.block_tokens / mean_tokens)
+    served = [ticket for ticket in mix if ticket.prompt_tokens + ticket.output_tokens <= config.model.max_context]
+    if not served:
+        return None
+    together = tokens_in_memory(config, memory) / float(np.mean([t.prompt_tokens + t.output_tokens for t in served]))
+    together = min(config.policies.max_seqs, max(1.0, together))
     size = int(np.clip(TURNOVERS * together, MIN_SAMPLE, MAX_SAMPLE))
-    if len(mix) < size and workload.prefix_unit_tokens is None:
-        mix = [mix[i % len(mix)] for i in range(size)]
-    saturation = Saturation(mix[:size], workload.prefix_unit_tokens)
+    sample = [served[i % len(served)] for i in range(size)] if workload.prefix_unit_tokens is None else served[:size]
+    saturation = Saturation(sample, workload.prefix_unit_tokens)
     single = replace(
         config.deployment,
         count=config.deployment.gpus_per_replica,
@@ -54,20 +60,40 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload, 
     )
     probe = replace(config, deployment=single, workload=saturation, horizon_s=None, warmup_s=0.0, decisions=False)
     Body(probe, memory, saturation, meter, lambda _: None).run()
-    return throughput([t for t in saturation.submitted if t.finish_ps is not None])
+    weights = token_weights(config, int(together))
+    return throughput([t for t in saturation.submitted if t.finish_ps is not None], served, weights)
 
 
-def throughput(done: list[Ticket]) -> float | None:
-    """Return requests per second between the finish of the first fifth and the last admission (or the last finish)."""
+def tokens_in_memory(config: RunConfig, memory: MemoryPlan) -> float:
+    """Return how many tokens' KV fits."""
+    return float(memory.kv_blocks * config.policies.block_tokens)
+
+
+def token_weights(config: RunConfig, together: int) -> tuple[float, float]:
+    """Return what a prompt token and an output token cost in a full iteration, relative to each other."""
+    times = TimeModel(config.deployment, config.model, config.precision, config.stack)
+    budget = config.policies.token_budget
+    prompt_ps = times.step(0, 0, ((None, budget, 0),), 1, 1)[0] / budget
+    output_ps = times.step(together, together * 512, (), together, 1)[0] / together
+    return prompt_ps, output_ps
+
+
+def throughput(done: list[Ticket], mix: list[Ticket], weights: tuple[float, float]) -> float | None:
+    """Return requests of the mix per second of work done between the first fifth's finish and the last admission."""
     if not done:
         return None
-    finishes = np.sort(np.array([ticket.finish_ps for ticket in done], dtype=np.float64)) * 1e-12
-    last_admission = max(ticket.scheduled_ps or 0 for ticket in done) * 1e-12
-    first = len(finishes) // 5
-    last = int(np.searchsorted(finishes, last_admission, side="right")) - 1
-    if last - first < len(finishes) // 5:  # hardly any queue: the whole sample fits at once
-        return len(finishes) / float(finishes[-1])
-    return (last - first) / float(finishes[last] - finishes[first])
+
+    def work_of(tickets: list[Ticket]) -> NDArray[np.float64]:
+        return np.array([[t.prompt_tokens, t.output_tokens] for t in tickets], dtype=np.float64) @ np.array(weights)
+
+    done = sorted(done, key=lambda ticket: (ticket.finish_ps or 0, ticket.seq_id))
+    finishes = np.array([ticket.finish_ps for ticket in done], dtype=np.float64) * 1e-12
+    first = len(done) // 5
+    last = int(np.searchsorted(finishes, max(t.scheduled_ps or 0 for t in done) * 1e-12, side="right")) - 1
+    if last - first < len(done) // 5:  # hardly any queue: the whole sample fits at once
+        return len(done) / float(finishes[-1])
+    rate = work_of(done[first + 1 : last + 1]).sum() / (finishes[last] - finishes[first])
+    return float(rate / work_of(mix).mean())
 
 
 def load_of(

@@ -43,7 +43,7 @@ class Alarm(simpy.Event):
         self._value = None
         self._ok = True
         # As Environment.schedule does; one call less in the innermost loop.
-        heappush(env._queue, (env._now + delay_ps, rank, next(env._eid), self))  # type: ignore[arg-type]
+        heappush(env._queue, (env._now + delay_ps, rank, next(env._eid), self))  # type: ignore[misc]
 
 
 class VirtualEnvironment(simpy.Environment):
@@ -54,7 +54,7 @@ class VirtualEnvironment(simpy.Environment):
             that nothing depends on it.
     """
 
-    _now: int  # type: ignore[assignment]
+    _now: int
 
     def __init__(self, shuffle_ties: int | None = None) -> None:
         super().__init__(0)

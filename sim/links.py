@@ -10,7 +10,7 @@ from sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
 
 
 class Link:
-    """A FIFO server that moves bytes: latency, then bytes over rate. Lower urgencies go first: a demand, then a prefetch.
+    """A FIFO server that moves bytes: latency, then bytes over rate. Low urgency numbers go first.
 
     Attributes:
         moved_bytes: so far.

@@ -105,8 +105,8 @@ def _facts(config: RunConfig) -> Iterator[dict[str, Any]]:
             yield _fact(f"{config.stack.name}/{config.stack.pool}: {item.name}", value, unit_of(item.name))
     for stored, rate in config.stack.dequant_elements_per_s.items():
         yield _fact(f"{config.stack.name}/{config.stack.pool}: dequant_elements_per_s.{stored}", rate, "weights/s")
-    for row in describe_spec(config.model):
-        yield {"field": f"{config.model.name}: {row.label}", "value": row.value, "source": row.source or None}
+    for shape in describe_spec(config.model):
+        yield {"field": f"{config.model.name}: {shape.label}", "value": shape.value, "source": shape.source or None}
 
 
 def _fact(name: str, fact: Fact, unit: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class PipelineWorker:
             busy += work
         return ready, busy
 
-    def _finish(self, plan: StepPlan, begin: int, busy: int) -> None:
+    def _finish(self, plan: StepPlan[Ticket], begin: int, busy: int) -> None:
         scheduler, lane, now = self.scheduler, self.lanes[plan.group], self._env.now
         first_tokens, finished = scheduler.apply(plan, StepOutcome(1))
         # Plans overlap: each accounts for the memory since the one before it ended.

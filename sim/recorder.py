@@ -65,7 +65,7 @@ class Prefills(NamedTuple):
     """Prompt pieces, one per position: whose, in which stride, and the share of the stride's prompt tokens."""
 
     tickets: list[Ticket]
-    index: Ints
+    stride: Ints
     share: Floats
 
 
@@ -203,7 +203,7 @@ def _share_energy(
     start = np.maximum(spans.joined - base, 0)  # before, it did not decode
     for ticket, part in zip(spans.tickets, (total[spans.left - base] - total[start]).tolist(), strict=True):
         ticket.energy_j += part
-    parts = (active_j * (1.0 - decode_share))[prefills.index - base] * prefills.share
+    parts = (active_j * (1.0 - decode_share))[prefills.stride - base] * prefills.share
     for ticket, part in zip(prefills.tickets, parts.tolist(), strict=True):
         ticket.energy_j += part
 

@@ -80,7 +80,7 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     device = config.deployment.device
     rates = reached_rates(device, config.deployment.ecc_on, config.precision.name, config.stack)
     gpu = gpu_power_model(device, stream_bytes_per_s=rates.bandwidth_bytes_per_s, compute_flops_per_s=rates.flops_per_s)
-    replica = replica_power(config.deployment, config.site)
+    replica = replica_power(config.deployment, config.site, config.carbon.host_share)
     return Meter(
         config.deployment, config.model, config.precision, config.stack, gpu, replica, memory.replica_block_bytes
     )

@@ -9,7 +9,7 @@ class Ticket(Sequence):
     """A sequence and its history.
 
     Attributes:
-        arrival_ps, scheduled_ps, first_ps, finish_ps: arrival, first admission, first and last output token; None: not yet.
+        arrival_ps, scheduled_ps, first_ps, finish_ps: of arrival, admission, first and last token; None: not yet.
         replica: where it was sent (None: refused before).
         user: which closed-loop user waits for it (None: nobody).
         klass, session: labels from the trace.

@@ -156,7 +156,7 @@ def _check_lines(chunk: Chunk) -> None:
 
 def _blame_csv(peek: Peek, ragged: list[pa_csv.InvalidRow], row: int, error: Exception) -> NoReturn:
     if "Empty CSV file" in str(error) or "file is too short" in str(error):
-        raise TraceError("the file holds no request, only a header; a trace needs at least one", path=peek.path) from error
+        raise TraceError("the file holds no request, only a header; a trace needs one", path=peek.path) from error
     if ragged:
         bad = ragged[0]
         number = None if bad.number is None else bad.number - peek.header_lines

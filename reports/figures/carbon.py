@@ -28,29 +28,24 @@ def split(entry: Entry) -> Figure | None:
     known = [(name, block, block.p50, colour) for name, block, colour in rows if block.p50 is not None]
     if not known:
         return None
-    factor, unit = prefix_of(max(block.p95 or mid for _, block, mid, _ in known), "g")
-    far = max((block.p95 or mid) for _, block, mid, _ in known) / factor
+    far = max(block.p95 or mid for _, block, mid, _ in known)
+    factor, unit = prefix_of(far, "g")
     plot = style.figure(
-        x={"title": f"whole run ({unit}CO₂e)", "showgrid": True, "range": [0, 1.55 * far]},
+        x={"title": f"whole run ({unit}CO₂e)", "showgrid": True, "range": [0, 1.05 * far / factor]},
         y={"title": "", "showgrid": False, "autorange": "reversed"},
-        height_px=70 + 44 * len(known),
+        height_px=70 + 48 * len(known),
         bargap=0.4,
     )
     plot.add_trace(
         go.Bar(
             x=[mid / factor for *_, mid, _ in known],
-            y=[name for name, *_ in known],
+            y=[f"{name}<br>{interval(block.model_dump(), 'g')}" for name, block, *_ in known],
             orientation="h",
             marker={"color": [style.rgba(colour, 0.85) for *_, colour in known]},
             error_x=_error([_span(block, mid) for _, block, mid, _ in known], factor),
             hoverinfo="skip",
         )
     )
-    for name, block, mid, _ in known:
-        plot.add_annotation(
-            x=(block.p95 or mid) / factor, y=name, text="  " + interval(block.model_dump(), "g"),
-            xanchor="left", showarrow=False, font={"color": style.INK, "size": 12},
-        )  # fmt: skip
     method = f"Embodied by {carbon.embodied_method}, allocated {carbon.allocation}. " if carbon.embodied_method else ""
     caption = f"{method}Bars are medians, whiskers the range from p5 to p95 of the draws."
     told = "; ".join(f"{name} {interval(block.model_dump(), 'g')}CO2e" for name, block, *_ in known)

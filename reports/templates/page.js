@@ -27,7 +27,7 @@
       axis.title = { ...axis.title, font: { ...(axis.title || {}).font, size: 11 } };
       if (!axis.tickvals && !(name === "yaxis" && spec.data[0].orientation === "h")) axis.nticks = 6;
     }
-    layout.margin = { ...layout.margin, l: 4, r: 8 };
+    layout.margin = { ...layout.margin, l: 4, r: 18 };
     return spec;
   }
 

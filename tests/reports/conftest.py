@@ -44,6 +44,7 @@ class Toy:
     price_usd: float = 90.0
     intensity: float = 473.0
     hourly: bool = False
+    trace: str = "chat.parquet"
     slo: dict[str, float] | None = field(default_factory=lambda: {"ttft_s": 2.0, "tpot_s": 0.2})
     over_context_every: int = 40
     unfinished_last: int = 0
@@ -62,7 +63,9 @@ H100 = Toy(
     host_w=45, embodied_kg=5600, lifetime_years=5, price_usd=27000, capacity_per_s=9.5, seed=9,
 )  # fmt: skip
 M40X4 = Toy(hardware="4xm40", replicas=4, capacity_per_s=1.24, host_w=130, embodied_kg=360, price_usd=360, seed=10)
-OVERLOADED = Toy(rate_per_s=0.8, unfinished_last=60, seed=11)
+OVERLOADED = Toy(
+    rate_per_s=0.8, unfinished_last=60, seed=11, trace="synth:chat?rate=0.35&n=2000&max_tokens=4096&seed=1"
+)
 
 
 def requests_of(toy: Toy) -> dict[str, Any]:
@@ -261,7 +264,7 @@ def manifest_of(toy: Toy) -> dict[str, Any]:
     """Give manifest.json."""
     return {
         "schema_version": "1", "body": "sim",
-        "config": {"hw": toy.hardware, "trace": "chat.parquet", "precision": "fp16", "slo": toy.slo, "duty_frac": 0.5},
+        "config": {"hw": toy.hardware, "trace": toy.trace, "precision": "fp16", "slo": toy.slo, "duty_frac": 0.5},
         "seed": 42, "versions": {"afterwatt": "0.1.0", "python": "3.11.7", "numpy": "2.4.6"},
         "profiles": {f"devices/{toy.hardware}.toml": "9f2b" * 16, "sites/world.toml": "03ac" * 16},
         "deployment": {"name": toy.hardware}, "model": {"name": toy.model}, "site": {"name": toy.site},

@@ -1,5 +1,6 @@
 """Malformed files are refused in one sentence that names place and value; odd but sound files read the same."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +161,21 @@ def test_a_rate_gives_arrivals_to_a_format_without():
     trace = open_trace(CORPUS / "bad" / "vidur_no_arrivals.csv", rate_per_s=5)
     assert trace.head(1).prompt_tokens.tolist() == [100]
     assert any("drawn" in note for note in trace.info.notes)
+
+
+def test_counted_conversations_become_requests_with_their_history_as_prompt(tmp_path):
+    path = tmp_path / "sharegpt.json"
+    turns = [("gpt", 4), ("human", 10), ("gpt", 20), ("human", 30), ("gpt", 40)]
+    said = [{"from": who, "value": "…", "num_tokens": n} for who, n in turns]
+    path.write_text(json.dumps([{"id": "a", "conversations": said}, {"id": "b", "conversations": said[1:3]}]))
+    whole = open_trace(path, rate_per_s=1.0).head(9)
+    assert whole.prompt_tokens.tolist() == [14, 64, 10]
+    assert whole.output_tokens.tolist() == [20, 40, 20]
+    assert whole.session == ["a", "a", "b"]
+
+
+def test_a_conversation_list_longer_than_the_reading_block_is_read_whole(tmp_path):
+    path = tmp_path / "long.json"
+    one = {"conversations": [{"from": "human", "value": "x" * 5000, "num_tokens": 5}, {"from": "gpt", "num_tokens": 6}]}
+    path.write_text(json.dumps([one] * 1000, indent=1))
+    assert open_trace(path, rate_per_s=1.0).info.rows == 1000

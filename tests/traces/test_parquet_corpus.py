@@ -44,7 +44,12 @@ def write(path, metadata=None, **columns):
         ({"prefix_hashes": [["a"], [], []], "prefix_block_tokens": [16] * 3}, 1, "prefix_hashes", "not whole numbers"),
         ({"prefix_hashes": [1, 2, 3], "prefix_block_tokens": [16] * 3}, 1, "prefix_hashes", "1 is not a list"),
         ({"prefix_hashes": [[1], [1, 2, 3], []], "prefix_block_tokens": [16] * 3}, 2, "prefix_hashes", "more hash ids"),
-        ({"prefix_hashes": [[1], [2], []], "prefix_block_tokens": [16, 16, 32]}, 3, "prefix_block_tokens", "32 differs"),
+        (
+            {"prefix_hashes": [[1], [2], []], "prefix_block_tokens": [16, 16, 32]},
+            3,
+            "prefix_block_tokens",
+            "32 differs",
+        ),
         ({"prefix_hashes": [[1], [2], []]}, None, "prefix_hashes", "prefix_block_tokens"),
     ],
 )

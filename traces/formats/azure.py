@@ -36,7 +36,8 @@ def _read_naive(cells: Cells) -> NDArray[Any]:
 
 def _read_zoned(cells: Cells) -> NDArray[Any]:
     """Times with an offset as ns since 1970 UTC."""
-    return instants_ns(cells, zone=True, form="2024-05-10 00:00:00.009930+00:00, zone included (or 2023-11-16 18:17:03.9799600)")
+    form = "2024-05-10 00:00:00.009930+00:00, zone included (or 2023-11-16 18:17:03.9799600)"
+    return instants_ns(cells, zone=True, form=form)
 
 
 @dataclass(frozen=True)

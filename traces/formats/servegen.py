@@ -119,6 +119,8 @@ def _by_client(column: dict[str, np.ndarray], path: str) -> dict[int, Rates]:
             f"client {column['who'][index]} has two rows for the window at {column['start_s'][index]} s; keep one",
             path=path,
         )
+    if not len(order):
+        return {}
     who, first = np.unique(column["who"], return_index=True)
     clients = {}
     for client, start, stop in zip(who.tolist(), first.tolist(), [*first[1:].tolist(), len(order)], strict=True):

@@ -1,0 +1,202 @@
+"""How long a simulated request takes, in units of one bare SimPy timeout of the same process.
+
+    python benchmarks/speed.py [--rounds N] [--requests N] [--json] [--only CASE]
+
+Three workloads on one A100-80 with Llama-2-7B, outputs written, no report: Poisson arrivals of 512 in and 128 out at
+4/s; Azure 2023 conversation lengths, Poisson at 70 % of capacity; Mooncake conversation trace with chunked prefill and shared prefixes,
+scaled to 70 % of capacity. Rounds are interleaved with the unit's own measurement and medians are quoted, as machines
+are noisy. The two traces are read from ../shared/traces where they are there; else synthetic traces of the same kind
+stand in, and the table says so. Mooncake's contexts need a model that takes them: Llama-3.1-8B, which has 131,072.
+"""
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import simpy
+
+from hwprofiles.catalogue import load_site
+from hwprofiles.deployment import parse_deployment
+from hwprofiles.stacks import load_stack
+from modelspecs import load_model
+from modelspecs.precision import load_precision
+from policies.config import parse_policies
+from sim.capacity import measure_capacity
+from sim.config import RunConfig
+from sim.run import memory_of, meter_of, simulate
+from sim.workload import TraceWorkload
+from traces import open_trace
+from traces.schema import Batch, Trace, TraceInfo
+
+SHARED = Path(__file__).parents[1] / ".." / "shared" / "traces"
+UNIT_EVENTS = 100_000
+
+
+class MemoryTrace:
+    """A trace held in memory, so that what is timed is the simulation."""
+
+    def __init__(self, name: str, batch: Batch, unit: int | None = None) -> None:
+        self.batch = batch
+        self.info = TraceInfo(name, "memory", rows=len(batch), has_prefixes=unit is not None, prefix_block_tokens=unit)
+
+    def batches(self, size: int = 8192) -> Iterator[Batch]:
+        """Yield slices."""
+        for start in range(0, len(self.batch), size):
+            yield self.batch.sliced(start, min(start + size, len(self.batch)))
+
+    def head(self, n: int) -> Batch:
+        """Return the first rows."""
+        return self.batch.sliced(0, min(n, len(self.batch)))
+
+    def paced(self, factor: float) -> "MemoryTrace":
+        """Stretch the arrivals in time."""
+        return MemoryTrace(
+            self.info.path, replace(self.batch, arrival_s=self.batch.arrival_s * factor), self.info.prefix_block_tokens
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    name: str
+    target: float | None
+    config: RunConfig
+    requests: int
+
+
+def poisson_arrivals(requests: int, rate_per_s: float) -> np.ndarray:
+    """Return arrival times, the first at 0."""
+    arrival_s = np.cumsum(np.random.default_rng(1).exponential(1.0 / rate_per_s, requests))
+    return arrival_s - arrival_s[0]
+
+
+def config_of(trace: Trace, model: str, policy: str) -> RunConfig:
+    """Return a run on one A100-80."""
+    deployment = parse_deployment("a100-80")
+    return RunConfig(
+        deployment,
+        load_model(model),
+        load_precision("fp16"),
+        load_stack(deployment.device),
+        parse_policies(policy),
+        load_site("world"),
+        TraceWorkload(trace),
+    )
+
+
+def at_load(trace: MemoryTrace, model: str, policy: str, frac: float) -> RunConfig:
+    """Return a run whose arrivals are paced to a share of the measured capacity."""
+    config = config_of(trace, model, policy)
+    memory = memory_of(config)
+    capacity = measure_capacity(config, memory, config.workload, meter_of(config, memory))
+    assert capacity is not None
+    offered = (len(trace.batch) - 1) / float(trace.batch.arrival_s[-1])
+    return config_of(trace.paced(offered / (frac * capacity)), model, policy)
+
+
+def read(path: str, fallback: str) -> tuple[str, Batch, int | None]:
+    """Read a whole trace from ../shared, or draw a synthetic one of the same kind."""
+    there = (SHARED / path).exists()
+    trace = open_trace(str(SHARED / path) if there else fallback)
+    batch = trace.head(1_000_000)
+    return (Path(path).name if there else fallback), batch, trace.info.prefix_block_tokens
+
+
+def cases(requests: int) -> list[Case]:
+    """Return the three workloads."""
+    fixed = Batch(
+        arrival_s=poisson_arrivals(requests, 4.0),
+        prompt_tokens=np.full(requests, 512),
+        output_tokens=np.full(requests, 128),
+    )
+    found = [Case("poisson 512/128, 4/s", 60.0, config_of(MemoryTrace("poisson", fixed), "llama-2-7b", "chunked"), requests)]
+    name, batch, _ = read("azure2023/AzureLLMInferenceTrace_conv.csv", f"synth:chat?n={requests}")
+    lengths = batch.sliced(0, min(requests, len(batch)))
+    azure = MemoryTrace(name, replace(lengths, arrival_s=poisson_arrivals(len(lengths), 1.0)))
+    found.append(Case(f"{name}, 70 % load", 90.0, at_load(azure, "llama-2-7b", "chunked", 0.7), len(lengths)))
+    name, batch, unit = read("mooncake/conversation_trace.parquet", f"synth:long-context?n={requests}")
+    lengths = batch.sliced(0, min(requests, len(batch)))
+    mooncake = MemoryTrace(name, lengths, unit)
+    found.append(Case(f"{name}, 70 % load", 180.0, at_load(mooncake, "llama-3.1-8b", "chunked", 0.7), len(lengths)))
+    return found
+
+
+def unit_s() -> float:
+    """Time one bare SimPy timeout: one process that does nothing else."""
+
+    def idle(env: simpy.Environment) -> Iterator[simpy.Event]:
+        for _ in range(UNIT_EVENTS):
+            yield env.timeout(1)
+
+    env = simpy.Environment()
+    env.process(idle(env))
+    return timed(env.run) / UNIT_EVENTS
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    gc.collect()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--only", help="run only cases whose name contains this")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    chosen = [case for case in cases(options.requests) if not options.only or options.only in case.name]
+    ratios: dict[str, list[float]] = {case.name: [] for case in chosen}
+    seconds: dict[str, list[float]] = {case.name: [] for case in chosen}
+    units: list[float] = []
+    folder = Path(tempfile.mkdtemp())
+    try:
+        for number in range(options.rounds + 1):
+            for case in chosen:
+                before = unit_s()
+                spent = timed(lambda case=case: simulate(case.config, folder / "run", overwrite=True))
+                unit = (before + unit_s()) / 2
+                if number:  # the first round warms up
+                    ratios[case.name].append(spent / case.requests / unit)
+                    seconds[case.name].append(spent / case.requests)
+                    units.append(unit)
+    finally:
+        shutil.rmtree(folder)
+    table = [
+        {
+            "case": case.name,
+            "requests": case.requests,
+            "us_per_request": statistics.median(seconds[case.name]) * 1e6,
+            "simpy_timeouts_per_request": statistics.median(ratios[case.name]),
+            "least": min(ratios[case.name]),
+            "most": max(ratios[case.name]),
+            "target": case.target,
+        }
+        for case in chosen
+    ]
+    if options.json:
+        print(json.dumps({"unit_us": statistics.median(units) * 1e6, "cases": table}, indent=2))
+        return
+    print(f"one bare SimPy timeout: {statistics.median(units) * 1e6:.3f} us (median)")
+    for row in table:
+        print(
+            f"{row['case']:<52} {row['us_per_request']:7.1f} us/request = {row['simpy_timeouts_per_request']:6.1f} "
+            f"timeouts ({row['least']:.1f}-{row['most']:.1f}); target {row['target']:.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

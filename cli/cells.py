@@ -1,0 +1,120 @@
+"""The cells of a study: every combination of hardware, model, precision, policy and site, looked up and checked."""
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cli.errors import OptionError
+from cli.settings import Settings
+from cli.workloads import Arrivals
+
+if TYPE_CHECKING:
+    from hwprofiles.grid import HourlyGrid
+    from sim.config import CarbonOptions, RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination, as it was asked for."""
+
+    hw: str
+    model: str
+    precision: str
+    policy: str
+    site: str
+
+
+def cross(settings: Settings) -> list[Cell]:
+    """Give all combinations, hardware varying slowest."""
+    crossed = itertools.product(settings.hw, settings.model, settings.precision, settings.policy, settings.site)
+    return [Cell(*names) for names in crossed]
+
+
+def resolve(
+    settings: Settings, cell: Cell, arrivals: Arrivals, seed: int, series: "HourlyGrid | None" = None
+) -> "RunConfig":
+    """Look up everything a cell names and check the choices of its account, before anything is simulated.
+
+    Args:
+        settings: what all cells share.
+        cell: what this one is.
+        arrivals: its workload.
+        seed: of everything random.
+        series: hourly carbon of --grid, if there is one (see `open_series`).
+
+    Raises:
+        HardwareError, ModelError, PolicyError: a name or a file is wrong.
+        OptionError: the start of an hourly grid is not known.
+    """
+    from hwprofiles.catalogue import load_site
+    from hwprofiles.deployment import parse_deployment
+    from hwprofiles.stacks import load_stack
+    from modelspecs import load_model, load_precision
+    from policies.config import parse_policies
+    from sim.config import RunConfig, Slo
+    from sim.run import books_options
+
+    deployment = parse_deployment(cell.hw)
+    site = load_site(cell.site)
+    grid = series
+    if grid is None and settings.start_utc is not None:
+        grid = site.hourly_grid(settings.repeat_year)
+    start_utc = settings.start_utc or (arrivals.start_utc if grid is not None else None)
+    config = RunConfig(
+        deployment=deployment,
+        model=load_model(cell.model),
+        precision=load_precision(cell.precision),
+        stack=load_stack(deployment.device),
+        policies=parse_policies(cell.policy),
+        site=site,
+        workload=arrivals.workload,
+        slo=settings.slo or Slo(),
+        carbon=_carbon(settings, grid),
+        start_utc=start_utc,
+        horizon_s=settings.horizon_s,
+        warmup_s=settings.warmup_s,
+        seed=seed,
+        single_step=settings.single_step,
+        shuffle_ties=settings.shuffle_ties,
+        decisions=settings.decisions,
+    )
+    books_options(config)  # refuses what the account does not know, which else came up after the simulation
+    _check_intensity(config, arrivals)
+    return config
+
+
+def open_series(settings: Settings) -> "HourlyGrid | None":
+    """Read the hourly series of --grid, once for all cells; None where none is asked for."""
+    from hwprofiles.gridfiles import load_grid
+
+    if settings.grid is None:
+        return None
+    return load_grid(settings.grid, settings.grid_zone, settings.basis, repeat_year=settings.repeat_year)
+
+
+def _carbon(settings: Settings, grid: "HourlyGrid | None") -> "CarbonOptions":
+    from sim.config import CarbonOptions
+
+    chosen = {
+        "basis": settings.basis,
+        "duty_frac": settings.duty_frac,
+        "between": settings.between,
+        "embodied_method": settings.embodied,
+        "allocation": settings.allocation,
+        "host_share": settings.host_share,
+        "draws": settings.draws,
+        "grid": grid,
+    }
+    return CarbonOptions(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _check_intensity(config: "RunConfig", arrivals: Arrivals) -> None:
+    """See that the grid's intensity is known from the first arrival to the last."""
+    grid, start_s = config.carbon.grid, config.start_utc_s
+    if grid is None:
+        config.site.intensity_gco2e_per_kwh(config.carbon.basis)
+    elif start_s is None:
+        raise OptionError("an hourly grid needs the wall clock at t = 0; give --start, such as 2023-06-01T00:00:00Z")
+    else:
+        length_s = min(arrivals.span_s or 0.0, config.horizon_s or float("inf"))
+        grid.mean_over([start_s], [start_s + length_s])

@@ -1,0 +1,53 @@
+"""What a command can end with: exit codes, and the sentence for each kind of error."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+DONE: Final = 0
+BAD_INPUT: Final = 2
+INFEASIBLE: Final = 3
+INTERRUPTED: Final = 130
+
+
+class OptionError(ValueError):
+    """An option, or a key of a study file, that cannot be honoured; the text names it, its value, the rule, a way out."""
+
+
+def near(given: str, known: Iterable[str]) -> str:
+    """End the sentence about an unknown word: the nearest known one, if any is near, and all of them."""
+    names = list(known)
+    found = difflib.get_close_matches(given.lower(), names, n=1)
+    return (f"; did you mean {found[0]!r}?" if found else ";") + f" known: {', '.join(names)}"
+
+
+def exit_code_of(fault: BaseException) -> int | None:
+    """Give the exit code of an error that is the user's to mend; None for one that is ours, and keeps its traceback."""
+    import typer
+
+    from hwprofiles.errors import HardwareError
+    from modelspecs.errors import ModelError
+    from policies.errors import PolicyError
+    from reports.errors import ReportError
+    from sim.errors import Infeasible
+    from traces.errors import TraceError
+
+    if isinstance(fault, Infeasible):
+        return INFEASIBLE
+    expected = (OptionError, HardwareError, ModelError, PolicyError, ReportError, TraceError, typer.TyperException)
+    return BAD_INPUT if isinstance(fault, expected) else None
+
+
+def sentence_of(fault: BaseException) -> str:
+    """Put an error on one line, with the nearest option where a name was mistyped."""
+    said = fault.format_message() if hasattr(fault, "format_message") else str(fault)
+    if hasattr(fault, "option_name") and hasattr(fault, "possibilities"):
+        close = sorted(fault.possibilities or (), key=lambda name: _unlikeness(name, fault.option_name))
+        said = f"there is no option {fault.option_name}"
+        said += f"; did you mean {close[0]}?" if close else "; --help lists them all"
+    line = " ".join(said.split("\n")).strip()
+    return line[:1].lower() + line[1:] if hasattr(fault, "format_message") else line
+
+
+def _unlikeness(name: str, given: str) -> float:
+    return -difflib.SequenceMatcher(None, name, given).ratio()
