@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test quick lint format bench readme constraints clean distclean
+.PHONY: help demo install dev test quick lint format bench docs constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,8 +45,8 @@ format: dev ## let ruff put the sources in order
 bench: dev ## time the simulator, in units of one bare SimPy timeout
 	$(BIN)/python benchmarks/speed.py
 
-readme: dev ## run what README.md shows, and put the results there
-	$(BIN)/python docs/update_readme.py
+docs: dev ## run what README and docs show, and put the results there
+	$(BIN)/python docs/refresh.py
 
 constraints: ## pin the newest versions that pyproject.toml admits: what CI will test with
 	rm -rf $(VENV)-pins

@@ -360,7 +360,7 @@ class Scheduler(Generic[S]):
                 self.pool.available_blocks - self._reserved - lane.decode.new_blocks(1) - self.config.watermark_blocks
             )
             seats = self._limits.max_seqs - len(lane.decode.members) - len(lane.prefilling)
-            if blocks + 1 > spare or seats <= 0:
+            if self.pool.blocks_for(seq.kv_tokens + 1) > spare or seats <= 0:  # with room for its next token
                 break
             self.swapped.popleft()
             self.pool.take(blocks)

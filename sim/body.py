@@ -83,6 +83,7 @@ class Body:
         self._open: dict[int, Ticket] = {}
         self._done: list[Ticket] = []
         self._arrived = self._refused = 0
+        self._closed = False
         self._last_arrival_ps = 0
         self._warmup_ps = round(config.warmup_s * PS_PER_S)
         self._kv_blocks = memory.kv_blocks
@@ -129,6 +130,8 @@ class Body:
 
     def submit(self, ticket: Ticket) -> None:
         """Take in a request that arrives now: refuse it, or route it to a replica."""
+        if self._closed:
+            return
         self._arrived += 1
         self._last_arrival_ps = ticket.arrival_ps
         ticket.in_stats = ticket.arrival_ps >= self._warmup_ps
@@ -202,6 +205,7 @@ class Body:
     def _stop(self) -> None:
         """End with the iterations under way; nothing arrives any more."""
         env = self._env
+        self._closed = True
         for worker in self.workers:
             worker.stop()
         last = max((worker.busy_until_ps() for worker in self.workers), default=env.now)

@@ -46,8 +46,19 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
         "start_utc": config.start_utc,
         "horizon_s": config.horizon_s,
         "facts": list(_facts(config)),
-        "warnings": [] if trace is None else list(trace.notes),
+        "warnings": [*([] if trace is None else trace.notes), *_slots(config)],
     }
+
+
+def _slots(config: RunConfig) -> Iterator[str]:
+    """Say so when a run answers for more of a server than its cards fill."""
+    deployment = config.deployment
+    slots = deployment.hosts * deployment.host.gpus(deployment.device)
+    if config.carbon.host_share == "whole" and deployment.count < slots:
+        yield (
+            f"{deployment.count} of the {slots} GPU slots of {deployment.hosts} x {deployment.host.key} are used and the "
+            "whole of it is counted; with host share 'slots' the run answers for the slots it uses"
+        )
 
 
 def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[str, Any]:

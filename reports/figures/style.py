@@ -170,7 +170,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def log_time_axis(title: str, low_s: float, high_s: float) -> dict[str, Any]:
     """Set up a logarithmic axis of seconds whose ticks read "10 ms", "1 s"; the unit is written at every tick."""
-    margin = (high_s / low_s) ** 0.06 * 1.04
+    margin = max((high_s / low_s) ** 0.06 * 1.04, (2.5 * low_s / high_s) ** 0.5)  # a single value gets room around it
     low_s, high_s = low_s / margin, high_s * margin
     ticks = log_ticks(low_s, high_s)
     return {

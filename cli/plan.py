@@ -1,0 +1,201 @@
+"""What a study will run: cells, seeds, names and hashes, with everything looked up that can be wrong.
+
+Seeds: replication r runs under seed + r, so that any of them can be run again by itself. Within a replication all cells
+share the seed: the same synthetic requests, and the same draws of whatever is uncertain in more than one of them, so
+that a comparison is not blurred by luck (common random numbers). A result depends on its own configuration only, not on
+where or in which order cells run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cli.cells import Cell, cross, open_series, resolve
+from cli.errors import OptionError
+from cli.identity import digest_of, workload_identity
+from cli.places import RUNS, crossed, free, is_study, numbered, run_names, slug
+from cli.settings import Settings
+from cli.workloads import Arrivals, open_arrivals, same_for_every_seed
+
+if TYPE_CHECKING:
+    from sim.config import RunConfig
+
+_DIGITS: Final = 8
+FIXED_NOTE: Final = (
+    "The requests are the same in every replication; only what else is seeded varies: the sample that capacity is "
+    "measured with, and the draws of what is uncertain about carbon."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run to come: a cell under one seed."""
+
+    seed: int
+    digest: str
+    directory: str
+    config: "RunConfig"
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """One cell: what was asked for, how it is called, its runs, or why there are none."""
+
+    cell: Cell
+    names: Cell
+    label: str
+    jobs: tuple[Job, ...]
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A study before it runs; a single run is a study of one cell and one seed, in a directory of its own."""
+
+    settings: Settings
+    seeds: tuple[int, ...]
+    cells: tuple[PlannedCell, ...]
+    path: Path
+    note: str | None
+
+    @property
+    def single(self) -> bool:
+        """Whether the result is one run directory rather than a study of several."""
+        return len(self.cells) == len(self.seeds) == 1
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All runs, cell by cell."""
+        return [job for cell in self.cells for job in cell.jobs]
+
+
+def plan_study(settings: Settings) -> Plan:
+    """Look up and check everything a study needs; nothing is simulated or written.
+
+    Raises:
+        HardwareError, ModelError, PolicyError, TraceError, OptionError: something asked for is wrong.
+    """
+    seeds = tuple(range(settings.seed, settings.seed + settings.replications))
+    arrivals, note = _arrivals(settings, list(seeds))
+    series = open_series(settings)
+    found = [
+        (cell, [resolve(settings, cell, one, seed, series) for one, seed in zip(arrivals, seeds, strict=True)])
+        for cell in cross(settings)
+    ]
+    names = [_names(configs[0]) for _, configs in found]
+    single = len(found) == len(seeds) == 1
+    identities = [{}] * len(seeds) if single else [workload_identity(one) for one in arrivals]
+    cells = [
+        _planned(cell, own, label, configs, arrivals, identities)
+        for (cell, configs), own, label in zip(found, names, _labels(names), strict=True)
+    ]
+    base = RUNS / _base_name(names, arrivals[0].slug, len(seeds))
+    directories = {job.directory for cell in cells for job in cell.jobs}
+    path = _choose_path(settings, base, single, directories)
+    return Plan(settings, seeds, tuple(cells), path, note)
+
+
+def _arrivals(settings: Settings, seeds: list[int]) -> tuple[list[Arrivals], str | None]:
+    """Open the workload of every seed; a fixed one is opened once, and the note says so."""
+    first = open_arrivals(settings, seeds[0])
+    if len(seeds) == 1:
+        return [first], None
+    if same_for_every_seed(settings, first, seeds):
+        return [first] * len(seeds), FIXED_NOTE
+    return [first, *(open_arrivals(settings, seed) for seed in seeds[1:])], None
+
+
+def _names(config: "RunConfig") -> Cell:
+    """Call a cell by what its names turned out to be: `./attic.toml` by its deployment's name."""
+    return Cell(
+        config.deployment.name, config.model.name, config.precision.name, config.policies.name, config.site.key
+    )
+
+
+def _labels(names: Sequence[Cell]) -> list[str]:
+    """Call each cell by what differs between them; hardware if nothing does."""
+    fields = Cell.__slots__
+    differing = [field for field in fields if len({getattr(name, field) for name in names}) > 1] or ["hw"]
+    return [" · ".join(getattr(name, field) for field in differing) for name in names]
+
+
+def _planned(
+    cell: Cell,
+    names: Cell,
+    label: str,
+    configs: Sequence["RunConfig"],
+    arrivals: Sequence[Arrivals],
+    identities: Sequence[dict[str, object]],
+) -> PlannedCell:
+    from sim.errors import Infeasible
+    from sim.run import memory_of
+
+    try:
+        memory_of(configs[0])
+    except Infeasible as verdict:
+        return PlannedCell(cell, names, label, (), str(verdict))
+    jobs = []
+    for config, one, identity in zip(configs, arrivals, identities, strict=True):
+        digest = digest_of(config, identity) if identity else ""
+        seed = f"seed{config.seed}" if len(configs) > 1 else ""
+        jobs.append(Job(config.seed, digest, slug(label, seed, digest[:_DIGITS]), config, one.total))
+    return PlannedCell(cell, names, label, tuple(jobs))
+
+
+def _base_name(names: Sequence[Cell], workload: str, seeds: int) -> str:
+    """Name a directory after what runs: `m40-llama-2-7b-fp16-chat`; what is as by default goes without saying."""
+    default = Settings()
+    policy = crossed([name.policy for name in names], "policies")
+    site = crossed([name.site for name in names], "sites")
+    return slug(
+        crossed([name.hw for name in names], "hw"),
+        crossed([name.model for name in names], "models"),
+        crossed([name.precision for name in names], "precisions"),
+        "" if (policy,) == default.policy else policy,
+        "" if (site,) == default.site else site,
+        workload,
+        f"{seeds}seeds" if seeds > 1 else "",
+    )
+
+
+def _choose_path(settings: Settings, base: Path, single: bool, directories: set[str]) -> Path:
+    """Choose where results go.
+
+    A study goes on in a folder that holds some of its runs and no others. Without --out nothing that stands is ever
+    taken for another purpose: the name gets a number.
+
+    Raises:
+        OptionError: --out is something else than a study, or than nothing.
+    """
+    if settings.out is not None:
+        path = Path(settings.out)
+        if not single and path.exists() and not is_study(path):
+            what = "holds a single run" if (path / "manifest.json").exists() else "is not a study"
+            raise OptionError(f"--out {path} exists and {what}; choose another place for the {len(directories)} runs")
+        return path
+    if settings.overwrite:
+        return base
+    if single:
+        return free(base)
+    return next(
+        path
+        for path in numbered(base)
+        if not path.exists() or (is_study(path) and run_names(path) <= directories)
+    )
+
+
+def with_config(settings: Settings, cell: Cell, seed: int) -> Job:
+    """Plan one run alone, as a worker process does that was told its cell and seed."""
+    own = replace(
+        settings,
+        hw=(cell.hw,),
+        model=(cell.model,),
+        precision=(cell.precision,),
+        policy=(cell.policy,),
+        site=(cell.site,),
+        seed=seed,
+        replications=1,
+    )
+    return plan_study(own).jobs[0]

@@ -1,0 +1,219 @@
+"""Running a study: one run directory per cell and seed, kept if it is there already, a comparison over all of them.
+
+    DIR/m40-1a2b3c4d/       a run directory; the name ends in the hash of its whole configuration
+    DIR/h100-sxm-5e6f7a8b/
+    DIR/study.json          what was crossed, which runs came of it, headline metrics with intervals over seeds
+    DIR/report.html         the comparison
+
+study.json is written last, so a folder without one is a study that was interrupted: run it again and it goes on.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import OptionError
+from cli.places import STUDY_FILE, no_litter, write_whole
+from cli.plan import Job, Plan, PlannedCell, plan_study, with_config
+from cli.replications import Estimate, estimates
+from cli.settings import Settings
+from cli.watch import Watch
+
+if TYPE_CHECKING:
+    from cli.cells import Cell
+    from reports.rundir import Run
+
+STUDY_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of a study.
+
+    Attributes:
+        plan: what was run.
+        runs: the first seed of every cell that fits, in order: what is shown and compared.
+        every_run: all seeds, cell by cell.
+        estimates: label of a cell -> headline -> mean and interval over seeds; empty with one seed.
+        report: the page, if one was written.
+        kept: how many runs were there already.
+    """
+
+    plan: Plan
+    runs: tuple["Run", ...]
+    every_run: tuple["Run", ...]
+    estimates: dict[str, dict[str, Estimate | None]]
+    report: Path | None
+    kept: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The run's or the study's directory."""
+        return self.plan.path
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Label and reason of every cell that does not fit."""
+        return [(cell.label, cell.refusal) for cell in self.plan.cells if cell.refusal is not None]
+
+
+def run_study(settings: Settings, watch: Watch | None = None) -> Study:
+    """Run every cell of a study and write directories, pages and study.json.
+
+    Args:
+        settings: what to run and where to put it.
+        watch: told of progress.
+
+    Raises:
+        Infeasible: no cell fits.
+        HardwareError, ModelError, PolicyError, TraceError, ReportError, OptionError: bad input; nothing half-written
+            is left behind. Whole runs of other cells stay, and are kept when the study is run again.
+    """
+    from sim.errors import Infeasible
+
+    watch = watch or Watch()
+    plan = plan_study(settings)
+    refusals = [cell.refusal for cell in plan.cells if cell.refusal]
+    if len(refusals) == len(plan.cells):
+        others = f" (and {len(refusals) - 1} more cells do not fit either)" if len(refusals) > 1 else ""
+        raise Infeasible(refusals[0] + others)
+    with no_litter(plan.path):
+        return _run_one(plan, watch) if plan.single else _run_cells(plan, watch)
+
+
+def _run_one(plan: Plan, watch: Watch) -> Study:
+    cell = plan.cells[0]
+    run = _simulate(cell.jobs[0], plan.path, plan.settings, watch, f"{cell.names.hw} · {cell.names.model}")
+    return Study(plan, (run,), (run,), {}, _pages(plan, [run], [run]))
+
+
+def _simulate(job: Job, path: Path, settings: Settings, watch: Watch, label: str) -> "Run":
+    from sim.run import simulate
+
+    with watch.run(label, job.total) as advance:
+        return simulate(job.config, path, advance, settings.overwrite)
+
+
+def _run_cells(plan: Plan, watch: Watch) -> Study:
+    from reports.rundir import load_run
+
+    _make_folder(plan)
+    settings = plan.settings
+    todo = [(cell, job) for cell in plan.cells for job in cell.jobs if settings.overwrite or not _stands(plan, job)]
+    if settings.jobs == 1 or len(todo) < 2:
+        for number, (cell, job) in enumerate(todo, 1):
+            label = f"{number}/{len(todo)}  {cell.label}" + (f" · seed {job.seed}" if len(plan.seeds) > 1 else "")
+            _simulate(job, plan.path / job.directory, settings, watch, label)
+    else:
+        with watch.run(f"{len(todo)} runs", len(todo)) as advance:
+            for done, _ in enumerate(_in_parallel(plan, todo), 1):
+                advance(done, 0.0)
+    by_cell = [(cell, [load_run(plan.path / job.directory) for job in cell.jobs]) for cell in plan.cells if cell.jobs]
+    first = [runs[0] for _, runs in by_cell]
+    every = [run for _, runs in by_cell for run in runs]
+    several = len(plan.seeds) > 1
+    told = {cell.label: estimates([run.summary for run in runs]) for cell, runs in by_cell}
+    report = _pages(plan, first, [run for run in first if settings.overwrite or not _has_page(run)])
+    write_whole(plan.path / STUDY_FILE, _study_json(plan, told))
+    return Study(plan, tuple(first), tuple(every), told if several else {}, report, len(plan.jobs) - len(todo))
+
+
+def _make_folder(plan: Plan) -> None:
+    """Make the study's folder; with --overwrite take away the runs that an earlier study left there."""
+    planned = {job.directory for job in plan.jobs}
+    try:
+        plan.path.mkdir(parents=True, exist_ok=True)
+        if plan.settings.overwrite:
+            for name in _listed(plan.path) - planned:
+                shutil.rmtree(plan.path / name)
+            (plan.path / STUDY_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot write to {plan.path} ({error.strerror}); choose another --out") from None
+
+
+def _listed(folder: Path) -> set[str]:
+    """Name the run directories of the study that stands in a folder, as far as they are there."""
+    study = folder / STUDY_FILE
+    if not study.is_file():
+        return set()
+    return {name for name in run_directories(study) if (folder / name / "manifest.json").is_file()}
+
+
+def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
+    """Name the run directories that a study.json lists, in order.
+
+    Raises:
+        ReportError: the file is no study.
+    """
+    from reports.errors import ReportError
+    from reports.rundir import read_json
+
+    try:
+        cells = read_json(study)["cells"]
+        listed = [[run["directory"] for run in cell["runs"]] for cell in cells]
+    except (KeyError, TypeError):
+        raise ReportError(f"{study} does not list the runs of a study; run it again, or name the runs") from None
+    return [name for names in listed for name in (names[:1] if first_seed_only else names)]
+
+
+def _stands(plan: Plan, job: Job) -> bool:
+    return (plan.path / job.directory / "manifest.json").is_file()
+
+
+def _has_page(run: "Run") -> bool:
+    return (run.path / "report.html").is_file()
+
+
+def _in_parallel(plan: Plan, todo: Sequence[tuple[PlannedCell, Job]]) -> Iterator[str]:
+    """Run cells in processes of their own; each looks up its cell anew, so that only names travel."""
+    import joblib
+
+    work = joblib.Parallel(n_jobs=plan.settings.jobs, return_as="generator_unordered")
+    calls = (
+        joblib.delayed(_run_elsewhere)(plan.settings, cell.cell, job.seed, plan.path / job.directory)
+        for cell, job in todo
+    )
+    yield from work(calls)
+
+
+def _run_elsewhere(settings: Settings, cell: "Cell", seed: int, path: Path) -> str:
+    job = with_config(settings, cell, seed)
+    return str(_simulate(job, path, settings, Watch(), "").path)
+
+
+def _pages(plan: Plan, compared: Sequence["Run"], pageless: Sequence["Run"]) -> Path | None:
+    """Write the pages that are missing, and the comparison; the path of the page to open."""
+    if plan.settings.no_report:
+        return None
+    from reports.html import write_report
+
+    for run in pageless:
+        write_report([run], run.path / "report.html")
+    page = plan.path / "report.html"
+    return page if plan.single else write_report(compared, page)
+
+
+def _study_json(plan: Plan, told: dict[str, dict[str, Estimate | None]]) -> str:
+    cells = [_cell_json(cell, told.get(cell.label)) for cell in plan.cells]
+    said = {
+        "schema_version": STUDY_VERSION,
+        "seeds": list(plan.seeds),
+        "confidence": 0.95,
+        "note": plan.note,
+        "cells": cells,
+    }
+    return json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _cell_json(cell: PlannedCell, told: dict[str, Estimate | None] | None) -> dict[str, Any]:
+    names = {field: getattr(cell.names, field) for field in cell.names.__slots__}
+    return {
+        "label": cell.label,
+        **names,
+        "infeasible": cell.refusal,
+        "runs": [{"seed": job.seed, "directory": job.directory, "config_sha256": job.digest} for job in cell.jobs],
+        "metrics": told and {name: value and value._asdict() for name, value in told.items()},
+    }

@@ -1,0 +1,150 @@
+"""The README's figure, drawn from a real run: carbon per token against the grid's intensity, for cards old and new.
+
+A hand-made SVG, because an image in a README must show without scripts, in light and in dark.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from hwprofiles import load_site
+from reports.breakeven import Crossing, Curve, crossings, curves
+from reports.compare import entries
+from reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
+from reports.rundir import load_run
+
+CARDS = ("m40", "p40", "l4", "h100-pcie")
+COMMAND = ("simulate", *(word for card in CARDS for word in ("--hw", card)), "--trace", "chat.parquet")
+SITES = ("fr", "gb", "world", "pl")
+WIDTH, HEIGHT = 820, 430
+LEFT, RIGHT, TOP, BOTTOM = 64, 118, 62, 66
+MOST_G_PER_KWH = 800.0
+
+
+class Scale(NamedTuple):
+    """Where a grid intensity and a carbon figure stand in the picture, in pixels."""
+
+    most: float
+
+    def x(self, intensity: float) -> float:
+        """From g/kWh."""
+        return LEFT + intensity / MOST_G_PER_KWH * (WIDTH - LEFT - RIGHT)
+
+    def y(self, grams: float) -> float:
+        """From grams per token."""
+        return HEIGHT - BOTTOM - grams / self.most * (HEIGHT - TOP - BOTTOM)
+
+
+def text(x: float, y: float, words: str, colour: str = INK, anchor: str = "start", extra: str = "") -> str:
+    """Return a line of text."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}"{extra}>{escape(words)}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, colour: str, extra: str = "") -> str:
+    """Return a straight line."""
+    return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" fill="none"{extra}/>'
+
+
+def axes(scale: Scale, step_mg: float) -> list[str]:
+    """Return the grid, the axes' labels and the places that stand at some intensities."""
+    parts = []
+    floor = scale.y(0.0)
+    steps = int(scale.most * 1e3 / step_mg + 1e-9)
+    for number in range(steps + 1):
+        height = scale.y(number * step_mg / 1e3)
+        parts.append(line(LEFT, height, WIDTH - RIGHT, height, GRID))
+        parts.append(text(LEFT - 8, height + 4, f"{number * step_mg:g}", MUTED, "end"))
+    for intensity in range(0, int(MOST_G_PER_KWH) + 1, 100):
+        parts.append(text(scale.x(intensity), floor + 18, str(intensity), MUTED, "middle"))
+    for key in SITES:
+        site = load_site(key)
+        at = scale.x(float(site.intensity_gco2e_per_kwh("lifecycle")))
+        parts.append(line(at, TOP, at, floor, MUTED, ' stroke-dasharray="2 4"'))
+        parts.append(text(at, TOP - 6, site.name, MUTED, "middle"))
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(text(middle, HEIGHT - 26, "grid intensity, gCO₂e per kWh", INK, "middle"))
+    parts.append(text(LEFT - 44, TOP - 26, "mg CO₂e per output token, hardware's own footprint included"))
+    return parts
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Move labels apart so that none is closer than `gap` to the next; the order is kept."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    placed = list(heights)
+    for before, after in zip(order, order[1:], strict=False):
+        placed[after] = max(placed[after], placed[before] + gap)
+    return placed
+
+
+def lines(scale: Scale, group: Sequence[Curve]) -> list[str]:
+    """Return each card's line, its label at the right end."""
+    ends = [(MOST_G_PER_KWH, curve.at(MOST_G_PER_KWH)) for curve in group]
+    labels = spread([scale.y(grams) for _, grams in ends], 17)
+    parts = []
+    for curve, (x, grams), label, colour in zip(group, ends, labels, RUN_COLOURS, strict=False):
+        parts.append(
+            line(scale.x(0), scale.y(curve.at(0.0)), scale.x(x), scale.y(grams), colour, ' stroke-width="2.5"')
+        )
+        parts.append(text(scale.x(x) + 8, label + 4, curve.label, colour, extra=' font-weight="600"'))
+    return parts
+
+
+def marks(scale: Scale, found: Sequence[Crossing]) -> list[str]:
+    """Return a dot and a sentence at each crossing that changes the best choice."""
+    parts = []
+    for meet in found:
+        if meet.decides and meet.x < MOST_G_PER_KWH:
+            x, y = scale.x(meet.x), scale.y(meet.gco2e)
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{INK}"/>')
+            words = f"{meet.x:.0f} g/kWh: below {meet.below}, above {meet.above}"
+            parts.append(text(x + 10, y + 20, words))
+    return parts
+
+
+def draw(group: Sequence[Curve], caption: str) -> str:
+    """Return the picture as SVG."""
+    highest = max(curve.at(MOST_G_PER_KWH) for curve in group) * 1e3
+    step_mg = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0) if highest / step <= 7)
+    scale = Scale((int(highest / step_mg) + 1) * step_mg / 1e3)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13">',
+        f"<title>{escape(caption)}</title>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="{PANEL}"/>',
+        *axes(scale, step_mg),
+        *lines(scale, group),
+        *marks(scale, crossings(group)),
+        text(LEFT - 44, HEIGHT - 8, caption, MUTED, extra=' font-size="11"'),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def of_runs(folders: Sequence[Path], caption: str) -> str:
+    """Return the picture of runs."""
+    group = []
+    for entry in entries([load_run(folder) for folder in folders]):
+        found = curves(entry, entry.choice) if entry.choice else None
+        if found is not None:
+            group.append(found.intensity)
+    return draw(group, caption)
+
+
+def breakeven() -> str:
+    """Simulate the cards on the shipped sample, and draw what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "runs"
+        command = [Path(sys.executable).with_name(COMMAND[0]), *COMMAND[1:], "--no-report", "--json", "--out", out]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        runs = [path.parent for path in sorted(out.rglob("summary.json"))]
+        runs.sort(key=lambda run: CARDS.index(json.loads((run / "summary.json").read_text())["hardware"]))
+        return of_runs(runs, " ".join(COMMAND))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(of_runs([Path(name) for name in sys.argv[2:]], sys.argv[1]))
