@@ -11,7 +11,7 @@ INTERRUPTED: Final = 130
 
 
 class OptionError(ValueError):
-    """An option, or a key of a study file, that cannot be honoured; the text names it, its value, the rule, a way out."""
+    """An option, or a key of a study file, that cannot be honoured; the text names it, its value, rule and way out."""
 
 
 def near(given: str, known: Iterable[str]) -> str:

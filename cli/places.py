@@ -43,12 +43,18 @@ def run_names(folder: Path) -> set[str]:
     return {manifest.parent.name for manifest in folder.glob("[!.]*/manifest.json")}
 
 
-def is_study(folder: Path) -> bool:
-    """Tell whether a folder is a study, finished or not: nothing but run directories and a study's own files."""
+def takes_study(folder: Path, planned: set[str]) -> bool:
+    """Tell whether a study of these run directories may be put there.
+
+    Where nothing stands; where a finished study does (its study.json lists what is its own); or where an interrupted
+    one left some of these very runs and nothing else.
+    """
+    if not folder.exists():
+        return True
     if not folder.is_dir() or (folder / "manifest.json").exists():
         return False
     visible = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    return STUDY_FILE in visible or visible <= run_names(folder) | {"report.html"}
+    return STUDY_FILE in visible or visible <= planned | {"report.html"}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cli.cells import Cell, cross, open_series, resolve
 from cli.errors import OptionError
 from cli.identity import digest_of, workload_identity
-from cli.places import RUNS, crossed, free, is_study, numbered, run_names, slug
+from cli.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
 from cli.settings import Settings
 from cli.workloads import Arrivals, open_arrivals, same_for_every_seed
 
@@ -109,16 +109,16 @@ def _arrivals(settings: Settings, seeds: list[int]) -> tuple[list[Arrivals], str
 
 def _names(config: "RunConfig") -> Cell:
     """Call a cell by what its names turned out to be: `./attic.toml` by its deployment's name."""
-    return Cell(
-        config.deployment.name, config.model.name, config.precision.name, config.policies.name, config.site.key
-    )
+    return Cell(config.deployment.name, config.model.name, config.precision.name, config.policies.name, config.site.key)
 
 
 def _labels(names: Sequence[Cell]) -> list[str]:
     """Call each cell by what differs between them; hardware if nothing does."""
     fields = Cell.__slots__
     differing = [field for field in fields if len({getattr(name, field) for name in names}) > 1] or ["hw"]
-    return [" · ".join(getattr(name, field) for field in differing) for name in names]
+    labels = [" · ".join(getattr(name, field) for field in differing) for name in names]
+    twins = {label for label in labels if labels.count(label) > 1}
+    return [f"{label} · {place}" if label in twins else label for place, label in enumerate(labels, 1)]
 
 
 def _planned(
@@ -169,21 +169,17 @@ def _choose_path(settings: Settings, base: Path, single: bool, directories: set[
     Raises:
         OptionError: --out is something else than a study, or than nothing.
     """
-    if settings.out is not None:
-        path = Path(settings.out)
-        if not single and path.exists() and not is_study(path):
-            what = "holds a single run" if (path / "manifest.json").exists() else "is not a study"
-            raise OptionError(f"--out {path} exists and {what}; choose another place for the {len(directories)} runs")
-        return path
-    if settings.overwrite:
-        return base
     if single:
-        return free(base)
-    return next(
-        path
-        for path in numbered(base)
-        if not path.exists() or (is_study(path) and run_names(path) <= directories)
-    )
+        return Path(settings.out) if settings.out else base if settings.overwrite else free(base)
+    if settings.out is None and not settings.overwrite:
+        return next(
+            path for path in numbered(base) if takes_study(path, directories) and run_names(path) <= directories
+        )
+    path = base if settings.out is None else Path(settings.out)
+    if not takes_study(path, directories):
+        what = "holds a single run" if (path / "manifest.json").exists() else "holds something else than a study"
+        raise OptionError(f"{path} {what}; choose another --out for these {len(directories)} runs")
+    return path
 
 
 def with_config(settings: Settings, cell: Cell, seed: int) -> Job:

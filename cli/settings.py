@@ -148,7 +148,9 @@ def _read_study_file(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionError(f"--config {path}: {error.strerror}; give a TOML file with the names of the options") from None
+        raise OptionError(
+            f"--config {path}: {error.strerror}; give a TOML file with the names of the options"
+        ) from None
     except ValueError as error:
         raise OptionError(f"--config {path} is not TOML: {error}") from None
     fields: dict[str, Any] = {}
@@ -179,15 +181,15 @@ def _beside(folder: Path, said: Any) -> str:  # noqa: ANN401 - a parsed value, h
 def _check_workload(settings: Settings) -> None:
     """Refuse options that speak of different workloads."""
     lengths = {"--prompt": settings.prompt, "--output": settings.output}
-    loop = {"--think": settings.think_s, "--requests": settings.requests}
     if settings.batch is not None:
         for name, value in lengths.items():
             if value is None:
                 raise OptionError(f"--batch {settings.batch} needs {name}; write for example {name} 128")
-        others = {"--trace": settings.trace, "--users": settings.users, "--limit": settings.limit}
-        for name, value in {**others, "--rate": settings.rate_per_s, **loop}.items():
-            if value is not None:
-                raise OptionError(f"--batch is a workload of its own and {name} {value} speaks of another; drop one")
+        others = ("trace", "users", "limit", "rate_per_s", "think_s", "requests")
+        for field in others:
+            if getattr(settings, field) is not None:
+                option = "--" + field.removesuffix("_per_s").removesuffix("_s")
+                raise OptionError(f"--batch is a workload of its own and {option} speaks of another; drop one of them")
         return
     for name, value in lengths.items():
         if value is not None:

@@ -149,7 +149,7 @@ def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
         ReportError: the file is no study.
     """
     from reports.errors import ReportError
-    from reports.rundir import read_json
+    from reports.schema import read_json
 
     try:
         cells = read_json(study)["cells"]

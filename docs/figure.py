@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,13 @@ from reports.compare import entries
 from reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
 from reports.rundir import load_run
 
-CARDS = ("m40", "p40", "l4", "h100-pcie")
+CARDS = ("m40", "l4", "h100-pcie")
 COMMAND = ("simulate", *(word for card in CARDS for word in ("--hw", card)), "--trace", "chat.parquet")
 SITES = ("fr", "gb", "world", "pl")
 WIDTH, HEIGHT = 820, 430
 LEFT, RIGHT, TOP, BOTTOM = 64, 118, 62, 66
 MOST_G_PER_KWH = 800.0
+FONT = 'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"'
 
 
 class Scale(NamedTuple):
@@ -59,8 +61,8 @@ def axes(scale: Scale, step_mg: float) -> list[str]:
         height = scale.y(number * step_mg / 1e3)
         parts.append(line(LEFT, height, WIDTH - RIGHT, height, GRID))
         parts.append(text(LEFT - 8, height + 4, f"{number * step_mg:g}", MUTED, "end"))
-    for intensity in range(0, int(MOST_G_PER_KWH) + 1, 100):
-        parts.append(text(scale.x(intensity), floor + 18, str(intensity), MUTED, "middle"))
+    ticks = range(0, int(MOST_G_PER_KWH) + 1, 100)
+    parts += [text(scale.x(tick), floor + 18, str(tick), MUTED, "middle") for tick in ticks]
     for key in SITES:
         site = load_site(key)
         at = scale.x(float(site.intensity_gco2e_per_kwh("lifecycle")))
@@ -76,7 +78,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     """Move labels apart so that none is closer than `gap` to the next; the order is kept."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     placed = list(heights)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         placed[after] = max(placed[after], placed[before] + gap)
     return placed
 
@@ -112,8 +114,7 @@ def draw(group: Sequence[Curve], caption: str) -> str:
     step_mg = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0) if highest / step <= 7)
     scale = Scale((int(highest / step_mg) + 1) * step_mg / 1e3)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="13" {FONT}>',
         f"<title>{escape(caption)}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="{PANEL}"/>',
         *axes(scale, step_mg),
@@ -139,7 +140,8 @@ def breakeven() -> str:
     """Simulate the cards on the shipped sample, and draw what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "runs"
-        command = [Path(sys.executable).with_name(COMMAND[0]), *COMMAND[1:], "--no-report", "--json", "--out", out]
+        program = str(Path(sys.executable).with_name(COMMAND[0]))
+        command = [program, *COMMAND[1:], "--no-report", "--json", "--out", str(out)]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         runs = [path.parent for path in sorted(out.rglob("summary.json"))]
         runs.sort(key=lambda run: CARDS.index(json.loads((run / "summary.json").read_text())["hardware"]))

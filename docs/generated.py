@@ -49,8 +49,8 @@ def profiles() -> str:
         )
     head = ["`--hw`", "card", "year", "memory", "GB/s", "fp32 TFLOP/s", "fp16", "W", *KINDS]
     counts = (
-        f"{len(host_names())} hosts, {len(storage_names())} disks, {len(link_names())} links, {len(site_names())} sites "
-        f"and {len(model_names())} models."
+        f"{len(host_names())} hosts, {len(storage_names())} disks, {len(link_names())} links, "
+        f"{len(site_names())} sites and {len(model_names())} models."
     )
     return f"{table(head, rows)}\nThe last columns count numbers by provenance. Beside the cards: {counts}\n"
 

@@ -47,10 +47,16 @@ def run(command: str, folder: str) -> str:
     Raises:
         ValueError: it is none of ours, or it fails.
     """
-    if command.split()[0] not in COMMANDS:
+    if command.split(maxsplit=1)[0] not in COMMANDS:
         raise ValueError(f"'{command}' is shown in a console block but is not one of {', '.join(COMMANDS)}")
     result = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode != 0:
         raise ValueError(f"'{command}' exits with {result.returncode}: {result.stderr.strip()}")

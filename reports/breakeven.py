@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from reports.compare import Choice, Entry
+from reports.compare import Choice, Entry, shared_label
 from reports.format import J_PER_KWH
 from reports.tables import Floats
 
@@ -69,6 +69,26 @@ def curves(entry: Entry, choice: Choice) -> Curves | None:
         Curve(entry.label, energy_kwh * grid, embodied_g / duty, True, 1.0),
         on_duty if known.duty_frac else None,
     )
+
+
+def merged(group: Sequence[Curve]) -> list[Curve]:
+    """Give curves that coincide once, under what their labels share.
+
+    The same hardware at two sites has one curve over grid intensity, on which only ``own_x`` differs.
+    """
+    found: list[list[Curve]] = []
+    for curve in group:
+        same = (held for held in found if _alike(held[0].base, curve.base) and _alike(held[0].slope, curve.slope))
+        held = next(same, None)
+        if held is None:
+            found.append([curve])
+        else:
+            held.append(curve)
+    return [held[0]._replace(label=shared_label([curve.label for curve in held])) for held in found]
+
+
+def _alike(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
 
 
 class Crossing(NamedTuple):

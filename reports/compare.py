@@ -20,6 +20,8 @@ from reports.summary import Served, served
 from reports.tables import Floats
 
 MEETS_SLO_FRAC = 0.9
+SEPARATOR = " · "
+"""Between the parts of a run's label."""
 Choice = tuple[str, str]
 """(embodied method, allocation)."""
 
@@ -85,7 +87,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """Give each run the shortest name that tells it apart: hardware, then whatever else is not the same for all."""
     traits = [_traits(run) for run in runs]
     differing = [key for key in traits[0] if len({trait[key] for trait in traits}) > 1] if traits else []
-    names = [" · ".join(filter(None, (trait[key] for key in differing or ["hardware"]))) for trait in traits]
+    names = [SEPARATOR.join(filter(None, (trait[key] for key in differing or ["hardware"]))) for trait in traits]
     further = (
         [f"seed {run.manifest.seed}" for run in runs],
         [run.name for run in runs],
@@ -93,8 +95,15 @@ def labels(runs: Sequence[Run]) -> list[str]:
     )
     for more in further:
         told = {name: {extra for other, extra in zip(names, more, strict=True) if other == name} for name in names}
-        names = [f"{name} · {x}" if len(told[name]) > 1 else name for name, x in zip(names, more, strict=True)]
+        names = [f"{name}{SEPARATOR}{x}" if len(told[name]) > 1 else name for name, x in zip(names, more, strict=True)]
     return names
+
+
+def shared_label(names: Sequence[str]) -> str:
+    """Give what some labels have in common, or all of them where they have nothing."""
+    parts = [name.split(SEPARATOR) for name in names]
+    shared = [part for part in parts[0] if all(part in other for other in parts)]
+    return SEPARATOR.join(shared) or " / ".join(names)
 
 
 def _traits(run: Run) -> dict[str, str]:

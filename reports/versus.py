@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reports.breakeven import crossings, curves
+from reports.breakeven import Curve, crossings, curves, merged
 from reports.compare import Choice, Entry, contenders, flips, headline_choice, ranking, wins
 from reports.format import UNKNOWN, duration, energy, grams, listing, number, percent, plural, usd
 from reports.schema import Interval
 from reports.view import Card, Table, co2e
+
+MOST_FLIPS = 6
 
 
 class Metric(NamedTuple):
@@ -195,8 +197,9 @@ def ranking_table(group: Sequence[Entry], choices: Sequence[Choice]) -> Table:
 
 def flip_texts(group: Sequence[Entry], choices: Sequence[Choice]) -> list[str]:
     """Say which pairs of runs change places, and under what."""
+    pairs = flips(group, choices)
     found = []
-    for flip in flips(group, choices):
+    for flip in pairs[:MOST_FLIPS]:
         few, many, loser, winner = (
             (flip.first_wins, flip.second_wins, flip.first, flip.second)
             if len(flip.first_wins) <= len(flip.second_wins)
@@ -207,26 +210,28 @@ def flip_texts(group: Sequence[Entry], choices: Sequence[Choice]) -> list[str]:
             f"{winner} emits less per token than {loser} under {len(many)} of {len(choices)} ways of counting, "
             f"{loser} less than {winner} under {listing(named)}."
         )
+    if len(pairs) > MOST_FLIPS:
+        found.append(f"So do {len(pairs) - MOST_FLIPS} more pairs of runs; the table shows them.")
     return found
 
 
 def crossing_table(group: Sequence[Entry], choice: Choice) -> Table:
-    """List every break-even point of every pair, inside the charts or not."""
+    """List the break-even points of every pair, also those outside of the charts as far as they mean something."""
     known = [found for entry in group if (found := curves(entry, choice)) is not None]
-    axes = (
-        ("grid intensity", [c.intensity for c in known], lambda x: f"{number(x)} gCO₂e/kWh"),
-        ("all lives, relative to those assumed", [c.lifetime for c in known], lambda x: f"{number(x)}×"),
-        ("duty cycle", [c.duty for c in known if c.duty], percent),
+    axes: tuple[tuple[str, list[Curve], tuple[float, float], Callable[[float], str]], ...] = (
+        ("grid intensity", [c.intensity for c in known], (0.0, 2000.0), lambda x: f"{number(x)} gCO₂e/kWh"),
+        ("all lives, relative to those assumed", [c.lifetime for c in known], (0.1, 10.0), lambda x: f"{number(x)}×"),
+        ("duty cycle", [c.duty for c in known if c.duty], (0.0, 1.0), percent),
     )
     rows = [
         [name, say(meet.x), meet.below, meet.above, f"{grams(meet.gco2e)}CO₂e", "yes" if meet.decides else "no"]
-        for name, lines, say in axes
-        for meet in crossings(lines)
-        if name != "duty cycle" or meet.x <= 1.0
+        for name, lines, (low, high), say in axes
+        for meet in crossings(merged(lines))
+        if low <= meet.x <= high
     ]
     note = (
         "CI* = (m_new − m_old) / (e_old − e_new), and its likes for life and duty cycle. "
-        "Best changes: no third run is lower there."
+        "Best changes: no third run is lower there. Listed up to 2,000 g/kWh and from a tenth to ten times the lives."
     )
     head = ["what moves", "break-even at", "lower below it", "lower above it", "carbon per token there", "best changes"]
     return Table("Break-even points", head, rows, note)

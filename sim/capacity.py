@@ -40,8 +40,8 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload, 
 
     A sample of the workload's own requests, all there at once, large enough to turn the batch over several times. What
     the window between the first fifth of it and the last admission finishes is counted in work, by a weight per prompt
-    and per output token, and divided by the mean work of a larger sample: a few long requests more or less in the window
-    do not matter then. None if nothing of it can be served.
+    and per output token, and divided by the mean work of a larger sample: a few long requests more or less in the
+    window do not matter then. None if nothing of it can be served.
     """
     mix = workload.sample(MAX_SAMPLE, config.seed)
     served = [ticket for ticket in mix if ticket.prompt_tokens + ticket.output_tokens <= config.model.max_context]

@@ -56,8 +56,8 @@ def _slots(config: RunConfig) -> Iterator[str]:
     slots = deployment.hosts * deployment.host.gpus(deployment.device)
     if config.carbon.host_share == "whole" and deployment.count < slots:
         yield (
-            f"{deployment.count} of the {slots} GPU slots of {deployment.hosts} x {deployment.host.key} are used and the "
-            "whole of it is counted; with host share 'slots' the run answers for the slots it uses"
+            f"{deployment.count} of the {slots} GPU slots of {deployment.hosts} x {deployment.host.key} are used "
+            "and the whole of it is counted; with host share 'slots' the run answers for the slots it uses"
         )
 
 

@@ -3,8 +3,8 @@
     python -m traces.sample --rate 0.28
 
 Its requests are synthetic: the chat preset with prompts scaled to a third (a few hundred tokens, as in short chats),
-all within 4,096 tokens. The rate is what one Tesla M40 24 GB can just carry with Llama-2-7B in fp16: `simulate --hw m40`
-measures a capacity near 0.38 requests/s for this mix, of which 0.28 is three quarters.
+all within 4,096 tokens. The rate is what one Tesla M40 24 GB can just carry with Llama-2-7B in fp16: `simulate --hw
+m40` measures a capacity near 0.38 requests/s for this mix, of which 0.28 is three quarters.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from reports.breakeven import Crossing, Curve, Curves, crossings, curves
+from reports.breakeven import Crossing, Curve, Curves, crossings, curves, merged
 from reports.compare import Choice, Entry
 from reports.figures import style
 from reports.figures.style import Figure, Key
@@ -67,39 +67,41 @@ def _chart(
     if not lines:
         return None
     low, high = span
-    inverse = lines[0][1].inverse
-    x = np.geomspace(low, high, POINTS) if inverse else np.linspace(low, high, 2)
-    inside = [meet for meet in crossings([curve for _, curve in lines]) if low <= meet.x <= high]
+    shown = _merged(lines)
+    inside = [meet for meet in crossings([curve for _, curve in shown]) if low <= meet.x <= high]
+    own = [(place, curve, max(low, min(curve.own_x, high))) for place, curve in lines]
     # a hyperbola leaves the picture near zero: show all that matters, which is where runs stand and where they meet
-    heights = [curve.at(max(low, min(curve.own_x, high))) for _, curve in lines] + [meet.gco2e for meet in inside]
-    heights += [curve.at(high) for _, curve in lines]
-    top = 1.25 * max(heights)
-    factor, unit = prefix_of(top / 2, "g")
-    x_axis: dict[str, object] = {"title": axis, "range": [low / x_unit if inverse else 0, high / x_unit]}
+    heights = [curve.at(x) for _, curve, x in own] + [meet.gco2e for meet in inside]
+    heights += [curve.at(high) for _, curve in shown]
+    factor, unit = prefix_of(float(np.median(heights)), "g")
+    x_axis: dict[str, object] = {"title": axis, "range": [low / x_unit, high / x_unit]}
     if key == "lifetime":
         x_axis |= {"type": "log", "range": [math.log10(low), math.log10(high)], "tickvals": [0.25, 0.5, 1, 2, 4]}
-    plot = style.figure(
-        x=x_axis,
-        y={"title": f"carbon per output token ({unit}CO₂e)", "range": [0, top / factor]},
-        height_px=340,
-    )
-    for place, curve in lines:
+    y_axis = style.value_axis("carbon per output token", f"{unit}CO₂e", min(heights) / factor, max(heights) / factor)
+    plot = style.figure(x=x_axis, y=y_axis, height_px=340)
+    x = np.geomspace(low, high, POINTS) if low else np.linspace(low, high, POINTS)
+    for place, curve in shown:
         plot.add_trace(_line(place, curve, x / x_unit, np.asarray(curve.at(x)) / factor, unit))
-    own = [(place, curve) for place, curve in lines if low <= curve.own_x <= high]
     plot.add_trace(
         go.Scatter(
-            x=[curve.own_x / x_unit for _, curve in own], y=[curve.at(curve.own_x) / factor for _, curve in own],
-            mode="markers", hoverinfo="skip",
-            marker={"color": [style.run_colour(place) for place, _ in own], "size": 8},
+            x=[x / x_unit for *_, x in own], y=[curve.at(x) / factor for _, curve, x in own],
+            mode="markers", hoverinfo="skip", cliponaxis=False,
+            marker={"color": [style.run_colour(place) for place, *_ in own], "size": 8},
         )
     )  # fmt: skip
     _mark(plot, inside, x_unit, factor, say)
-    told = crossing_text(inside, [curve for _, curve in lines], high, say)
+    told = crossing_text(inside, [curve for _, curve in shown], high, say)
     return Figure(
         f"fig-breakeven-{key}", title, f"{told} ({dots[0].upper()}{dots[1:]}.)", plot, told,
-        (*(style.run_key(curve.label, place) for place, curve in lines), *_crossing_keys(inside)),
+        (*(style.run_key(curve.label, place) for place, curve in shown), *_crossing_keys(inside)),
         wide=key == "intensity",
     )  # fmt: skip
+
+
+def _merged(lines: Sequence[tuple[int, Curve]]) -> list[tuple[int, Curve]]:
+    """Draw curves that coincide once, in the colour of the first."""
+    places = {(curve.base, curve.slope): place for place, curve in reversed(lines)}
+    return [(places[curve.base, curve.slope], curve) for curve in merged([curve for _, curve in lines])]
 
 
 def _crossing_keys(inside: Sequence[Crossing]) -> list[Key]:
@@ -137,12 +139,12 @@ def _mark(
         )
     )  # fmt: skip
     shown = [meet for meet in inside if meet.decides or len(inside) <= 3]
-    logarithmic = plot.layout.xaxis.type == "log"
     for place, meet in enumerate(shown[:6]):
-        at = meet.x / x_unit
         plot.add_annotation(
-            x=math.log10(at) if logarithmic else at, y=meet.gco2e / factor, text=say(meet.x), showarrow=True,
-            arrowhead=0, arrowwidth=1, arrowcolor=style.MUTED, ax=0, ay=-28 - 18 * (place % 2), standoff=5,
+            x=style.place_on(plot.layout.xaxis, meet.x / x_unit),
+            y=style.place_on(plot.layout.yaxis, meet.gco2e / factor),
+            text=say(meet.x), showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=style.MUTED,
+            ax=0, ay=-28 - 18 * (place % 2), standoff=5,
             font={"color": style.INK, "size": 12}, bgcolor=style.PANEL, borderpad=2,
         )  # fmt: skip
 

@@ -196,7 +196,8 @@ def per_unit(group: Sequence[Entry], choice: Choice) -> Figure | None:
     spans = [np.quantile(entry.carbon_draws(choice), [0.05, 0.5, 0.95]) for entry in rows]
     factor, unit = prefix_of(max(float(span[2]) for span in spans), "g")
     plot = style.figure(
-        x={"title": f"carbon per output token ({unit}CO₂e)", "showgrid": True, "rangemode": "tozero"},
+        x={"title": f"carbon per output token ({unit}CO₂e)", "showgrid": True,
+           "range": [0, 1.25 * max(float(span[2]) for span in spans) / factor]},
         y={"title": "", "showgrid": False, "autorange": "reversed"},
         height_px=80 + 36 * len(rows), barmode="stack", bargap=0.3,
     )  # fmt: skip
@@ -214,6 +215,11 @@ def per_unit(group: Sequence[Entry], choice: Choice) -> Figure | None:
             marker={"color": style.INK, "size": 5}, error_x=_error([span.tolist() for span in spans], factor),
         )
     )  # fmt: skip
+    for label, span in zip(labels, spans, strict=True):
+        plot.add_annotation(
+            x=float(span[2]) / factor, y=label, text=f"  {grams(float(span[1]))}", xanchor="left",
+            showarrow=False, font={"color": style.INK, "size": 12},
+        )  # fmt: skip
     told = "; ".join(f"{label} {interval(_block(span), 'g')}CO₂e" for label, span in zip(labels, spans, strict=True))
     caption = f"Embodied by {choice[0]}, allocated {choice[1]}. Bars are medians, the whisker p5 to p95 of the sum."
     keys = [Key(name, colour, "area", name) for name, colour, _ in parts]

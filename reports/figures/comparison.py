@@ -12,6 +12,7 @@ from reports.format import count, duration, grams, listing, percent, prefix_of, 
 from reports.tables import Floats
 
 MOST_ROWS = 15
+MOST_NAMES = 6
 LATENCY_NAMES = {"ttft_s": "time to first token", "e2e_s": "end-to-end latency", "tpot_s": "time per output token"}
 
 
@@ -24,21 +25,23 @@ def pareto_front(group: Sequence[Entry], choice: Choice, name: str) -> Figure | 
             points.append((entry, p90, np.quantile(entry.carbon_draws(choice), [0.05, 0.5, 0.95])))
     if len(points) < 2:
         return None
-    factor, unit = prefix_of(max(float(span[1]) for *_, span in points), "g")
+    factor, unit = prefix_of(float(np.median([span[1] for *_, span in points])), "g")
+    lows, highs = ([float(span[i]) / factor for *_, span in points] for i in (0, 2))
     xs = [p90 for _, p90, _ in points]
     ys = [float(span[1]) / factor for *_, span in points]
     front = pareto(xs, ys)
     title = LATENCY_NAMES[name]
     plot = style.figure(
         x=style.log_time_axis(f"p90 {title} (logarithmic)", min(xs) / 1.3, max(xs) * 1.3),
-        y={"title": f"carbon per output token ({unit}CO₂e)", "rangemode": "tozero"},
+        y=style.value_axis("carbon per output token", f"{unit}CO₂e", min(lows), max(highs)),
         height_px=340,
     )
     plot.add_trace(_stairs([xs[i] for i in front], [ys[i] for i in front]))
     middle = (min(xs) * max(xs)) ** 0.5
-    for entry, p90, span in points:
+    for i, (entry, p90, span) in enumerate(points):
+        named = len(points) <= MOST_NAMES or i in front
         side = "top left" if p90 > middle else "top right"
-        plot.add_trace(_point(entry, p90, span / factor, side, unit))
+        plot.add_trace(_point(entry, p90, span / factor, side if named else None, unit))
     names = [points[i][0].label for i in front]
     missed = [entry.label for entry, *_ in points if entry.meets_slo is False]
     caption = f"No other run beats {listing(names)} in both. Lower left is better; whiskers are p5 to p95." + (
@@ -64,14 +67,14 @@ def _stairs(xs: Sequence[float], ys: Sequence[float]) -> go.Scatter:
     )
 
 
-def _point(entry: Entry, p90: float, span: Floats, side: str, unit: str) -> go.Scatter:
+def _point(entry: Entry, p90: float, span: Floats, side: str | None, unit: str) -> go.Scatter:
     low, y, high = span.tolist()
     colour = style.run_colour(entry.place)
     symbol = style.run_symbol(entry.place) + ("-open" if entry.meets_slo is False else "")
     return go.Scatter(
         x=[p90],
         y=[y],
-        mode="markers+text",
+        mode="markers+text" if side else "markers",
         text=[f" {entry.label} "],
         textposition=side,
         textfont={"color": style.INK, "size": 12},
@@ -112,7 +115,7 @@ def win_shares(group: Sequence[Entry], choices: Sequence[Choice], headline: Choi
                 marker={
                     "color": style.run_colour(entry.place),
                     "line": {"color": style.PANEL, "width": 1},
-                    "pattern": {"shape": "" if style.run_dash(entry.place) == "solid" else "/", "fgcolor": style.PANEL},
+                    "pattern": {"shape": "/" if _fill(entry) == "hatch" else "", "fgcolor": style.PANEL},
                 },
                 text=[f"{share:.0f} %" if share >= 8 else "" for share in shares], textposition="inside",
                 insidetextanchor="middle", textangle=0, textfont={"color": style.PANEL, "size": 11},
@@ -132,8 +135,12 @@ def win_shares(group: Sequence[Entry], choices: Sequence[Choice], headline: Choi
     )
     return Figure(
         "fig-wins", "Who emits least per token, draw by draw", f"{told} {paired}", plot, told,
-        tuple(Key(e.label, style.run_colour(e.place), "area", e.label) for e in group), wide=True,
+        tuple(Key(e.label, style.run_colour(e.place), _fill(e), e.label) for e in group), wide=True,
     )  # fmt: skip
+
+
+def _fill(entry: Entry) -> str:
+    return "area" if style.run_dash(entry.place) == "solid" else "hatch"
 
 
 def costs(group: Sequence[Entry]) -> Figure | None:

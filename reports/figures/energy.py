@@ -132,8 +132,15 @@ def per_token(group: Sequence[Entry]) -> Figure | None:
             go.Bar(x=values, y=labels, orientation="h", name=label, legendgroup=label, marker=bar, hovertemplate=hover)
         )
         keys.append(Key(label, colour, "area", label))
-    told = ", ".join(f"{e.label} {number((e.summary.energy_j.total or 0.0) / e.served.output_tokens)} J" for e in known)
+    totals = [(entry.summary.energy_j.total or 0.0) / entry.served.output_tokens for entry in known]
+    for label, total in zip(labels, totals, strict=True):
+        plot.add_annotation(
+            x=total, y=label, text=f"  {number(total)} J", xanchor="left", showarrow=False,
+            font={"color": style.INK, "size": 12},
+        )  # fmt: skip
+    plot.update_xaxes(range=[0, 1.2 * max(totals)])
+    told = ", ".join(f"{label} {number(total)} J" for label, total in zip(labels, totals, strict=True))
     return Figure(
-        "fig-energy-per-token", "Energy per output token", f"In all: {told}.", plot,
-        f"Energy per output token by component. In all: {told}.", tuple(keys), wide=True,
+        "fig-energy-per-token", "Energy per output token", "All that the site burns, idle time included.", plot,
+        f"Energy per output token by component: {told}.", tuple(keys), wide=True,
     )  # fmt: skip

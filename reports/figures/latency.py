@@ -1,11 +1,12 @@
 """What users feel: cumulative distributions of the four latencies, against the service level."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 
-from reports.compare import Entry
+from reports.compare import Entry, shared_label
 from reports.figures import style
 from reports.figures.style import Figure
 from reports.format import brief, duration, percent, setting
@@ -19,6 +20,7 @@ TITLES = {
     "e2e_s": ("End-to-end latency", "requests"),
 }
 LEVELS = np.unique(np.concatenate([np.linspace(0.0, 1.0, 201), [0.992, 0.994, 0.996, 0.998, 0.999, 0.9995, 0.9999]]))
+MOST_NAMES = 4
 THINNING = "The curves pass through the exact quantiles at 208 levels."
 
 
@@ -40,54 +42,75 @@ def _curve(entry: Entry, name: str) -> tuple[Floats, Floats]:
     return np.quantile(values, LEVELS), LEVELS
 
 
+class Shown(NamedTuple):
+    """A line of the figure: runs of which it is true share it (the same hardware on two grids)."""
+
+    label: str
+    place: int
+    entry: Entry
+    x: Floats
+    y: Floats
+
+
+def _shown(group: Sequence[Entry], name: str) -> list[Shown]:
+    """Give the distributions that there are, equal ones once."""
+    held: dict[bytes, list[tuple[Entry, Floats, Floats]]] = {}
+    for entry in group:
+        x, y = _curve(entry, name)
+        if len(x):
+            held.setdefault(x.tobytes() + y.tobytes(), []).append((entry, x, y))
+    return [
+        Shown(shared_label([entry.label for entry, *_ in same]), same[0][0].place, *same[0]) for same in held.values()
+    ]
+
+
 def distribution(group: Sequence[Entry], name: str) -> Figure | None:
     """Draw one latency's distribution, a line per run; None where no run has a value."""
-    curves = [_curve(entry, name) for entry in group]
-    shown = [(entry, x, y) for entry, (x, y) in zip(group, curves, strict=True) if len(x)]
+    shown = _shown(group, name)
     if not shown:
         return None
     slo = group[0].run.manifest.slo()
     limit_s = slo.thresholds().get(name) if slo else None
-    positive = np.concatenate([x[x > 0] for _, x, _ in shown] + [np.array([limit_s] if limit_s else [])])
-    if not len(positive):
+    positive = [line.x[line.x > 0] for line in shown if (line.x > 0).any()]
+    if not positive:
         return None
     # a handful of near-zero values must not stretch the axis over empty decades
-    low_s = max(
-        float(positive.min()), min(float(np.quantile(x[x > 0], 0.01)) for _, x, _ in shown if (x > 0).any()) / 2
-    )
-    low_s = min(low_s, limit_s) if limit_s else low_s
+    low_s = max(min(float(x.min()) for x in positive), min(float(np.quantile(x, 0.01)) for x in positive) / 2)
+    high_s = max(float(x.max()) for x in positive)
+    if limit_s:
+        low_s, high_s = min(low_s, limit_s), max(high_s, limit_s)
     title, of_what = TITLES[name]
     plot = style.figure(
-        x=style.log_time_axis(f"{title.lower()} (logarithmic)", low_s, float(positive.max())),
+        x=style.log_time_axis(f"{title.lower()} (logarithmic)", low_s, high_s),
         y={"title": f"share of {of_what} (%)", "range": [0, 112], "tickvals": [0, 25, 50, 75, 90, 100]},
     )
-    for entry, x, y in shown:
-        plot.add_trace(_line(entry.label, entry.place, x, y, alone=len(group) == 1))
+    for line in shown:
+        plot.add_trace(_line(line, alone=len(group) == 1))
     if len(group) == 1:
-        _mark_quantiles(plot, group[0], name, (low_s * float(positive.max())) ** 0.5)
+        _mark_quantiles(plot, group[0], name, (low_s * high_s) ** 0.5)
     if limit_s:
         plot.add_vline(x=limit_s, line={"color": style.VERMILLION, "dash": "dash", "width": 1.5})
     return Figure(
         key=f"fig-{name.removesuffix('_s')}",
         title=title,
-        caption=_caption(group, name, limit_s),
+        caption=_caption(shown, name, limit_s),
         plot=plot,
-        alt=f"Cumulative distribution of {title.lower()}. " + " ".join(_numbers(entry, name) for entry in group),
-        keys=_keys(group, limit_s),
+        alt=f"Cumulative distribution of {title.lower()}. " + " ".join(_numbers(line, name) for line in shown),
+        keys=_keys(shown, limit_s) if len(group) > 1 else _keys([], limit_s),
     )
 
 
-def _line(label: str, place: int, x: Floats, y: Floats, alone: bool) -> go.Scatter:
+def _line(line: Shown, alone: bool) -> go.Scatter:
     return go.Scatter(
-        x=x.astype(np.float32),
-        y=(100 * y).astype(np.float32),
-        name=label,
-        legendgroup=label,
+        x=line.x.astype(np.float32),
+        y=(100 * line.y).astype(np.float32),
+        name=line.label,
+        legendgroup=line.label,
         mode="lines",
-        line={"color": style.run_colour(place), "width": 2.2, "dash": style.run_dash(place)},
+        line={"color": style.run_colour(line.place), "width": 2.2, "dash": style.run_dash(line.place)},
         fill="tozeroy" if alone else None,
         fillcolor=style.rgba(style.BLUE, 0.08) if alone else None,
-        hovertemplate="%{y:.3g} % within %{x:.4g} s<extra>" + label + "</extra>",
+        hovertemplate="%{y:.3g} % within %{x:.4g} s<extra>" + line.label + "</extra>",
     )
 
 
@@ -110,8 +133,8 @@ def _mark_quantiles(plot: go.Figure, entry: Entry, name: str, middle_s: float) -
     )
 
 
-def _keys(group: Sequence[Entry], limit_s: float | None) -> tuple[style.Key, ...]:
-    keys = tuple(style.run_key(entry.label, entry.place) for entry in group) if len(group) > 1 else ()
+def _keys(shown: Sequence[Shown], limit_s: float | None) -> tuple[style.Key, ...]:
+    keys = tuple(style.run_key(line.label, line.place) for line in shown)
     return (*keys, style.Key(f"SLO {setting(limit_s)}", style.VERMILLION, "dash")) if limit_s else keys
 
 
@@ -124,24 +147,24 @@ def _within(entry: Entry, name: str, limit_s: float) -> float | None:
     return float((values <= limit_s).mean()) if len(values) else None
 
 
-def _caption(group: Sequence[Entry], name: str, limit_s: float | None) -> str:
+def _caption(shown: Sequence[Shown], name: str, limit_s: float | None) -> str:
     of_what = TITLES[name][1]
-    if limit_s:
-        parts = [
-            f"{percent(share)}{f' on {entry.label}' if len(group) > 1 else ''}"
-            for entry in group
-            if (share := _within(entry, name, limit_s)) is not None
-        ]
-        return f"Of finished {of_what}, within {setting(limit_s)}: {', '.join(parts)}."
-    if len(group) == 1:
-        return _numbers(group[0], name)
-    return f"Share of finished {of_what} at or below each latency."
+    if not limit_s:
+        return _numbers(shown[0], name) if len(shown) == 1 else f"Share of finished {of_what} at or below each latency."
+    shares = [(_within(line.entry, name, limit_s) or 0.0, line.label) for line in shown]
+    begin = f"Of finished {of_what}, within {setting(limit_s)}:"
+    if len(shares) == 1:
+        return f"{begin} {percent(shares[0][0])}."
+    if len(shares) <= MOST_NAMES:
+        return f"{begin} {', '.join(f'{percent(share)} on {label}' for share, label in shares)}."
+    least, most = min(shares), max(shares)
+    return f"{begin} from {percent(least[0])} on {least[1]} to {percent(most[0])} on {most[1]}."
 
 
-def _numbers(entry: Entry, name: str) -> str:
-    stats = getattr(entry.summary, name)
+def _numbers(line: Shown, name: str) -> str:
+    stats = getattr(line.entry.summary, name)
     return (
-        f"{entry.label}: half within {duration(stats.p50)}, 90 % within {duration(stats.p90)}, "
+        f"{line.label}: half within {duration(stats.p50)}, 90 % within {duration(stats.p90)}, "
         f"99 % within {duration(stats.p99)}, the longest {duration(stats.max)}."
     )
 

@@ -98,7 +98,7 @@ class Key(NamedTuple):
 
     name: str
     colour: str
-    shape: str = "area"  # area | line | dash | dot | dashdot | ring | circle | diamond | square | triangle-up
+    shape: str = "area"  # area | hatch | line | dash | dot | dashdot | ring | circle | diamond | square | triangle-up
     group: str = ""
 
 
@@ -168,6 +168,30 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks or [low]
 
 
+WIDE_RANGE = 6.0
+"""From this ratio of the highest to the lowest value on, an axis is logarithmic."""
+
+
+def value_axis(title: str, unit: str, low: float, high: float) -> dict[str, Any]:
+    """Set up a vertical axis of positive values: from zero, or logarithmic where they lie far apart."""
+    if low <= 0 or high < WIDE_RANGE * low:
+        return {"title": f"{title} ({unit})", "range": [0, 1.2 * high]}
+    ends = low / 1.6, high * 1.6
+    ticks = log_ticks(*ends)
+    return {
+        "type": "log",
+        "title": f"{title} ({unit}, logarithmic)",
+        "range": [math.log10(end) for end in ends],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
+
+
+def place_on(axis: go.layout.YAxis, value: float) -> float:
+    """Give where an annotation stands on an axis: plotly wants its logarithm on a logarithmic one."""
+    return math.log10(value) if axis.type == "log" else value
+
+
 def log_time_axis(title: str, low_s: float, high_s: float) -> dict[str, Any]:
     """Set up a logarithmic axis of seconds whose ticks read "10 ms", "1 s"; the unit is written at every tick."""
     margin = max((high_s / low_s) ** 0.06 * 1.04, (2.5 * low_s / high_s) ** 0.5)  # a single value gets room around it
@@ -225,8 +249,8 @@ def run_dash(place: int) -> str:
 
 
 def run_symbol(place: int) -> str:
-    """Give the marker of the n-th run: the four shapes in turn, so that colour is never the only difference."""
-    return RUN_SYMBOLS[place % len(RUN_SYMBOLS)]
+    """Give the marker of the n-th run: shape and colour together repeat after 32 runs, colour alone after 8."""
+    return RUN_SYMBOLS[(place + place // len(RUN_COLOURS)) % len(RUN_SYMBOLS)]
 
 
 def run_key(name: str, place: int, lines: bool = True) -> Key:

@@ -43,6 +43,7 @@
 
   const marks = {
     area: (c) => `<rect x="4" y="1" width="14" height="10" rx="2" fill="${c}"/>`,
+    hatch: (c) => `<rect x="4" y="1" width="14" height="10" rx="2" fill="${c}"/><path d="M6 11l5-10M12 11l5-10" stroke="${getComputedStyle(document.documentElement).getPropertyValue("--panel")}" stroke-width="1.5"/>`,
     line: (c) => `<path d="M1 6h20" stroke="${c}" stroke-width="3"/>`,
     dash: (c) => `<path d="M1 6h20" stroke="${c}" stroke-width="2.5" stroke-dasharray="6 3"/>`,
     dot: (c) => `<path d="M1 6h20" stroke="${c}" stroke-width="2.5" stroke-dasharray="2 3"/>`,

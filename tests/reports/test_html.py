@@ -233,7 +233,10 @@ def test_a_report_is_written_whole(m40: Run, tmp_path: Path) -> None:
         render([])
 
 
-def test_many_runs_stay_apart(m40: Run) -> None:
-    reader = Reader(render([m40] * 12))
+def test_many_runs_stay_apart(m40: Run, tmp_path: Path, synthetic: ModuleType) -> None:
+    alike = Reader(render([m40] * 3)).figures["fig-e2e"]["data"]
+    assert [trace["name"] for trace in alike] == ["m40"]  # equal distributions are one line
+    made = [synthetic.write_run(tmp_path / f"{i}", synthetic.Toy(requests=40, seed=i)) for i in range(12)]
+    reader = Reader(render(made))
     looks = [(t["line"]["color"], t["line"].get("dash")) for t in reader.figures["fig-e2e"]["data"]]
     assert len(set(looks)) == 12

@@ -1,0 +1,96 @@
+"""The two scripts, `afterwatt` and `simulate`, and what their errors turn into.
+
+0 done, 2 bad input or usage, 3 infeasible, 130 interrupted; one sentence on standard error for each that is the user's
+to mend. Anything else is a fault of ours and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import typer
+
+from cli import flags, hw, model, policy, report, trace
+from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
+from cli.help import Sectioned
+from cli.simulate import simulate
+
+GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]]] = {
+    "trace": trace.COMMANDS,
+    "hw": hw.COMMANDS,
+    "model": model.COMMANDS,
+    "policy": policy.COMMANDS,
+}
+ABOUT: Final = """Afterwatt: what would these GPUs, old or new, carry?
+
+Latency, energy, cost and carbon of serving language models, simulated from a request trace.
+"""
+
+
+def _first(version: flags.Version = False) -> None:
+    pass
+
+
+def simulate_app() -> typer.Typer:
+    """Give the script `simulate`."""
+    app = _typer()
+    app.command("simulate", cls=Sectioned)(simulate)
+    return app
+
+
+def afterwatt_app() -> typer.Typer:
+    """Give the script `afterwatt`."""
+    app = _typer(ABOUT)
+    app.callback(help=ABOUT)(_first)
+    app.command("simulate", cls=Sectioned)(simulate)
+    app.command("report", cls=Sectioned)(report.report)
+    for name, (about, commands) in GROUPS.items():
+        group = _typer(about, add_completion=False)
+        for command, function in commands.items():
+            group.command(command, cls=Sectioned)(function)
+        app.add_typer(group, name=name)
+    return app
+
+
+def _typer(help: str | None = None, add_completion: bool = True) -> typer.Typer:  # noqa: A002 - typer's word
+    return typer.Typer(help=help, add_completion=add_completion, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a script and give its exit code; errors that are the user's to mend are printed.
+
+    Args:
+        app: the script.
+        arguments: as typed; None takes those of the process.
+    """
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as fault:
+        found = exit_code_of(fault)
+        if found is None:
+            raise
+        if type(fault).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{fault}\n")
+            return BAD_INPUT
+        sys.stderr.write(f"error: {sentence_of(fault)}\n")
+        return found
+    if code == INTERRUPTED:
+        sys.stderr.write("interrupted; nothing half-written is left\n")
+    return code if isinstance(code, int) else DONE
+
+
+def main() -> NoReturn:
+    """`afterwatt`."""
+    sys.exit(run(afterwatt_app()))
+
+
+def simulate_main() -> NoReturn:
+    """`simulate`."""
+    sys.exit(run(simulate_app()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""`afterwatt policy`: the policies that --policy names."""
+
+import inspect
+import sys
+from typing import Final
+
+from cli import flags
+
+_PREEMPTION: Final = {
+    "recompute": "What lacks memory gives up its KV cache and computes it anew.",
+    "swap": "What lacks memory moves its KV cache to the host's memory and back.",
+}
+_SIZES: Final = {
+    "budget=N": ("token_budget", "Most tokens per iteration."),
+    "seqs=N": ("max_seqs", "Most sequences at a time."),
+    "block=N": ("block_tokens", "Tokens per block of the KV cache."),
+    "queue=N": ("max_queue", "Most requests waiting per replica; further ones are turned away."),
+}
+
+
+def list_policies(json: flags.ListJson = False) -> None:
+    """List the words that --policy joins by +."""
+    rows = policies()
+    if json:
+        from reports.schema import to_json
+
+        sys.stdout.write(
+            to_json([dict(zip(("question", "word", "default", "about"), row, strict=True)) for row in rows])
+        )
+        return
+    from cli.tables import Column, print_table
+
+    cells = [[question, word, "default" if usual else "", about] for question, word, usual, about in rows]
+    columns = [Column("decides", folds=False), Column("word", folds=False), Column(""), Column("")]
+    print_table(columns, cells, note="One word per question, joined by +: --policy prefill-first+swap+seqs=64")
+
+
+def policies() -> list[tuple[str, str, bool, str]]:
+    """Give every word with the question it answers, whether it is the default, and what it does."""
+    from policies.batching import BATCHING
+    from policies.config import PREEMPTION, PolicySet
+    from policies.routing import ROUTING
+
+    usual = PolicySet()
+    rows = [("which sequences run", name, name == usual.batching, _first_line(made)) for name, made in BATCHING.items()]
+    rows += [("where a request goes", name, name == usual.routing, _first_line(made)) for name, made in ROUTING.items()]
+    rows += [("whose memory is taken", name, name == usual.preemption, _PREEMPTION[name]) for name in PREEMPTION]
+    rows.append(("shared prefixes", "no-prefix", not usual.share_prefixes, "Compute them anew for every request."))
+    for word, (field, about) in _SIZES.items():
+        value = getattr(usual, field)
+        rows.append(("sizes", word, False, f"{about} [{'no bound' if value is None else value}]"))
+    return rows
+
+
+def _first_line(made: object) -> str:
+    return (inspect.getdoc(made) or "").partition("\n")[0]
+
+
+COMMANDS = ("Look at the policies there are.", {"list": list_policies})

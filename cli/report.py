@@ -1,0 +1,77 @@
+"""`afterwatt report`: write the page of one run or study, or a comparison of several, from their files."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import flags
+from cli.places import STUDY_FILE
+
+if TYPE_CHECKING:
+    from reports.rundir import Run
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Directories of runs or studies.")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The page. [report.html in the directory; of several, in the working folder]"
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print summary.json, or a list of them.")] = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Write report.html anew for a run or a study, or one page that compares several."""
+    found, page = write(runs, None if out is None else Path(out))
+    if json:
+        from reports.schema import read_json, to_json
+
+        summaries = [read_json(run.path / "summary.json") for run in found]
+        sys.stdout.write(to_json(summaries[0] if len(summaries) == 1 else summaries))
+    elif not quiet:
+        from reports.terminal import default_console, print_runs
+
+        print_runs(found, default_console(), page)
+
+
+def write(places: Sequence[str | Path], out: Path | None = None) -> tuple[list["Run"], Path]:
+    """Write the page of the runs in some directories.
+
+    Args:
+        places: directories of runs, of studies, or folders of runs.
+        out: the page; None puts it into the only directory given, or into the working folder.
+
+    Returns:
+        The runs and the page's path.
+
+    Raises:
+        ReportError: a directory is no whole run, or the page cannot be written.
+    """
+    from reports.html import write_report
+
+    runs = runs_in(places)
+    page = out or (Path(places[0]) if len(places) == 1 else Path()) / "report.html"
+    return runs, write_report(runs, page)
+
+
+def runs_in(places: Sequence[str | Path]) -> list["Run"]:
+    """Open the runs of directories; of a study, the first seed of each of its cells.
+
+    Raises:
+        ReportError: a directory is no run, and holds none.
+    """
+    from cli.study import run_directories
+    from reports.rundir import find_runs, load_run
+
+    runs = []
+    for place in map(Path, places):
+        study = place / STUDY_FILE
+        if study.is_file():
+            runs += [load_run(place / name) for name in run_directories(study, first_seed_only=True)]
+        else:
+            runs += find_runs([place])
+    return runs

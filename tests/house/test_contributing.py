@@ -1,0 +1,99 @@
+"""CONTRIBUTING says "one file": done in a copy of the house, it is enough."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("hwprofiles", "modelspecs", "policies")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def run(house: Path, program: str) -> str:
+    result = subprocess.run([sys.executable, "-c", program], cwd=house, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_gpu_is_one_file(house: Path):
+    cards = house / "hwprofiles" / "data" / "gpus"
+    profile = (cards / "m40-24.toml").read_text()
+    (cards / "m41.toml").write_text(profile.replace("288.4e9", "300e9"))
+    program = """
+from hwprofiles import device_names, parse_deployment
+from hwprofiles.power import gpu_power_model
+from hwprofiles.stacks import load_stack
+assert "m41" in device_names()
+four = parse_deployment("4xm41")
+gpu_power_model(four.device, stream_bytes_per_s=1e11, compute_flops_per_s=1e12)
+print(load_stack(four.device).pool, float(four.device.mem_bandwidth_bytes_per_s), four.count)
+"""
+    assert run(house, program) == "maxwell 300000000000.0 4"
+
+
+def test_a_site_is_one_file(house: Path):
+    sites = house / "hwprofiles" / "data" / "sites"
+    (sites / "attic.toml").write_text((sites / "fr.toml").read_text().replace('"France"', '"the attic"'))
+    program = "from hwprofiles import load_site, site_names; print('attic' in site_names(), load_site('attic').name)"
+    assert run(house, program) == "True the attic"
+
+
+def test_a_model_is_one_file(house: Path):
+    models = house / "modelspecs" / "data"
+    shape = (models / "llama-2-7b.toml").read_text()
+    shape = shape.replace('"llama-2-7b"', '"llama-2-8b"').replace("layers = 32", "layers = 40")
+    (models / "llama-2-8b.toml").write_text(shape.partition("[published]")[0])
+    program = "from modelspecs import load_model, model_names; print(load_model('llama-2-8b').layers, *model_names())"
+    layers, *names = run(house, program).split()
+    assert layers == "40"
+    assert "llama-2-8b" in names
+
+
+def test_a_policy_is_one_class_and_one_line(house: Path):
+    """The very class that CONTRIBUTING shows, with a body."""
+    example = re.search(r"```python\n(class ShortestFirst.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert example
+    body = """
+        fits = [c for c, _ in zip(view.queue, range(32)) if c.blocks <= view.free_blocks]
+        first = min(fits, key=lambda c: (c.tokens, c.seq_id), default=None)
+        if first is None or view.decoding >= view.limits.max_seqs:
+            return BatchDecision(decode=True)
+        return BatchDecision(decode=False, chunks=(Chunk(first.seq_id, first.tokens),))
+"""
+    (house / "policies" / "shortest.py").write_text(
+        "from policies.views import BatchDecision, BatchView, Chunk\n\n\n" + example[1].replace(" ...\n", body)
+    )
+    batching = house / "policies" / "batching.py"
+    text = batching.read_text()
+    line = '{"prefill-first": PrefillFirst,'
+    assert line in text
+    text = text.replace(line, '{"shortest-first": ShortestFirst, "prefill-first": PrefillFirst,')
+    line = "from policies.shortest import ShortestFirst\n\nBATCHING: Mapping"
+    batching.write_text(text.replace("BATCHING: Mapping", line))
+    program = """
+from policies.batching import BATCHING
+from policies.config import parse_policies
+from policies.plans import Idle, StepOutcome
+from policies.scheduler import Scheduler, SchedulerConfig
+from policies.sequence import Sequence
+chosen = parse_policies("shortest-first")
+scheduler = Scheduler(SchedulerConfig(64, 16, 8, 512, 4096), BATCHING[chosen.batching]())
+for number, prompt in enumerate((200, 30, 90)):
+    scheduler.add(Sequence(number, prompt, 4))
+done = []
+while not isinstance(plan := scheduler.plan(0.0), Idle):
+    done += [seq.seq_id for seq in scheduler.apply(plan, StepOutcome(plan.repeat + 1))[1]]
+    scheduler.check_integrity()
+print(chosen.name, done)
+"""
+    assert run(house, program).startswith("shortest-first [")
