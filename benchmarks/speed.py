@@ -31,7 +31,7 @@ from modelspecs.precision import load_precision
 from policies.config import parse_policies
 from sim.capacity import measure_capacity
 from sim.config import RunConfig
-from sim.run import memory_of, meter_of, simulate
+from sim.run import memory_of, simulate
 from sim.workload import TraceWorkload
 from traces import open_trace
 from traces.schema import Batch, Trace, TraceInfo
@@ -97,7 +97,7 @@ def at_load(trace: MemoryTrace, model: str, policy: str, frac: float) -> RunConf
     """Return a run whose arrivals are paced to a share of the measured capacity."""
     config = config_of(trace, model, policy)
     memory = memory_of(config)
-    capacity = measure_capacity(config, memory, config.workload, meter_of(config, memory))
+    capacity = measure_capacity(config, memory, config.workload)
     assert capacity is not None
     offered = (len(trace.batch) - 1) / float(trace.batch.arrival_s[-1])
     return config_of(trace.paced(offered / (frac * capacity)), model, policy)
@@ -118,7 +118,9 @@ def cases(requests: int) -> list[Case]:
         prompt_tokens=np.full(requests, 512),
         output_tokens=np.full(requests, 128),
     )
-    found = [Case("poisson 512/128, 4/s", 60.0, config_of(MemoryTrace("poisson", fixed), "llama-2-7b", "chunked"), requests)]
+    found = [
+        Case("poisson 512/128, 4/s", 60.0, config_of(MemoryTrace("poisson", fixed), "llama-2-7b", "chunked"), requests)
+    ]
     name, batch, _ = read("azure2023/AzureLLMInferenceTrace_conv.csv", f"synth:chat?n={requests}")
     lengths = batch.sliced(0, min(requests, len(batch)))
     azure = MemoryTrace(name, replace(lengths, arrival_s=poisson_arrivals(len(lengths), 1.0)))

@@ -210,4 +210,7 @@ def _print_json(data: object) -> None:
     sys.stdout.write(to_json(data))
 
 
-COMMANDS = ("Look at hardware profiles and where their numbers come from.", {"list": list_profiles, "show": show})
+COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (
+    "Look at hardware profiles and where their numbers come from.",
+    {"list": list_profiles, "show": show},
+)

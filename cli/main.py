@@ -15,7 +15,8 @@ from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
 from cli.help import Sectioned
 from cli.simulate import simulate
 
-GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Callable[..., Any]]]]] = {
+Commands = tuple[str, Mapping[str, Callable[..., Any]]]
+GROUPS: Final[Mapping[str, Commands]] = {
     "trace": trace.COMMANDS,
     "hw": hw.COMMANDS,
     "model": model.COMMANDS,

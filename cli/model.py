@@ -1,7 +1,8 @@
 """`afterwatt model`: model shapes and what follows from them."""
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -63,4 +64,4 @@ def show(
     print_table(columns, cells, title=load_model(name).name, notes=sources.texts)
 
 
-COMMANDS = ("Look at models.", {"list": list_models, "show": show})
+COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = ("Look at models.", {"list": list_models, "show": show})

@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from cli import flags
 
@@ -56,4 +57,7 @@ def _first_line(made: object) -> str:
     return (inspect.getdoc(made) or "").partition("\n")[0]
 
 
-COMMANDS = ("Look at the policies there are.", {"list": list_policies})
+COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (
+    "Look at the policies there are.",
+    {"list": list_policies},
+)

@@ -1,6 +1,7 @@
 """`afterwatt trace`: look at a trace, convert one, draw one."""
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -226,7 +227,7 @@ def _print_json(data: object) -> None:
     sys.stdout.write(to_json(data))
 
 
-COMMANDS = (
+COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (
     "Look at request traces, convert them, draw synthetic ones.",
     {"describe": describe, "convert": convert, "synth": synth, "presets": presets, "formats": formats},
 )

@@ -3,12 +3,13 @@
     python docs/refresh.py            # rewrite (make docs)
     python docs/refresh.py --check    # exit 1 and name what differs
 
-Two kinds of places are rewritten:
+Three kinds of things are rewritten:
 
 - a block fenced as `console`: each line `$ command` is run in an empty folder and followed by what it prints. With
   `console head=12` the first 12 lines are kept, then `...`; with `console quiet` the command must succeed, and the
   text below it is left alone;
-- what stands between `<!-- generated: NAME -->` and `<!-- end -->`: made by a function of `docs/generated.py`.
+- what stands between `<!-- generated: NAME -->` and `<!-- end -->`: made by a function of `docs/generated.py`;
+- the images in `FIGURES`, drawn from real runs.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from figure import breakeven
 from generated import GENERATED
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +29,7 @@ BLOCK = re.compile(r"^```console(?P<options>[^\n]*)\n(?P<body>.*?)^```$", re.MUL
 SECTION = re.compile(r"(?P<begin><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 COMMANDS = ("simulate", "afterwatt")
 WIDTH = "100"
+FIGURES = {ROOT / "docs" / "images" / "breakeven.svg": breakeven}
 
 
 def pages() -> list[Path]:
@@ -91,11 +94,14 @@ def refreshed(text: str) -> str:
 
 
 def differences() -> Iterator[tuple[Path, str, str]]:
-    """Yield (page, as it is, as it should be) where these differ."""
+    """Yield (page or image, as it is, as it should be) where these differ."""
     for path in pages():
         text = path.read_text(encoding="utf-8")
-        new = refreshed(text)
-        if new != text:
+        if (new := refreshed(text)) != text:
+            yield path, text, new
+    for path, draw in FIGURES.items():
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if (new := draw()) != text:
             yield path, text, new
 
 

@@ -53,14 +53,21 @@ class BodyResult:
 
 
 class Body:
-    """One run in virtual time."""
+    """One run in virtual time.
+
+    Args:
+        config: the run; memory: its replicas' memory; workload: what arrives.
+        meter: works out energy; None where only the requests' times are wanted.
+        sink: takes rows of requests.parquet as columns.
+        log: takes decision log entries; progress: called now and then with (requests done, virtual seconds).
+    """
 
     def __init__(
         self,
         config: RunConfig,
         memory: MemoryPlan,
         workload: Workload,
-        meter: StrideMeter,
+        meter: StrideMeter | None,
         sink: Callable[[Columns], None],
         log: Callable[[DecisionEntry], None] | None = None,
         progress: Callable[[int, float], None] | None = None,
@@ -174,7 +181,8 @@ class Body:
 
     def _settle(self) -> None:
         for lane in self._lanes:
-            settle(lane, self._meter, self._bins, self._gaps)
+            if self._meter is not None:
+                settle(lane, self._meter, self._bins, self._gaps)
         done, self._done = self._done, []
         self._rows.add(done)
         if self._progress is not None:

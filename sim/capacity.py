@@ -10,7 +10,6 @@ from hwprofiles.roofline import TimeModel
 from sim.body import Body
 from sim.config import RunConfig
 from sim.memory import MemoryPlan
-from sim.recorder import StrideMeter
 from sim.ticket import Ticket
 from sim.workload import Saturation, Workload
 
@@ -35,7 +34,7 @@ class Load:
     devices_needed: int | None
 
 
-def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload, meter: StrideMeter) -> float | None:
+def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) -> float | None:
     """Return requests per second that one replica finishes while its queue never runs empty.
 
     A sample of the workload's own requests, all there at once, large enough to turn the batch over several times. What
@@ -59,7 +58,7 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload, 
         hosts=ceil(config.deployment.hosts / config.deployment.replicas),
     )
     probe = replace(config, deployment=single, workload=saturation, horizon_s=None, warmup_s=0.0, decisions=False)
-    Body(probe, memory, saturation, meter, lambda _: None).run()
+    Body(probe, memory, saturation, None, lambda _: None).run()
     weights = token_weights(config, int(together))
     return throughput([t for t in saturation.submitted if t.finish_ps is not None], served, weights)
 
@@ -84,7 +83,9 @@ def throughput(done: list[Ticket], mix: list[Ticket], weights: tuple[float, floa
         return None
 
     def work_of(tickets: list[Ticket]) -> NDArray[np.float64]:
-        return np.array([[t.prompt_tokens, t.output_tokens] for t in tickets], dtype=np.float64) @ np.array(weights)
+        return np.asarray(
+            np.array([[t.prompt_tokens, t.output_tokens] for t in tickets], dtype=np.float64) @ np.array(weights)
+        )
 
     done = sorted(done, key=lambda ticket: (ticket.finish_ps or 0, ticket.seq_id))
     finishes = np.array([ticket.finish_ps for ticket in done], dtype=np.float64) * 1e-12

@@ -59,7 +59,7 @@ def simulate(config: RunConfig, out: str | Path, progress: Progress | None = Non
             decisions.close()
         gaps = result.gaps.table()
         writer.write("itl", {"itl_s": gaps["value"], "tokens": gaps["weight"]})
-        _close(config, memory, meter, result, writer)
+        _close(config, memory, result, writer)
     return load_run(out)
 
 
@@ -86,9 +86,9 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     )
 
 
-def _close(config: RunConfig, memory: MemoryPlan, meter: Meter, result: BodyResult, writer: RunWriter) -> None:
+def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: RunWriter) -> None:
     """Measure capacity, settle energy, carbon and cost, and write what is left of the directory."""
-    capacity = measure_capacity(config, memory, config.workload, meter) if result.accepted else None
+    capacity = measure_capacity(config, memory, config.workload) if result.accepted else None
     load = load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
     writer.write_manifest(manifest_of(config, memory, _versions()))
     # The summary needs the tables, and the ledger counts of what was served: two passes over files just written.

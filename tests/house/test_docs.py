@@ -3,7 +3,6 @@
 import doctest
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -91,11 +90,8 @@ def test_only_our_own_commands_are_run(refresh: ModuleType):
         refresh.refreshed("```console\n$ rm -rf /\n```\n")
 
 
-def test_the_figure_is_of_the_run_it_names():
-    """Redrawn from the same command, it is the same picture."""
-    figure = ROOT / "docs" / "images" / "breakeven.svg"
-    program = "from figure import breakeven; import sys; sys.stdout.write(breakeven())"
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "docs", capture_output=True, text=True, check=True
-    )
-    assert result.stdout == figure.read_text(encoding="utf-8")
+def test_figures_are_of_the_runs_they_name(refresh: ModuleType):
+    """Drawn anew from the same commands, they are the same pictures."""
+    assert refresh.FIGURES
+    for path, draw in refresh.FIGURES.items():
+        assert draw() == path.read_text(encoding="utf-8")
