@@ -3,8 +3,8 @@
     python benchmarks/speed.py [--rounds N] [--requests N] [--json] [--only CASE]
 
 Three workloads on one A100-80 with Llama-2-7B, outputs written, no report: Poisson arrivals of 512 in and 128 out at
-4/s; Azure 2023 conversation lengths, Poisson at 70 % of capacity; Mooncake conversation trace with chunked prefill and shared prefixes,
-scaled to 70 % of capacity. Rounds are interleaved with the unit's own measurement and medians are quoted, as machines
+4/s; Azure 2023 conversation lengths, Poisson at 70 % of capacity; Mooncake's conversation trace with chunked prefill
+and shared prefixes, its arrivals paced to 70 % of capacity. Rounds are interleaved with the unit's own measurement and medians are quoted, as machines
 are noisy. The two traces are read from ../shared/traces where they are there; else synthetic traces of the same kind
 stand in, and the table says so. Mooncake's contexts need a model that takes them: Llama-3.1-8B, which has 131,072.
 """

@@ -55,7 +55,7 @@ def show(
     ] = "gpus",
     json: flags.ListJson = False,
 ) -> None:
-    """Print a profile with the value, interval, kind, source and date of every number."""
+    """Print a profile: every number with its source and date."""
     rows = describe(name, kind)
     if json:
         _print_json([_row_json(row) for row in rows])
@@ -99,13 +99,15 @@ def _print_gpus(keys: Sequence[str]) -> None:
     from hwprofiles import load_device
 
     devices = sorted(map(load_device, keys), key=lambda device: (device.year, device.name))
-    columns = [Column("name", folds=False), Column("card"), Column("year")]
+    columns = [Column("name", folds=False), Column("card", folds=False, spare=True), Column("year")]
     columns += [Column(head, right=True) for head in ("GiB", "GB/s", "fp16", "fp32", "W", "used $")]
     note = (
         "fp16 and fp32: peak TFLOP/s of arithmetic the card has (none: stored so, computed in fp32). Used prices are "
         "assumptions. `afterwatt hw show NAME` gives every number's source; --kind hosts, storage, links, sites, all."
     )
-    print_table([*columns, Column("facts")], [_gpu_row(device) for device in devices], note=f"{note} {_LEGEND}")
+    print_table(
+        [*columns, Column("facts", folds=False)], [_gpu_row(device) for device in devices], note=f"{note} {_LEGEND}"
+    )
 
 
 _LEGEND: Final = "facts: d from a datasheet, m measured, f fitted, a assumed."
@@ -165,15 +167,17 @@ def _print_profile(rows: Sequence["Row"]) -> None:
         if row.field in {"key", "name", "note"}:
             continue
         mark = sources.cite(f"{row.source} ({row.checked})") if row.source else ""
-        cells.append([row.field, _value(row), row.kind, mark, getattr(row.value, "note", "")])
-    columns = [Column(""), Column("value"), Column("kind", folds=False), Column("from", folds=False), Column("note")]
+        cells.append([row.field, _value(row), row.kind, mark])
+    columns = [Column("", folds=False), Column("value"), Column("kind", folds=False), Column("from", folds=False)]
     title = f"{plain.get('key', '')}: {plain.get('name', '')}".strip(": ")
-    print_table(columns, cells, title=title, note=plain.get("note"), notes=sources.texts)
+    print_table(columns, cells, title=title, note=plain.get("note"))
+    notes = [[row.field, note] for row in rows if (note := getattr(row.value, "note", ""))]
+    print_table([Column("", folds=False), Column("note")], notes, sources=sources.texts)
 
 
 def _value(row: "Row") -> str:
     """Write a value with its unit and interval: `57 W (50 to 65)`."""
-    from reports.format import duration, number, prefix_of
+    from reports.format import duration, prefix_of
 
     if isinstance(row.value, str | int):
         return str(row.value)
@@ -185,8 +189,16 @@ def _value(row: "Row") -> str:
     if row.unit in {"bytes", "bytes/s", "FLOP/s", "gCO2e"}:
         factor, unit = prefix_of(value, row.unit.replace("bytes", "B").replace("gCO2e", "g"))
         unit += "CO2e" if row.unit == "gCO2e" else ""
-    ends = "" if low is None or high is None else f" ({number(low / factor, 4)} to {number(high / factor, 4)})"
-    return f"{number(value / factor, 4)} {unit}{ends}".replace(" fraction", "").replace(" ratio", "")
+    ends = "" if low is None or high is None else f" ({_short_number(low / factor)} to {_short_number(high / factor)})"
+    return f"{_short_number(value / factor)} {unit}{ends}".replace(" fraction", "").replace(" ratio", "")
+
+
+def _short_number(value: float) -> str:
+    """Write four digits at most, and no zeros behind the point that say nothing."""
+    from reports.format import number
+
+    text = number(value, 4)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
 def _row_json(row: "Row") -> dict[str, Any]:

@@ -54,7 +54,13 @@ def afterwatt_app() -> typer.Typer:
 
 
 def _typer(help: str | None = None, add_completion: bool = True) -> typer.Typer:  # noqa: A002 - typer's word
-    return typer.Typer(help=help, add_completion=add_completion, rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(
+        help=help,
+        add_completion=add_completion,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:

@@ -61,7 +61,7 @@ def show(
     sources = Footnotes()
     cells = [[row.label, row.value, sources.cite(row.source)] for row in rows]
     columns = [Column("", folds=False), Column("value"), Column("from", folds=False)]
-    print_table(columns, cells, title=load_model(name).name, notes=sources.texts)
+    print_table(columns, cells, title=load_model(name).name, sources=sources.texts)
 
 
 COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = ("Look at models.", {"list": list_models, "show": show})

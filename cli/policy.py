@@ -31,9 +31,10 @@ def list_policies(json: flags.ListJson = False) -> None:
         return
     from cli.tables import Column, print_table
 
-    cells = [[question, word, "default" if usual else "", about] for question, word, usual, about in rows]
-    columns = [Column("decides", folds=False), Column("word", folds=False), Column(""), Column("")]
-    print_table(columns, cells, note="One word per question, joined by +: --policy prefill-first+swap+seqs=64")
+    cells = [[question, f"{word} *" if usual else word, about] for question, word, usual, about in rows]
+    columns = [Column("decides", folds=False), Column("word", folds=False), Column("")]
+    note = "* the default. One word per question, joined by +: --policy prefill-first+swap+seqs=64"
+    print_table(columns, cells, note=note)
 
 
 def policies() -> list[tuple[str, str, bool, str]]:

@@ -50,9 +50,9 @@ def estimate(values: Sequence[float]) -> Estimate:
         values: at least one.
     """
     n = len(values)
+    if n < 2 or min(values) == max(values):
+        return Estimate(values[0], None if n < 2 else 0.0, n)
     mean = math.fsum(values) / n
-    if n < 2:
-        return Estimate(mean, None, n)
     from scipy.stats import t
 
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))

@@ -25,7 +25,7 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print summary.json, or a list of them.")] = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Write report.html anew for a run or a study, or one page that compares several."""
+    """Write report.html for a run or study, or compare several."""
     found, page = write(runs, None if out is None else Path(out))
     if json:
         from reports.schema import read_json, to_json

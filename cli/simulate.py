@@ -56,7 +56,7 @@ def simulate(
     quiet: flags.Quiet = False,
     version: flags.Version = False,
 ) -> None:
-    """Simulate serving a trace: what users feel, what the hardware does, what it costs and emits.
+    """Simulate serving a trace: latency, energy, cost and carbon.
 
     Several hardwares, models, precisions, policies or sites are crossed and compared. A first try:
 

@@ -8,6 +8,7 @@
 study.json is written last, so a folder without one is a study that was interrupted: run it again and it goes on.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -170,13 +171,22 @@ def _has_page(run: "Run") -> bool:
 def _in_parallel(plan: Plan, todo: Sequence[tuple[PlannedCell, Job]]) -> Iterator[str]:
     """Run cells in processes of their own; each looks up its cell anew, so that only names travel."""
     import joblib
+    from joblib.externals.loky import get_reusable_executor
 
     work = joblib.Parallel(n_jobs=plan.settings.jobs, return_as="generator_unordered")
     calls = (
         joblib.delayed(_run_elsewhere)(plan.settings, cell.cell, job.seed, plan.path / job.directory)
         for cell, job in todo
     )
-    yield from work(calls)
+    try:
+        yield from work(calls)
+    except BaseException:
+        # Workers that are in the middle of a run are stopped hard, and cannot clean up behind themselves.
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        for _, job in todo:
+            for partial in plan.path.glob(f".{glob.escape(job.directory)}.partial-*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _run_elsewhere(settings: Settings, cell: "Cell", seed: int, path: Path) -> str:

@@ -158,7 +158,7 @@ def presets(json: flags.ListJson = False) -> None:
     ]
     rows.append(["fixed", "constant lengths: --prompt and --output", "-", ""])
     columns = [Column("preset", folds=False), Column("what"), Column("requests/s", right=True), Column("fitted to")]
-    print_table(columns, rows, notes=sources.texts)
+    print_table(columns, rows, sources=sources.texts)
 
 
 def formats(json: flags.ListJson = False) -> None:

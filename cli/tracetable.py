@@ -16,9 +16,8 @@ def print_description(found: Mapping[str, Any]) -> None:
         for name in ("prompt", "output")
         if found[f"{name}_tokens"]
     ]
-    print_table([Column(""), *(Column(place, right=True) for place in _PERCENTILES)], lengths)
-    for note in found["notes"]:
-        print_table([Column("")], [[f"note: {note}"]])
+    notes = " ".join(f"{note.rstrip('.')}." for note in found["notes"])
+    print_table([Column(""), *(Column(place, right=True) for place in _PERCENTILES)], lengths, note=notes)
 
 
 def _facts(found: Mapping[str, Any]) -> list[list[str]]:

@@ -103,7 +103,7 @@ def marks(scale: Scale, found: Sequence[Crossing]) -> list[str]:
         if meet.decides and meet.x < MOST_G_PER_KWH:
             x, y = scale.x(meet.x), scale.y(meet.gco2e)
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{INK}"/>')
-            words = f"{meet.x:.0f} g/kWh: below {meet.below}, above {meet.above}"
+            words = f"{meet.x:.0f} g/kWh: below it {meet.below}, above it {meet.above}"
             parts.append(text(x + 10, y + 20, words))
     return parts
 

@@ -58,6 +58,11 @@ class Entry:
         return None if share is None else share >= MEETS_SLO_FRAC
 
     @property
+    def overloaded(self) -> bool:
+        """Whether more arrives than the hardware can serve."""
+        return (self.summary.load.offered_frac or 0.0) > 1.0
+
+    @property
     def choice(self) -> Choice | None:
         """The method and allocation of the summary's headline."""
         carbon = self.summary.carbon_gco2e
@@ -143,27 +148,32 @@ def headline_choice(group: Sequence[Entry]) -> Choice | None:
 
 
 class Contenders(NamedTuple):
-    """The runs that compete for being best, and who does not, in words."""
+    """The runs that compete for being best, and the rule, in words."""
 
     entries: list[Entry]
     rule: str
 
 
 def contenders(group: Sequence[Entry]) -> Contenders:
-    """Give the runs that meet the SLO and finished something; all that finished, where fewer than two meet it."""
+    """Give the runs that may be called best: they meet the SLO or, where none was asked for, carry the load.
+
+    All runs that finished something compete where fewer than two do.
+    """
     able = [entry for entry in group if entry.served.output_tokens]
-    meeting = [entry for entry in able if entry.meets_slo]
     if any(entry.meets_slo is None for entry in able):
-        return Contenders(able, "All runs compete: not every run was held to a service level.")
-    share = percent(MEETS_SLO_FRAC, 2)
-    if len(meeting) < 2:
-        who = f"Only {meeting[0].label} serves" if meeting else "No run serves"
-        return Contenders(able, f"{who} {share} of its servable requests within the SLO, so all runs compete.")
-    rule = f"Runs compete that serve at least {share} of their servable requests within the SLO"
-    left_out = [entry.label for entry in group if entry not in meeting]
+        fit, what = [entry for entry in able if not entry.overloaded], "can carry the load"
+    else:
+        fit = [entry for entry in able if entry.meets_slo]
+        what = f"serve at least {percent(MEETS_SLO_FRAC, 2)} of their servable requests within the SLO"
+    if len(fit) < 2:
+        who = f"Only {fit[0].label} counts among" if fit else "There are no"
+        return Contenders(able, f"{who} runs that {what}, so all compete.")
+    left_out = [entry.label for entry in group if entry not in fit]
     if not left_out:
-        return Contenders(meeting, f"{rule}: all of them.")
-    return Contenders(meeting, f"{rule}; {listing(left_out)} {'does' if len(left_out) == 1 else 'do'} not.")
+        return Contenders(fit, f"Runs compete that {what}: all of them.")
+    return Contenders(
+        fit, f"Runs compete that {what}; {listing(left_out)} {'does' if len(left_out) == 1 else 'do'} not."
+    )
 
 
 class Wins(NamedTuple):

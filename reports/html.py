@@ -82,7 +82,9 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "energy": energy.shares(summary),
         "carbon": _there(carbon.split(entry), _grid(series), carbon.by_choice(entry)),
         "cost": [drawn] if (drawn := comparison.costs([entry])) else [],
+        "grounds": view.grounds(entry),
         "method_notes": summary.carbon_gco2e.notes,
+        "glossary_table": view.glossary_table(entry),
         "latency_table": view.latency_table(entry),
         "unit_table": view.unit_table(entry),
         "cost_table": view.cost_table(summary),
@@ -105,8 +107,7 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
     competing, rule = contenders(group)
     among = [entry for entry in competing if entry.choices]
     drawn = [entry for entry in group if entry.choices and entry.served.output_tokens]
-    choices, headline = common_choices(among), headline_choice(among)
-    everyones = headline_choice(drawn)
+    choices, headline = common_choices(drawn), headline_choice(drawn)
     return {
         "title": _title(group),
         "subtitle": _shared(group),
@@ -116,20 +117,22 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
         "comparison": versus.comparison_table(group),
         "outcomes": versus.outcome_table(group),
         "links": [_link(entry, beside) for entry in group],
-        "tradeoff": _tradeoff(drawn, everyones),
+        "tradeoff": _tradeoff(drawn, headline),
         "latency": _there(*latency.distributions(group)),
         "energy": _there(energy.per_token(group)),
-        "carbon": _there(carbon.per_unit(drawn, everyones)) if everyones else [],
+        "carbon": _there(carbon.per_unit(drawn, headline)) if headline else [],
         "cost": _there(comparison.costs(group)),
         "counting": _there(comparison.win_shares(among, choices, headline)) if headline else [],
-        "ranking": versus.ranking_table(among, choices),
-        "flips": versus.flip_texts(among, choices),
+        "ranking": versus.ranking_table(drawn, choices),
+        "flips": versus.flip_texts(drawn, choices),
         "choices": len(choices),
         "rule": rule,
-        "breakeven": breakeven.break_even_figures(among, headline) if headline else [],
-        "crossings": versus.crossing_table(among, headline) if headline else None,
+        "caveat": _caveat(drawn),
+        "breakeven": breakeven.break_even_figures(drawn, headline) if headline else [],
+        "crossings": versus.crossing_table(drawn, headline) if headline else None,
         "choice": headline,
         "claims": view.claims(group[0]),
+        "glossary_table": view.glossary_table(drawn[0]) if drawn else None,
         "thinning": latency.THINNING,
     }
 
@@ -182,6 +185,15 @@ def _subtitle(entry: Entry) -> list[str]:
         f"seed {entry.run.manifest.seed}" if entry.run.manifest.seed is not None else None,
     ]
     return [part for part in parts if part]
+
+
+def _caveat(group: Sequence[Entry]) -> str:
+    """Warn of runs whose carbon per token is flattered by overload."""
+    names = [entry.label for entry in group if entry.overloaded]
+    if not names:
+        return ""
+    are, their = ("is", "its") if len(names) == 1 else ("are", "their")
+    return f"{listing(names)} {are} overloaded: {their} carbon per token is that of hardware which never rests."
 
 
 def _title(group: Sequence[Entry]) -> str:

@@ -57,7 +57,7 @@ def _lost(entry: Entry) -> str:
 
 def _slo(entry: Entry) -> str:
     slo = entry.run.manifest.slo()
-    return percent(entry.attainment_frac) if slo and entry.attainment_frac is not None else "none asked for"
+    return percent(entry.attainment_frac) if slo and entry.attainment_frac is not None else UNKNOWN
 
 
 def _load(entry: Entry) -> str:
@@ -148,6 +148,8 @@ MANY_NARROW = (
     Row("$/M tok", COST.read, COST_COLUMN),
 )
 """The same for 80 columns."""
+MANY_MEDIUM = tuple(Row(row.name, MANY_NARROW[5].read, row.metric) if row.name == "CO2e/token" else row for row in MANY)
+"""The same without intervals."""
 
 
 def print_runs(runs: Sequence[Run], console: "Console | None" = None, report: Path | None = None) -> None:
@@ -221,7 +223,7 @@ def _grid(group: Sequence[Entry], width: int) -> list[list[str]]:
     """Choose the fullest layout that fits the width."""
     layouts = [_as_columns(group, ONE if len(group) == 1 else FEW)]
     if len(group) > 1:
-        layouts += [_as_lines(group, MANY), _as_lines(group, MANY_NARROW)]
+        layouts += [_as_lines(group, rows) for rows in (MANY, MANY_MEDIUM, MANY_NARROW)]
     return next((cells for cells in layouts if _width(cells) <= width), layouts[-1])
 
 
@@ -263,7 +265,7 @@ def _print_notices(group: Sequence[Entry], console: "Console") -> None:
     for entry in group:
         for notice in notices(entry.summary, entry.run.manifest):
             said.setdefault(notice, []).append(entry.label)
-    for notice, names in said.items():
+    for notice, names in sorted(said.items(), key=lambda item: list(LEVEL_STYLES).index(item[0].level)):
         whose = "" if len(group) == 1 else ("all runs: " if len(names) == len(group) else f"{listing(names)}: ")
         console.print(
             f"{whose}{notice.title}. {notice.text}", style=LEVEL_STYLES[notice.level], highlight=False, markup=False

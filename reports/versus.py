@@ -96,7 +96,7 @@ def comparison_table(group: Sequence[Entry]) -> Table:
 
 def _flagged(entry: Entry) -> str:
     flags = []
-    if (entry.summary.load.offered_frac or 0.0) > 1.0:
+    if entry.overloaded:
         flags.append("overloaded")
     if entry.meets_slo is False:
         flags.append("misses the SLO")
@@ -124,7 +124,8 @@ def verdicts(group: Sequence[Entry]) -> list[Card]:
         ]
         left_out = len(group) - len(among)
         if left_out:
-            rows.append((f"{plural(left_out, 'run')} left out", "misses the SLO" if left_out == 1 else "miss the SLO"))
+            why = "not within SLO" if all(entry.meets_slo is not None for entry in group) else "overloaded"
+            rows.append((f"{plural(left_out, 'run')} left out", why))
         found.append(Card(kind, title, known[0][1].label, metric.name, rows))
     return found
 

@@ -218,12 +218,18 @@ def facts_table(entry: Entry) -> Table:
     return Table("Facts used", ["fact", "value", "kind", "source"], rows)
 
 
+_PREFIXED = {name: name for name in ("s", "J", "W", "g", "B", "B/s", "FLOP/s")} | {"bytes": "B", "bytes/s": "B/s"}
+
+
 def _value(value: object, unit: str | None) -> str:
+    """Write a fact: scaled where its unit takes a prefix, a whole number without unit (a year, a count) as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{_text(value)} {unit or ''}".strip()
-    if unit in {"s", "J", "W", "g", "B", "B/s", "FLOP/s"}:
-        return quantity(float(value), unit)
-    return f"{number(float(value), 4)} {unit or ''}".strip()
+    if unit in _PREFIXED:
+        return quantity(float(value), _PREFIXED[unit], 4)
+    if not unit:
+        return f"{value:g}"
+    return f"{number(float(value), 4)} {unit}"
 
 
 def config_table(entry: Entry) -> Table:
@@ -239,6 +245,38 @@ def profiles_table(entry: Entry) -> Table:
     """List the hash of every profile that was read."""
     rows = [[name, digest[:16]] for name, digest in entry.run.manifest.profiles.items()]
     return Table("Profiles", ["profile", "SHA-256 (first 16)"], rows, "The whole hashes are in manifest.json.")
+
+
+def grounds(entry: Entry) -> list[str]:
+    """Say on which grid, which lives and which duty cycle the carbon stands."""
+    carbon, known = entry.summary.carbon_gco2e, entry.summary.breakeven
+    lines = []
+    if carbon.intensity_gco2e_per_kwh is not None:
+        basis = f", {carbon.basis} basis" if carbon.basis else ""
+        lines.append(
+            f"Electricity at {number(carbon.intensity_gco2e_per_kwh)} gCO₂e/kWh on average over the energy used"
+            f"{basis}, location-based average intensity (not marginal, no certificates)."
+        )
+    for noun, life in (known.lives if known else {}).items():
+        before = f"acquired {duration(life.acquired_s)} old, " if life.acquired_s else "new, "
+        owned = ", already owned" if life.owned else ""
+        lines.append(f"The {noun}: {before}kept {duration(life.service_s)}{owned}.")
+    if known and known.duty_frac is not None:
+        rest = f", {known.between} in between" if known.between and known.duty_frac < 1 else ""
+        lines.append(f"The run stands for {percent(known.duty_frac)} of the time reserved{rest}.")
+    return lines
+
+
+def glossary_table(entry: Entry) -> Table:
+    """Explain the methods and allocations that the run was counted under, in the words of the ledger."""
+    from hwprofiles.embodied import METHODS
+    from hwprofiles.lives import ALLOCATIONS
+
+    used = [*dict.fromkeys(m for m, _ in entry.choices), *dict.fromkeys(a for _, a in entry.choices)]
+    words = METHODS | ALLOCATIONS
+    return Table(
+        "Methods and allocations", ["name", "meaning"], [[name, words[name]] for name in used if name in words]
+    )
 
 
 def claims(entry: Entry) -> dict[str, list[str]]:

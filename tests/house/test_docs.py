@@ -63,6 +63,14 @@ def test_every_page_can_be_found_from_the_index():
     assert {page for page in PAGES if page.name != "index.md"} <= linked
 
 
+def test_pages_that_the_code_points_to_exist():
+    """An error that says "see docs/x.md" is a dead end without the page."""
+    packages = ("cli", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+    files = [path for name in packages for kind in ("py", "toml", "j2") for path in (ROOT / name).rglob(f"*.{kind}")]
+    named = {name for path in files for name in re.findall(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8"))}
+    assert {name for name in named if not (ROOT / name).is_file()} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_examples_compute_what_they_show(page: Path):
     result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")

@@ -113,7 +113,16 @@ class TestRules:
     def test_all_compete_where_none_meets_it(self, overloaded: Run) -> None:
         among, rule = contenders(entries([overloaded, overloaded]))
         assert len(among) == 2
-        assert rule.startswith("No run serves 90 %")
+        assert rule.startswith("There are no runs that serve at least 90 %")
+
+    def test_without_an_slo_those_compete_that_carry_the_load(self, tmp_path: Path, synthetic: ModuleType) -> None:
+        made = [
+            synthetic.write_run(tmp_path / f"{rate}", synthetic.Toy(requests=60, slo=None, rate_per_s=rate, seed=place))
+            for place, rate in enumerate((0.1, 0.2, 0.9))
+        ]
+        among, rule = contenders(entries(made))
+        assert [entry.run.name for entry in among] == ["0.1", "0.2"]
+        assert rule.startswith("Runs compete that can carry the load")
 
     def test_requests_beyond_the_models_context_do_not_count_against_it(self, m40: Run) -> None:
         entry = entries([m40])[0]
