@@ -1,7 +1,9 @@
 """The cells of a study: every combination of hardware, model, precision, policy and site, looked up and checked."""
 
 import itertools
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import OptionError
@@ -9,6 +11,7 @@ from cli.settings import Settings
 from cli.workloads import Arrivals
 
 if TYPE_CHECKING:
+    from hwprofiles.deployment import Deployment
     from hwprofiles.grid import HourlyGrid
     from sim.config import CarbonOptions, RunConfig
 
@@ -47,14 +50,13 @@ def resolve(
         OptionError: the start of an hourly grid is not known.
     """
     from hwprofiles.catalogue import load_site
-    from hwprofiles.deployment import parse_deployment
     from hwprofiles.stacks import load_stack
     from modelspecs import load_model, load_precision
     from policies.config import parse_policies
     from sim.config import RunConfig, Slo
     from sim.run import books_options
 
-    deployment = parse_deployment(cell.hw)
+    deployment = _deployment(cell.hw)
     site = load_site(cell.site)
     grid = series
     if grid is None and settings.start_utc is not None:
@@ -81,6 +83,28 @@ def resolve(
     books_options(config)  # refuses what the account does not know, which else came up after the simulation
     _check_intensity(config, arrivals)
     return config
+
+
+def _deployment(word: str) -> "Deployment":
+    """Read a deployment; a file that describes a device rather than a deployment stands for one such card."""
+    from hwprofiles.catalogue import load_device
+    from hwprofiles.deployment import make_deployment, parse_deployment
+    from hwprofiles.errors import HardwareError
+
+    try:
+        if word.endswith(".toml") and _describes_device(Path(word)):
+            return make_deployment(load_device(word))
+        return parse_deployment(word)
+    except HardwareError as fault:
+        raise fault if word in str(fault) else HardwareError(f"--hw {word!r}: {fault}") from None
+
+
+def _describes_device(path: Path) -> bool:
+    try:
+        keys = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # what is wrong with the file is said by its reader
+    return "device" not in keys and "memory_bytes" in keys
 
 
 def open_series(settings: Settings) -> "HourlyGrid | None":

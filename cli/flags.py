@@ -257,7 +257,7 @@ HostShare = Annotated[
 ]
 Draws = Annotated[
     Text,
-    typer.Option("--draws", metavar="N", rich_help_panel=_ACCOUNT, help="Draws of what is uncertain. [2000]"),
+    typer.Option("--draws", metavar="N", rich_help_panel=_ACCOUNT, help="Draws of what is uncertain. [1000]"),
 ]
 Out = Annotated[
     Text,

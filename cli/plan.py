@@ -139,9 +139,13 @@ def _planned(
     jobs = []
     for config, one, identity in zip(configs, arrivals, identities, strict=True):
         digest = digest_of(config, identity) if identity else ""
-        seed = f"seed{config.seed}" if len(configs) > 1 else ""
-        jobs.append(Job(config.seed, digest, slug(label, seed, digest[:_DIGITS]), config, one.total))
+        jobs.append(Job(config.seed, digest, _directory(names, config.seed, digest), config, one.total))
     return PlannedCell(cell, names, label, tuple(jobs))
+
+
+def _directory(names: Cell, seed: int, digest: str) -> str:
+    """Name a run within a study, the same whatever it is crossed with; the hash alone tells it from all others."""
+    return f"{_base_name([names], f'seed{seed}' if seed else '', 1)}-{digest[:_DIGITS]}"
 
 
 def _base_name(names: Sequence[Cell], workload: str, seeds: int) -> str:

@@ -100,6 +100,9 @@ class Scheduler(Generic[S]):
         self.preempted: list[S] = []  # by the last plan, for the body's records
         self.admitted: list[S] = []
         self.resumed: list[S] = []  # swapped back in
+        self.grown_blocks = 0  # KV blocks that the decoding of the last outcome took
+        self._handed_out = True  # whether a body has seen these lists
+        self._owed_swap_out = 0  # KV blocks moved out when no plan came of it
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -128,12 +131,13 @@ class Scheduler(Generic[S]):
     def plan(self, now_s: float) -> StepPlan[S] | Idle:
         """Decide what runs next in the next group that is not in flight."""
         lanes = self._lanes
-        if self.preempted:
-            self.preempted = []
-        if self.admitted:
-            self.admitted = []
-        if self.resumed:
-            self.resumed = []
+        if self._handed_out:
+            if self.preempted:
+                self.preempted = []
+            if self.admitted:
+                self.admitted = []
+            if self.resumed:
+                self.resumed = []
         index = self._turn
         for _ in lanes:
             lane = lanes[index]
@@ -142,19 +146,20 @@ class Scheduler(Generic[S]):
                 plan = self._plan_lane(index, lane, now_s)
                 if plan is not None:
                     self._turn = after
-                    lane.in_flight = True
+                    self._handed_out = lane.in_flight = True
                     return plan
+                self._handed_out = False
             index = after
         return IDLE
 
     def _plan_lane(self, index: int, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
         decode, pool = lane.decode, self.pool
         swap_in = self._swap_in(lane) if self.swapped else 0
-        swap_out = 0
         need = decode.next_blocks()
         room = pool.free_blocks + pool.evictable_blocks - self._reserved
         if need > room:
-            swap_out, need = self._make_room(lane)
+            freed, need = self._make_room(lane)
+            self._owed_swap_out += freed
             room = pool.available_blocks - self._reserved
         members = len(decode.members)
         chunks: tuple[PrefillChunk[S], ...] = ()
@@ -165,8 +170,6 @@ class Scheduler(Generic[S]):
             if chosen:
                 chunks = self._admit(lane, chosen)
             decoding = members if decode_now else 0
-            if not (decoding or chunks):
-                return None
         else:  # nothing to choose from
             lane.view = None
             decoding = members
@@ -174,6 +177,9 @@ class Scheduler(Generic[S]):
                 self._looked.clear()
                 self._looked_evictable = 0
             self._queue_exhausted = not self.swapped
+        if not (decoding or chunks):
+            return None
+        swap_out, self._owed_swap_out = self._owed_swap_out, 0
         iterations, finishing, context = 1, 0, 0
         if chunks:
             iterations, finishing = self._prompt_stride(chunks)
@@ -202,6 +208,10 @@ class Scheduler(Generic[S]):
             swap_out,
             swap_in,
         )
+
+    def admitted_sequences(self) -> int:
+        """Return how many sequences are admitted, of all groups."""
+        return sum(len(lane.decode.members) + len(lane.prefilling) for lane in self._lanes)
 
     def shown(self, plan: StepPlan[S], step: int) -> Shown:
         """Return what the batching policy saw, or would have seen, before an iteration of the plan just made."""
@@ -323,7 +333,10 @@ class Scheduler(Generic[S]):
     def _preempt(self, lane: _Lane[S], seq: S) -> int:
         """Take a sequence's memory away; return the KV blocks moved to host memory (0: to be recomputed)."""
         seq.preemptions += 1
-        self.preempted.append(seq)
+        if seq in self.resumed:
+            self.resumed.remove(seq)  # back and gone again before anybody saw it
+        else:
+            self.preempted.append(seq)
         decoding = seq.finish_step is not None
         if decoding:
             lane.decode.leave(seq)
@@ -378,10 +391,12 @@ class Scheduler(Generic[S]):
         lane.in_flight = False
         iterations = outcome.iterations
         finished: list[S] = []
+        self.grown_blocks = 0
         if plan.decoding:
             decode = lane.decode
             self._reserved -= lane.new_blocks
             blocks, pool = decode.new_blocks(iterations), self.pool
+            self.grown_blocks = blocks
             if blocks > pool.free_blocks:
                 pool.take(blocks)
             else:

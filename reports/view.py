@@ -75,7 +75,7 @@ def sentence(entry: Entry) -> str:
         return "No request was finished."
     told = f"Nine in ten requests wait no longer than {duration(summary.ttft_s.p90)} for the first token"
     if summary.tpot_s.p90 is not None:
-        told += f" and {duration(summary.tpot_s.p90)} for each one after it"
+        told += f" and {duration(summary.tpot_s.p90)} on average for each one after it"
     parts = []
     if summary.energy_j.total is not None and tokens:
         parts.append(f"{energy(summary.energy_j.total / tokens)} of energy")

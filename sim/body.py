@@ -22,7 +22,7 @@ from sim.histogram import LogHistogram
 from sim.links import Link
 from sim.memory import MemoryPlan
 from sim.pipeline import PipelineWorker
-from sim.recorder import QUANTITIES, StrideMeter, settle
+from sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
 from sim.rows import Columns, RowOrder
 from sim.ticket import Ticket
 from sim.timeline import Bins
@@ -85,7 +85,7 @@ class Body:
         ]
         self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
         self._lanes = list(chain.from_iterable(worker.lanes for worker in self.workers))
-        self._bins = Bins(len(QUANTITIES), len(self.workers))
+        self._bins = Bins(len(QUANTITIES), 3, len(self.workers))
         self._gaps = LogHistogram()
         self._open: dict[int, Ticket] = {}
         self._done: list[Ticket] = []
@@ -196,7 +196,7 @@ class Body:
         if self.config.horizon_s is None:
             env.run()
         else:
-            env.run(until=Alarm(env, priority(Kind.ARRIVAL, 0), round(self.config.horizon_s * PS_PER_S)))
+            env.run(until=Alarm(env, priority(Kind.ARRIVAL, -1), round(self.config.horizon_s * PS_PER_S)))
             self._stop()
         self._settle()
         self._rows.add([*self._open.values()], last=True)
@@ -217,28 +217,30 @@ class Body:
         for worker in self.workers:
             worker.stop()
         last = max((worker.busy_until_ps() for worker in self.workers), default=env.now)
-        if last > env.now:
+        if last >= env.now:  # what ends at this very instant is still to be noted
             env.run(until=Alarm(env, priority(Kind.PLAN, 1 << 39), last - env.now))
 
     def _timeline(self, duration_ps: int) -> dict[str, NDArray[np.generic]]:
         """Return the timeline, replica by replica within each interval."""
-        edges = self._bins.edges_ps(duration_ps)
+        edges = self._bins.edges_s(duration_ps)
         count = len(edges) - 1
         amounts = dict(zip(QUANTITIES, self._bins.amounts[:, :, :count], strict=True))
-        waiting_s = self._bins.level_integrals(duration_ps)
+        waiting_s, running_s, holding_s = (
+            self._bins.level_integrals(level, duration_ps) for level in (WAITING, RUNNING, HOLDING)
+        )
         replicas = len(self.workers)
-        interval_s = np.tile(np.diff(edges) * S_PER_PS, (replicas, 1))
+        interval_s = np.tile(np.diff(edges), (replicas, 1))
         busy_s = amounts["prefill_s"] + amounts["decode_s"]
         columns = {
-            "start_s": np.tile(edges[:-1] * S_PER_PS, (replicas, 1)),
+            "start_s": np.tile(edges[:-1], (replicas, 1)),
             "interval_s": interval_s,
             "replica": np.repeat(np.arange(replicas, dtype=np.int32)[:, None], count, axis=1),
             "prefill_s": amounts["prefill_s"],
             "decode_s": amounts["decode_s"],
             "idle_s": np.maximum(interval_s - busy_s, 0.0),
-            "batch_mean": amounts["batch_s"] / interval_s,
+            "batch_mean": (amounts["batch_s"] + np.maximum(running_s, 0.0)) / interval_s,
             "waiting_mean": np.maximum(waiting_s, 0.0) / interval_s,
-            "kv_used_frac": amounts["kv_block_s"] / interval_s / max(1, self._kv_blocks),
+            "kv_used_frac": (amounts["kv_block_s"] + np.maximum(holding_s, 0.0)) / interval_s / max(1, self._kv_blocks),
         }
         for name in QUANTITIES[QUANTITIES.index("prompt_tokens") :]:
             columns[name] = amounts[name]

@@ -1,11 +1,12 @@
 """Does it fit? Weights, KV cache and reserves on the GPUs of a replica, and what would help if not."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.deployment import Deployment
+from hwprofiles.deployment import Deployment, parse_deployment
+from hwprofiles.errors import HardwareError
 from hwprofiles.roofline import stage_layers
-from hwprofiles.stacks import Stack
+from hwprofiles.stacks import Stack, load_stack
 from modelspecs.precision import PRECISIONS, Precision
 from modelspecs.spec import ModelSpec
 from sim.errors import Infeasible
@@ -37,9 +38,15 @@ class MemoryPlan:
     kv_blocks: int
 
     @property
+    def needed_bytes(self) -> float:
+        """Capacity with which a first KV block would fit: the fragmented share of it can hold nothing."""
+        fixed = self.weights_bytes + self.block_bytes + self.reserve_bytes - FRAGMENTATION_FRAC * self.capacity_bytes
+        return fixed / (1.0 - FRAGMENTATION_FRAC)
+
+    @property
     def missing_bytes(self) -> float:
-        """Bytes by which a first sequence's block does not fit (negative: there is room)."""
-        return self.weights_bytes + self.reserve_bytes + self.block_bytes - self.capacity_bytes
+        """Bytes of capacity that lack for a first KV block (negative: there is room)."""
+        return self.needed_bytes - self.capacity_bytes
 
 
 def plan_memory(
@@ -96,36 +103,43 @@ def require_fit(
     help_text = "; ".join(options) if options else "no option of the catalogue would make it fit"
     raise Infeasible(
         f"{model.name} in {precision.name} does not fit {deployment.name}: each GPU needs "
-        f"{(plan.weights_bytes + plan.reserve_bytes + plan.block_bytes) / _GIGA:.2f} GB (weights "
-        f"{plan.weights_bytes / _GIGA:.2f}, reserve {plan.reserve_bytes / _GIGA:.2f}, one KV block) and has "
-        f"{plan.capacity_bytes / _GIGA:.2f} GB, {plan.missing_bytes:,.0f} bytes short. Would fit: {help_text}"
+        f"{plan.needed_bytes / _GIGA:.2f} GB (weights {plan.weights_bytes / _GIGA:.2f}, the rest reserve and one KV "
+        f"block) and has {plan.capacity_bytes / _GIGA:.2f} GB, {plan.missing_bytes:,.0f} bytes short. "
+        f"Would fit: {help_text}"
     )
 
 
 def _options(
     deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, block_tokens: int, token_budget: int
 ) -> list[str]:
-    """Return what would make the model fit: fewer bits, more GPUs per replica, a larger card."""
+    """Return what would make the model fit, as one would type it: fewer bits, more GPUs per replica, a larger card."""
 
-    def fits(other: Deployment, stored: Precision) -> bool:
-        return plan_memory(other, model, stored, stack, block_tokens, token_budget).kv_blocks > 0
+    def fits(hw: str, stored: Precision) -> bool:
+        try:
+            other = parse_deployment(hw)
+            plan = plan_memory(other, model, stored, load_stack(other.device, stack.name), block_tokens, token_budget)
+        except HardwareError:
+            return False
+        return plan.kv_blocks > 0
 
     options = [
         f"--precision {name}"
         for name, stored in PRECISIONS.items()
-        if stored.bits_per_weight < precision.bits_per_weight and fits(deployment, stored)
+        if stored.bits_per_weight < precision.bits_per_weight
+        and plan_memory(deployment, model, stored, stack, block_tokens, token_budget).kv_blocks > 0
     ]
-    key = deployment.device.key
-    for ways in (2, 4, 8, 16):
-        split = replace(deployment, tp=deployment.tp * ways, count=max(deployment.count, deployment.tp * ways))
-        if model.heads % split.tp == 0 and fits(split, precision):
-            options.append(f"--hw {split.tp}x{key}:tp{split.tp}")
-            break
-    larger = [load_device(name) for name in device_names()]
-    larger = sorted(
-        (d for d in larger if d.memory_bytes > deployment.device.memory_bytes), key=lambda d: d.memory_bytes
-    )
-    fitting = [device.key for device in larger if fits(replace(deployment, device=device), precision)]
-    if fitting:
-        options.append("a card with more memory: " + ", ".join(f"--hw {name}" for name in dict.fromkeys(fitting[:4])))
+    key, tp, pp = deployment.device.key, deployment.tp, deployment.pp
+    wider = [_typed(key, ways * tp, pp) for ways in (2, 4, 8, 16) if model.heads % (ways * tp) == 0]
+    options += [f"--hw {hw}" for hw in wider if fits(hw, precision)][:1]
+    devices = sorted((load_device(name) for name in device_names()), key=lambda device: device.memory_bytes)
+    larger = [device.key for device in devices if device.memory_bytes > deployment.device.memory_bytes]
+    cards = [hw for hw in (_typed(name, tp, pp) for name in larger) if fits(hw, precision)]
+    if cards:
+        options.append("a card with more memory: " + ", ".join(f"--hw {hw}" for hw in cards[:4]))
     return options
+
+
+def _typed(key: str, tp: int, pp: int) -> str:
+    """Write the smallest deployment of a card with a split: l40s, 4xl40s:tp4, 4xl40s:tp2pp2."""
+    split = (f"tp{tp}" if tp > 1 else "") + (f"pp{pp}" if pp > 1 else "")
+    return f"{tp * pp}x{key}:{split}" if split else key

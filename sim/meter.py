@@ -94,4 +94,4 @@ class Meter:
         baseline_w = self.replica.it_baseline_w + self.replica.it_busy_w
         active_j = (baseline_w * busy_s + dynamic_j) * self.replica.site_factor
         hbm_bytes = done.hbm_bytes * steps + done.hbm_slope_bytes * triangle(steps)
-        return StrideEnergy(dynamic_j, active_j, hbm_bytes, done.link_bytes * steps, values[15] * self.swap_block_bytes)
+        return StrideEnergy(dynamic_j, active_j, hbm_bytes, done.link_bytes * steps, values[16] * self.swap_block_bytes)

@@ -47,13 +47,14 @@ class PipelineWorker:
         self._plan_rank = priority(Kind.PLAN, number)
         self._rest: simpy.Event | None = None
         self._stopped = False
-        self._last_end_ps = 0
+        self._running = self._used_blocks = 0  # as last noted
         env.process(self._run())
 
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it."""
         self.scheduler.add(ticket)
-        self.lanes[0].queue_jumps.extend((self._env.now, 1))
+        lane = self.lanes[0]
+        lane.queue_jumps.extend((self._env.now - lane.origin_ps, 1))
         self._wake()
 
     def outstanding_tokens(self) -> int:
@@ -67,6 +68,13 @@ class PipelineWorker:
     def busy_until_ps(self) -> int:
         """Return when the plans under way leave the last stage."""
         return max(self._free_ps[-1], self._env.now)
+
+    def _note_levels(self) -> None:
+        """Note by how much the running sequences and the KV blocks in use have changed: plans overlap here."""
+        running, used = self.scheduler.admitted_sequences(), self.scheduler.pool.used_blocks
+        lane = self.lanes[0]
+        lane.level_jumps.extend((self._env.now - lane.origin_ps, running - self._running, used - self._used_blocks))
+        self._running, self._used_blocks = running, used
 
     def _wake(self) -> None:
         rest = self._rest
@@ -85,7 +93,8 @@ class PipelineWorker:
             lane = self.lanes[plan.group]
             begin = env.now
             if scheduler.preempted or scheduler.admitted or scheduler.resumed:
-                note_admissions(scheduler, lane, begin)
+                note_admissions(scheduler, self.lanes, lane, begin)
+            self._note_levels()
             if self._log is not None:
                 self._log.write(self.number, begin * S_PER_PS, plan, 1, scheduler)
             for blocks in (plan.swap_out_blocks, plan.swap_in_blocks):
@@ -113,15 +122,16 @@ class PipelineWorker:
     def _finish(self, plan: StepPlan[Ticket], begin: int, busy: int) -> None:
         scheduler, lane, now = self.scheduler, self.lanes[plan.group], self._env.now
         first_tokens, finished = scheduler.apply(plan, StepOutcome(1))
-        # Plans overlap: each accounts for the memory since the one before it ended.
-        used = plan.used_blocks * (now - max(begin, self._last_end_ps)) // (now - begin)
-        self._last_end_ps = now
         # The iteration's duration stands for the time that stages work: energy follows from it, gaps from the ends.
+        start, end = begin - lane.origin_ps, now - lane.origin_ps
         lane.strides.extend(
-            (begin, busy // len(self._stages), now, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits)
-            + (chunk_sums(plan) if plan.chunks else NO_CHUNKS)
-            + (plan.running, used, plan.swap_out_blocks + plan.swap_in_blocks)
+            (
+                *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
+                *(chunk_sums(plan) if plan.chunks else NO_CHUNKS),
+                *(0, 0, 0, plan.swap_out_blocks + plan.swap_in_blocks),
+            )
         )
+        self._note_levels()
         if plan.chunks:
             note_prefills(lane, plan, first_tokens, now)
         for ticket in finished:

@@ -20,7 +20,10 @@ Ints = NDArray[np.int64]
 
 
 class Stride(NamedTuple):
-    """Iterations k < steps of one plan, of first_ps + slope_ps * k each; see `PlanArrays` for the chunk sums."""
+    """Iterations k < steps of one plan, of first_ps + slope_ps * k each; see `PlanArrays` for the chunk sums.
+
+    Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days.
+    """
 
     start_ps: int
     busy_ps: int
@@ -37,6 +40,7 @@ class Stride(NamedTuple):
     chunk_pairs_slope: int
     running: int
     used_blocks: int
+    grown_blocks: int
     swapped_blocks: int
 
 
@@ -78,6 +82,9 @@ class Lane:
         strides: those not yet settled, the fields of `Stride` one after another; base: the index of the first.
         prefill_tickets, prefill_numbers: prompt pieces, (stride index, tokens, tokens of the stride) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
+        level_jumps: (time, change of running sequences, change of KV blocks in use) each; only where plans overlap, as
+            strides that follow one another say it themselves.
+        origin_ps: where the times in these arrays count from: the end of the last stride that is settled.
         lost_gaps: gaps between output tokens across a preemption, in picoseconds.
         live: tickets that are members now.
         decoded: (index, end) of the last decode stride before `strides`; index -1: none yet.
@@ -90,6 +97,8 @@ class Lane:
         self.prefill_tickets: list[Ticket] = []
         self.prefill_numbers = array("q")
         self.queue_jumps = array("q")
+        self.level_jumps = array("q")
+        self.origin_ps = 0
         self.lost_gaps: list[int] = []
         self.live: dict[int, Ticket] = {}
         self.decoded = (-1, 0)
@@ -101,7 +110,7 @@ class Lane:
         del self.live[ticket.seq_id]
         self._span_tickets.append(ticket)
         count = self.base + len(self.strides) // WIDTH
-        self._span_numbers.extend((ticket.joined, count, ticket.last_ps, ticket.carried))
+        self._span_numbers.extend((ticket.joined, count, ticket.last_ps - self.origin_ps, ticket.carried))
         ticket.carried = False
 
     def lose(self, ticket: Ticket) -> None:
@@ -120,29 +129,33 @@ class Lane:
         """Return (index, end) of the last stride that decoded."""
         for at in range(len(self.strides) - WIDTH, -1, -WIDTH):
             if self.strides[at + DECODING]:
-                return self.base + at // WIDTH, self.strides[at + END]
+                return self.base + at // WIDTH, self.strides[at + END] + self.origin_ps
         return self.decoded
 
     def take(self) -> tuple[Ints, Spans, Prefills, int]:
         """Hand over what is to be settled: (strides by column, memberships, prompt pieces, last decode before)."""
         columns = np.array(self.strides, dtype=np.int64).reshape(-1, WIDTH).T.copy()
         count = self.base + columns.shape[1]
-        before_ps = self.decoded[1]
+        before_ps = self.decoded[1] - self.origin_ps
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
             if index >= ticket.joined:  # else it has not decoded yet: all is still to come
                 self._span_tickets.append(ticket)
-                self._span_numbers.extend((ticket.joined, count, ticket.last_ps, ticket.carried))
+                self._span_numbers.extend((ticket.joined, count, ticket.last_ps - self.origin_ps, ticket.carried))
                 ticket.joined, ticket.carried, ticket.last_ps = count, True, end_ps
         spans = Spans(self._span_tickets, *np.array(self._span_numbers, dtype=np.int64).reshape(-1, 4).T)
         stride, tokens, total = np.array(self.prefill_numbers, dtype=np.int64).reshape(-1, 3).T
         prefills = Prefills(self.prefill_tickets, stride, tokens / np.maximum(total, 1))
+        if self.strides:
+            self.origin_ps += self.strides[END - WIDTH]
         self.strides, self.base = array("q"), count
         self._span_tickets, self._span_numbers = [], array("q")
         self.prefill_tickets, self.prefill_numbers = [], array("q")
         return columns, spans, prefills, before_ps
 
 
+WAITING, RUNNING, HOLDING = range(3)
+"""Levels that change by jumps: requests that wait, sequences that run, KV blocks in use."""
 QUANTITIES = (
     "prefill_s",
     "decode_s",
@@ -177,10 +190,13 @@ class StrideMeter(Protocol):
 
 def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> None:
     """Work out everything about a lane's strides since the last settlement."""
-    base = lane.base
+    base, origin_ps = lane.base, lane.origin_ps
     columns, spans, prefills, before_ps = lane.take()
     jumps, lane.queue_jumps = np.array(lane.queue_jumps, dtype=np.int64).reshape(-1, 2).T, array("q")
-    bins.step(lane.replica, jumps[0], jumps[1].astype(np.float64))
+    bins.step(WAITING, lane.replica, origin_ps, jumps[0], jumps[1].astype(np.float64))
+    levels, lane.level_jumps = np.array(lane.level_jumps, dtype=np.int64).reshape(-1, 3).T, array("q")
+    bins.step(RUNNING, lane.replica, origin_ps, levels[0], levels[1].astype(np.float64))
+    bins.step(HOLDING, lane.replica, origin_ps, levels[0], levels[2].astype(np.float64))
     lost, lane.lost_gaps = lane.lost_gaps, []
     gaps.add(np.array(lost) * S_PER_PS, np.ones(len(lost)))
     if not columns.shape[1]:
@@ -190,7 +206,7 @@ def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> No
     decode_share = np.divide(columns[DECODING], tokens, out=np.zeros(len(tokens)), where=tokens > 0)
     _share_energy(columns, energy.active_j, decode_share, spans, prefills, base)
     _note_gaps(columns, spans, gaps, base, before_ps)
-    _note_time(lane.replica, columns, energy, decode_share, bins)
+    _note_time(lane.replica, origin_ps, columns, energy, decode_share, bins)
 
 
 def _share_energy(
@@ -246,8 +262,10 @@ def _range_max(values: Ints, begin: Ints, stop: Ints) -> Ints:
     return result
 
 
-def _note_time(replica: int, columns: Ints, energy: StrideEnergy, decode_share: Floats, bins: Bins) -> None:
-    """Spread the strides over the time series."""
+def _note_time(
+    replica: int, origin_ps: int, columns: Ints, energy: StrideEnergy, decode_share: Floats, bins: Bins
+) -> None:
+    """Spread the strides over the time series; the KV blocks that decoding takes come in evenly along a stride."""
     start, busy, end, steps = columns[:4]
     busy_s = busy * S_PER_PS
     span_s = (end - start) * S_PER_PS
@@ -256,7 +274,7 @@ def _note_time(replica: int, columns: Ints, energy: StrideEnergy, decode_share: 
             busy_s * (1.0 - decode_share),
             busy_s * decode_share,
             columns[13] * span_s,
-            columns[14] * span_s,
+            (columns[14] + columns[15] * (steps + 1) / (2.0 * steps)) * span_s,
             columns[9] * steps,
             columns[8] * steps,
             energy.dynamic_j * (1.0 - decode_share),
@@ -266,4 +284,4 @@ def _note_time(replica: int, columns: Ints, energy: StrideEnergy, decode_share: 
             energy.dram_to_hbm_bytes,
         ]
     ).astype(np.float64)
-    bins.spread(replica, start, end, amounts)
+    bins.spread(replica, origin_ps, start, end, amounts)

@@ -76,6 +76,7 @@ class Worker:
         self._alarm: Alarm | None = None  # of the stride under way, if an arrival may cut it
         self._stride: Alarm  # of the stride under way
         self._stopped = False
+        self._came = False
         self._start_ps = self._first_ps = self._slope_ps = self._steps = self._gain = 0
         env.process(self._run())
 
@@ -84,13 +85,16 @@ class Worker:
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it, at once if idle, else at the next iteration boundary."""
         self.scheduler.add(ticket)
-        self.lanes[0].queue_jumps.extend((self._env._now, 1))
+        lane = self.lanes[0]
+        lane.queue_jumps.extend((self._env._now - lane.origin_ps, 1))
         rest = self._rest
         if rest is not None:
             self._rest = None
             self._env.schedule(rest, self._plan_rank)  # type: ignore[arg-type]
         elif self._alarm is not None:
             self._cut(self._alarm)
+        else:
+            self._came = True
 
     def outstanding_tokens(self) -> int:
         """Return the tokens still to compute and to produce, the stride under way brought up to now."""
@@ -139,10 +143,13 @@ class Worker:
             _, decoding, context, chunks, emits, repeat, may_cut, running, used_blocks, swap_out, swap_in = plan
             begin = env._now
             if scheduler.preempted or scheduler.admitted or scheduler.resumed:
-                note_admissions(scheduler, lane, begin)
-            if swap_out or swap_in:
-                yield from self._move(swap_out, swap_in)
+                note_admissions(scheduler, self.lanes, lane, begin)
             iterations = 1 if self._single_step else repeat + 1
+            if swap_out or swap_in:
+                self._came = False
+                yield from self._move(swap_out, swap_in)
+                if self._came and may_cut:
+                    iterations = 1  # who came meanwhile is seen at the next boundary
             first, slope, steps = times.step(decoding, context, chunks, emits, iterations)
             self._start_ps = env._now
             self._first_ps, self._slope_ps, self._steps = first, slope, steps
@@ -159,12 +166,12 @@ class Worker:
                 self._log.write(self.number, self._start_ps * S_PER_PS, plan, steps, scheduler)
             outcome = OUTCOMES[steps] if steps < len(OUTCOMES) else StepOutcome(steps)
             first_tokens, finished = scheduler.apply(plan, outcome)
-            now = env._now
+            now, origin = env._now, lane.origin_ps
             lane.strides.extend(
                 (
-                    *(begin, now - begin, now, steps, first, slope, decoding, context, emits),
+                    *(begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits),
                     *chunk_columns,
-                    *(running, used_blocks, swap_out + swap_in),
+                    *(running, used_blocks, scheduler.grown_blocks, swap_out + swap_in),
                 )
             )
             if chunks:
@@ -200,20 +207,22 @@ def chunk_sums(plan: StepPlan[Ticket]) -> tuple[int, int, int, int]:
     return tokens, pasts, pairs, growth if plan.repeat else 0
 
 
-def note_admissions(scheduler: Scheduler[Ticket], lane: Lane, now_ps: int) -> None:
-    """Write down who lost its memory, who got it back, and who was admitted by the last plan."""
+def note_admissions(scheduler: Scheduler[Ticket], lanes: list[Lane], lane: Lane, now_ps: int) -> None:
+    """Write down who lost its memory, who got it back, and who was admitted (to this lane) by the last plan."""
     jumps = lane.queue_jumps
+    now_ps -= lane.origin_ps
     for ticket in scheduler.preempted:
         jumps.extend((now_ps, 1))
-        if ticket.seq_id in lane.live:
-            lane.lose(ticket)
+        for other in lanes:
+            if ticket.seq_id in other.live:
+                other.lose(ticket)
     for ticket in scheduler.resumed:
         jumps.extend((now_ps, -1))
         lane.join(ticket)
     for ticket in scheduler.admitted:
         jumps.extend((now_ps, -1))
         if ticket.scheduled_ps is None:
-            ticket.scheduled_ps = now_ps
+            ticket.scheduled_ps = now_ps + lane.origin_ps
             ticket.cached_tokens = ticket.kv_tokens
 
 

@@ -47,6 +47,10 @@ class Requests:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def __repr__(self) -> str:
+        shared = "" if self.prefixes is None else f", {self.prefixes}, {self.info.prefix_block_tokens}"
+        return f"Requests({self.arrival_ps}, {self.prompts}, {self.outputs}{shared})"
+
     def batches(self, size: int = 8192) -> Iterator[Batch]:
         whole = self._batch()
         for start in range(0, len(self), size):
@@ -178,7 +182,8 @@ def run_body(
     body = Body(config, memory, watched, meter_of(config, memory), batches.append, log.append)
     result = body.run()
     rows = {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
-    outcome = Outcome(config, memory, body, result, rows, watched.tickets, log)
+    tickets = watched.tickets[: result.arrived]  # a body that has closed takes no notice of what comes later
+    outcome = Outcome(config, memory, body, result, rows, tickets, log)
     audit(outcome)
     return outcome
 

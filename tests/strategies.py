@@ -65,13 +65,6 @@ class World:
     def run(self, **options: Any) -> Outcome:
         return run_body(self.requests, self.hw, self.policies, self.kv_blocks, **self.options | options)
 
-    def __repr__(self) -> str:
-        them = self.requests
-        return (
-            f"World({self.hw!r}, {self.policies}, {self.kv_blocks}, Requests({them.arrival_ps}, {them.prompts}, "
-            f"{them.outputs}, {them.prefixes}, {them.info.prefix_block_tokens}), {self.options})"
-        )
-
 
 @st.composite
 def worlds(

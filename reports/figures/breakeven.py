@@ -15,6 +15,7 @@ from reports.format import grams, number, percent, prefix_of
 HIGHEST_GRID = 1_000.0
 """g/kWh; no yearly mean of a whole grid is far above this."""
 POINTS = 160
+EDGE = 0.14
 
 
 def intensity_text(x: float) -> str:
@@ -86,7 +87,7 @@ def _chart(
         go.Scatter(
             x=[x / x_unit for *_, x in own], y=[curve.at(x) / factor for _, curve, x in own],
             mode="markers", hoverinfo="skip", cliponaxis=False,
-            marker={"color": [style.run_colour(place) for place, *_ in own], "size": 8},
+            marker={"color": [style.run_colour(_place_of(curve, shown)) for _, curve, _ in own], "size": 8},
         )
     )  # fmt: skip
     _mark(plot, inside, x_unit, factor, say)
@@ -102,6 +103,11 @@ def _merged(lines: Sequence[tuple[int, Curve]]) -> list[tuple[int, Curve]]:
     """Draw curves that coincide once, in the colour of the first."""
     places = {(curve.base, curve.slope): place for place, curve in reversed(lines)}
     return [(places[curve.base, curve.slope], curve) for curve in merged([curve for _, curve in lines])]
+
+
+def _place_of(curve: Curve, shown: Sequence[tuple[int, Curve]]) -> int:
+    """Give the place of the line that this curve was merged into."""
+    return min(shown, key=lambda line: abs(line[1].base - curve.base) + abs(line[1].slope - curve.slope))[0]
 
 
 def _crossing_keys(inside: Sequence[Crossing]) -> list[Key]:
@@ -139,12 +145,15 @@ def _mark(
         )
     )  # fmt: skip
     shown = [meet for meet in inside if meet.decides or len(inside) <= 3]
+    left, right = plot.layout.xaxis.range
     for place, meet in enumerate(shown[:6]):
+        across = (style.place_on(plot.layout.xaxis, meet.x / x_unit) - left) / (right - left)
+        aside = 52 if across < EDGE else (-52 if across > 1 - EDGE else 0)  # not over the axis' own figures
         plot.add_annotation(
             x=style.place_on(plot.layout.xaxis, meet.x / x_unit),
             y=style.place_on(plot.layout.yaxis, meet.gco2e / factor),
             text=say(meet.x), showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=style.MUTED,
-            ax=0, ay=-28 - 18 * (place % 2), standoff=5,
+            ax=aside, ay=(-64 if aside else -28) - 18 * (place % 2), standoff=5,
             font={"color": style.INK, "size": 12}, bgcolor=style.PANEL, borderpad=2,
         )  # fmt: skip
 

@@ -50,11 +50,15 @@ def pareto_front(group: Sequence[Entry], choice: Choice, name: str) -> Figure | 
     told = "; ".join(
         f"{entry.label} p90 {duration(p90)}, {grams(float(span[1]))}CO₂e per token" for entry, p90, span in points
     )
-    keys = (*(style.run_key(e.label, e.place, lines=False) for e in group), Key("Pareto front", style.MUTED, "dot"))
+    keys = (*(style.run_key(e.label, e.place, lines=False) for e in group), *_front_key(front))
     return Figure(
         f"fig-pareto-{name.removesuffix('_s')}", f"Carbon against {title}", caption, plot,
         f"{told}. Pareto front: {listing(names)}.", keys,
     )  # fmt: skip
+
+
+def _front_key(front: Sequence[int]) -> list[Key]:
+    return [Key("Pareto front", style.MUTED, "dot")] if len(front) > 1 else []
 
 
 def _stairs(xs: Sequence[float], ys: Sequence[float]) -> go.Scatter:

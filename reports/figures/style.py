@@ -187,7 +187,7 @@ def value_axis(title: str, unit: str, low: float, high: float) -> dict[str, Any]
     }
 
 
-def place_on(axis: go.layout.YAxis, value: float) -> float:
+def place_on(axis: go.layout.XAxis | go.layout.YAxis, value: float) -> float:
     """Give where an annotation stands on an axis: plotly wants its logarithm on a logarithmic one."""
     return math.log10(value) if axis.type == "log" else value
 

@@ -101,6 +101,12 @@ def test_every_chart_is_drawn_within_the_screen_and_without_error(
         f"e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML.slice(0, 80)))"
     )
     assert json.loads(spilled) == []
+    bulging = browser.evaluate(
+        "JSON.stringify([...document.querySelectorAll('.card')].filter(e => e.scrollWidth > e.clientWidth + 1 || "
+        "[...e.querySelectorAll('td, dd')].some(cell => cell.getBoundingClientRect().right > "
+        "e.getBoundingClientRect().right - 12)).map(e => e.innerText.slice(0, 60)))"
+    )
+    assert json.loads(bulging) == []
 
 
 def test_dark_mode_swaps_every_colour_and_back(browser: Any, pages: dict[str, Path]) -> None:

@@ -160,6 +160,15 @@ def test_a_comparison_says_who_wins_and_by_which_rule(compared: Reader) -> None:
     assert "Ranking under every way of counting" in words
 
 
+def test_an_overloaded_run_is_compared_but_not_trusted(fleet: list[Run], overloaded: Run) -> None:
+    reader = Reader(render([*fleet, overloaded]))
+    assert "m40 · overloaded is overloaded: its carbon per token is that of hardware which never rests." in reader.words
+    shares = {trace["name"] for trace in reader.figures["fig-wins"]["data"]}
+    lines = {trace.get("name") for trace in reader.figures["fig-breakeven-duty"]["data"]}
+    assert "m40 · overloaded" not in shares
+    assert "m40 · overloaded" in lines
+
+
 def test_a_run_that_served_nothing_still_has_an_honest_page(empty: Run, m40: Run) -> None:
     reader = Reader(render([empty]))
     assert "Nothing finished." in reader.words

@@ -147,7 +147,7 @@ def test_a_static_batch(batch, prompt, output, policy):
 @pytest.mark.parametrize("policy", ["chunked+budget=256", "prefill-first", "decode-first", "chunked+budget=256+swap"])
 def test_long_prompts_and_outputs(policy):
     """Strides of hundreds of iterations, and prompts whose attention turns from memory- to compute-bound on the way."""
-    requests = poisson(60, 0.5, between(1, 2500), between(1, 800), seed=5)
+    requests = poisson(60, 4.0, between(1, 2500), between(1, 800), seed=5)
     singly = run_body(requests, "a100-80", policy, kv_blocks=900, single_step=True)
     strides = run_body(requests, "a100-80", policy, kv_blocks=900)
     assert_same(singly, strides)

@@ -1,0 +1,110 @@
+"""Help answers at once, and tells the defaults as they are."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import elsewhere, script
+
+HEAVY = ("numpy", "pandas", "pyarrow", "pydantic", "scipy", "plotly", "simpy", "joblib", "rich", "jinja2")
+LONGEST_S = 0.3
+
+
+@pytest.mark.parametrize("name", ["simulate", "afterwatt"])
+def test_help_answers_within_three_tenths_of_a_second(tmp_path: Path, name: str):
+    """Wall clock of the whole process, the best of several, as others may use the machine."""
+    taken = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        done = subprocess.run([*script(name), "--help"], cwd=tmp_path, capture_output=True, check=True)
+        taken.append(time.perf_counter() - begin)
+        assert b"Usage" in done.stdout
+    assert min(taken) < LONGEST_S
+
+
+@pytest.mark.parametrize("name", ["simulate_main", "main"])
+def test_help_imports_nothing_heavy(tmp_path: Path, name: str):
+    program = f"""
+import json, sys
+sys.argv = ["x", "--help"]
+from cli.main import {name}
+try:
+    {name}()
+except SystemExit as end:
+    sys.stderr.write(json.dumps([end.code, sorted(sys.modules)]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    code, modules = json.loads(done.stderr)
+    assert code == 0
+    assert [module for module in HEAVY if module in modules] == []
+
+
+def test_help_tells_the_defaults_as_they_are(simulate):
+    """Defaults stand in the help as text, so that it need not import them; here they are held against the truth."""
+    from cli.settings import SAMPLE, Settings
+    from hwprofiles.draws import DEFAULT_DRAWS
+    from sim.config import CarbonOptions
+
+    text = " ".join(simulate("--help").out.split())
+    told = dict(re.findall(r"--([a-z-]+) [A-Z_]+[^[]*?\[([^\]]+)\]", text))
+    plain, carbon = Settings(), CarbonOptions()
+    crossed = {name: getattr(plain, name)[0] for name in ("hw", "model", "precision", "policy", "site")}
+    assert told | crossed == told
+    assert told["trace"].startswith(SAMPLE)
+    assert (told["seed"], told["replications"], told["jobs"]) == ("0", "1", "1")
+    assert told["draws"] == str(DEFAULT_DRAWS)
+    assert told["basis"] == carbon.basis
+    assert (told["duty"], told["between"]) == (f"{carbon.duty_frac:g}", carbon.between)
+    assert (told["embodied"], told["allocation"]) == (carbon.embodied_method, carbon.allocation)
+    assert told["host-share"] == carbon.host_share
+
+
+def test_the_account_is_offered_the_words_it_knows():
+    """What `settings` checks early must be what the account would take late."""
+    from cli.errors import OptionError
+    from cli.settings import OPTIONS
+    from hwprofiles.ledger import BETWEEN
+    from hwprofiles.replicas import HOST_SHARES
+
+    for name, words in (("between", BETWEEN), ("host-share", HOST_SHARES)):
+        parse = OPTIONS[name][1]
+        assert [parse(word, name) for word in words] == list(words)
+        with pytest.raises(OptionError):
+            parse("neither", name)
+
+
+def test_every_setting_can_be_given_on_the_command_line_and_in_a_file():
+    import inspect
+    from dataclasses import fields
+
+    from cli.settings import OPTIONS, Settings
+    from cli.simulate import simulate
+
+    assert {field for field, _ in OPTIONS.values()} == {field.name for field in fields(Settings)}
+    offered = {name.replace("_", "-") for name in inspect.signature(simulate).parameters}
+    assert set(OPTIONS) < offered
+
+
+@pytest.mark.parametrize("name", ["simulate", "afterwatt"])
+def test_version(tmp_path: Path, name: str):
+    assert elsewhere(tmp_path, name, "--version") == (0, f"afterwatt {version('afterwatt')}\n", "")
+
+
+def test_python_m_cli_is_afterwatt(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "policy", "list"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "least-outstanding *" in done.stdout
+
+
+def test_no_command_prints_the_help_and_is_an_error(afterwatt):
+    for words in ([], ["hw"], ["trace"]):
+        said = afterwatt(*words)
+        assert (said.code, said.out) == (2, "")
+        assert "Commands:" in said.err

@@ -1,0 +1,186 @@
+"""The KV pool: blocks are counted right whatever happens, and prefixes are found, shared and given up in order."""
+
+from collections import OrderedDict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from policies.errors import PolicyError
+from policies.kv import KvPool
+
+BLOCK, UNIT = 4, 8
+PER_UNIT = UNIT // BLOCK
+
+
+def pool_of(blocks: int = 20) -> KvPool:
+    return KvPool(blocks, BLOCK, UNIT)
+
+
+def cache(pool: KvPool, *keys: int) -> None:
+    """Compute prefix blocks, share them and go."""
+    pool.take(len(keys) * PER_UNIT)
+    assert pool.publish(keys) == len(keys)
+    pool.release(keys, 0)
+
+
+def test_blocks_for_tokens_round_up():
+    pool = pool_of()
+    assert [pool.blocks_for(tokens) for tokens in (0, 1, 4, 5, 8, 9)] == [0, 1, 1, 2, 2, 3]
+
+
+def test_a_unit_that_is_not_made_of_whole_blocks_is_refused():
+    with pytest.raises(PolicyError, match="12 tokens are not a whole number of KV blocks of 8 tokens; choose"):
+        KvPool(10, 8, 12)
+
+
+def test_taking_more_than_there_is_names_both_numbers():
+    with pytest.raises(PolicyError, match="21 KV blocks asked for, 20 available"):
+        pool_of().take(21)
+
+
+def test_a_match_ends_at_the_first_block_that_is_missing():
+    pool = pool_of()
+    cache(pool, 1, 2, 3)
+    assert pool.match((1, 2, 3), 3) == (3, 0)
+    assert pool.match((1, 2, 9, 3), 4) == (2, 0)
+    assert pool.match((9, 1, 2), 3) == (0, 0)
+    assert pool.match((1, 2, 3), 2) == (2, 0)  # at most so many
+    assert pool.match((), 3) == (0, 0)
+
+
+def test_a_match_says_which_of_its_blocks_cost_nothing():
+    """Those in use need no room; idle ones are taken out of the evictable ones."""
+    pool = pool_of()
+    cache(pool, 1, 2, 3)
+    pool.hold((1, 2))
+    assert pool.match((1, 2, 3), 3) == (3, 2 * PER_UNIT)
+    assert (pool.evictable_blocks, pool.used_blocks, pool.free_blocks) == (PER_UNIT, 2 * PER_UNIT, 14)
+
+
+def test_a_shared_block_is_idle_only_when_its_last_user_has_gone():
+    pool = pool_of()
+    cache(pool, 1)
+    pool.hold((1,))
+    pool.hold((1,))
+    pool.release((1,), 0)
+    assert pool.evictable_blocks == 0
+    pool.release((1,), 0)
+    assert pool.evictable_blocks == PER_UNIT
+
+
+def test_the_least_recently_used_goes_first():
+    pool = pool_of(6)
+    cache(pool, 1)
+    cache(pool, 2)
+    cache(pool, 3)
+    pool.match((1,), 1)  # looked at: recently used
+    pool.take(PER_UNIT)
+    assert [pool.match((key,), 1)[0] for key in (1, 2, 3)] == [1, 0, 1]
+
+
+def test_of_one_prefix_the_end_goes_first():
+    """Its beginning alone is still worth something, its end alone is not."""
+    pool = pool_of(6)
+    cache(pool, 1, 2, 3)
+    pool.take(1)
+    assert pool.match((1, 2, 3), 3) == (2, 0)
+    assert (pool.free_blocks, pool.evictable_blocks) == (PER_UNIT - 1, 2 * PER_UNIT)
+
+
+def test_a_block_in_use_is_never_given_up():
+    pool = pool_of(6)
+    cache(pool, 1, 2, 3)
+    pool.hold((1,))
+    assert pool.available_blocks == 4
+    pool.take(4)
+    assert pool.match((1, 2), 2) == (1, PER_UNIT)
+    with pytest.raises(PolicyError):
+        pool.take(1)
+
+
+def test_publishing_stops_at_what_another_has_published_meanwhile():
+    pool = pool_of()
+    pool.take(2 * 3 * PER_UNIT)
+    assert pool.publish((1, 2, 3)) == 3
+    assert pool.publish((7, 2, 8)) == 1  # what follows stays the sequence's own
+    assert pool.match((8,), 1) == (0, 0)
+
+
+class PoolAgainstModel(RuleBasedStateMachine):
+    """Sequences come and go; a model that lists every block says what the counts must be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = KvPool(24, BLOCK, UNIT)
+        self.users: dict[int, int] = {}
+        self.idle: OrderedDict[int, None] = OrderedDict()
+        self.held: list[tuple[list[int], int]] = []  # (shared keys, private blocks) of each sequence
+
+    def free(self) -> int:
+        private = sum(blocks for _, blocks in self.held)
+        return 24 - private - len(self.users) * PER_UNIT
+
+    @rule(path=st.lists(st.integers(0, 2), max_size=4), extra=st.integers(0, 5), share=st.booleans())
+    def come(self, path: list[int], extra: int, share: bool) -> None:
+        """Prefixes are the paths of a tree, so that many begin alike."""
+        keys = [hash_of(path[: depth + 1]) for depth in range(len(path))]
+        expected = 0
+        while expected < len(keys) and keys[expected] in self.users:
+            expected += 1
+        in_use = sum(PER_UNIT for key in keys[:expected] if self.users[key])
+        assert self.pool.match(keys, len(keys)) == (expected, in_use)
+        for key in keys[:expected]:
+            if not self.users[key]:
+                self.idle.move_to_end(key)
+        private = len(keys) * PER_UNIT - expected * PER_UNIT + extra
+        idle = expected * PER_UNIT - in_use
+        if private + idle > self.pool.available_blocks:
+            return
+        self.pool.hold(keys[:expected])
+        for key in keys[:expected]:
+            self.idle.pop(key, None)
+            self.users[key] += 1
+        self.evict(private)
+        self.pool.take(private)
+        shared = keys[:expected]
+        if share:
+            count = self.pool.publish(keys[expected:])
+            assert count == len(keys) - expected or keys[expected + count] in self.users
+            for key in keys[expected : expected + count]:
+                self.users[key] = 1
+            shared = keys[: expected + count]
+            private -= count * PER_UNIT
+        self.held.append((shared, private))
+
+    def evict(self, blocks: int) -> None:
+        while blocks > self.free():
+            key, _ = self.idle.popitem(last=False)
+            del self.users[key]
+
+    @rule(which=st.integers(0, 99))
+    def go(self, which: int) -> None:
+        if not self.held:
+            return
+        keys, private = self.held.pop(which % len(self.held))
+        self.pool.release(keys, private)
+        for key in reversed(keys):
+            self.users[key] -= 1
+            if not self.users[key]:
+                self.idle[key] = None
+
+    @invariant()
+    def counts_agree(self) -> None:
+        self.pool.check_integrity(sum(blocks for _, blocks in self.held))
+        assert self.pool.free_blocks == self.free()
+        assert self.pool.evictable_blocks == len(self.idle) * PER_UNIT
+        assert self.pool.used_blocks == 24 - self.free() - len(self.idle) * PER_UNIT
+
+
+def hash_of(path: list[int]) -> int:
+    return int("1" + "".join(map(str, path)))
+
+
+TestPoolAgainstModel = PoolAgainstModel.TestCase
+TestPoolAgainstModel.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
