@@ -30,6 +30,7 @@ from sim.worker import Worker
 from sim.workload import Workload
 
 SETTLE_EVERY = 2048
+SETTLE_WITHIN_PS = 10 * 86_400 * PS_PER_S  # ten days: what 64-bit times may count from the last settlement is 106
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Body:
         self._done: list[Ticket] = []
         self._arrived = self._refused = 0
         self._closed = False
+        self._settle_by_ps = SETTLE_WITHIN_PS
         self._last_arrival_ps = 0
         self._warmup_ps = round(config.warmup_s * PS_PER_S)
         self._kv_blocks = memory.kv_blocks
@@ -139,6 +141,8 @@ class Body:
         """Take in a request that arrives now: refuse it, or route it to a replica."""
         if self._closed:
             return
+        if ticket.arrival_ps > self._settle_by_ps:
+            self._settle()
         self._arrived += 1
         self._last_arrival_ps = ticket.arrival_ps
         ticket.in_stats = ticket.arrival_ps >= self._warmup_ps
@@ -183,6 +187,7 @@ class Body:
         for lane in self._lanes:
             if self._meter is not None:
                 settle(lane, self._meter, self._bins, self._gaps)
+        self._settle_by_ps = self._env.now + SETTLE_WITHIN_PS
         done, self._done = self._done, []
         self._rows.add(done)
         if self._progress is not None:
