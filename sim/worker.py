@@ -132,8 +132,9 @@ class Worker:
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, scheduler, times = self._env, self.scheduler, self._times
-        lane = self.lanes[0]
+        env, scheduler, step_time = self._env, self.scheduler, self._times.step
+        lane, single_step, log = self.lanes[0], self._single_step, self._log
+        step_rank, plan_rank = self._step_rank, self._plan_rank
         while not self._stopped:
             plan = scheduler.plan(env._now * S_PER_PS)
             if isinstance(plan, Idle):
@@ -144,36 +145,34 @@ class Worker:
             begin = env._now
             if scheduler.preempted or scheduler.admitted or scheduler.resumed:
                 note_admissions(scheduler, self.lanes, lane, begin)
-            iterations = 1 if self._single_step else repeat + 1
+            iterations = 1 if single_step else repeat + 1
             if swap_out or swap_in:
                 self._came = False
                 yield from self._move(swap_out, swap_in)
                 if self._came and may_cut:
                     iterations = 1  # who came meanwhile is seen at the next boundary
-            first, slope, steps = times.step(decoding, context, chunks, emits, iterations)
-            self._start_ps = env._now
-            self._first_ps, self._slope_ps, self._steps = first, slope, steps
-            chunk_columns = chunk_sums(plan) if chunks else NO_CHUNKS
-            self._gain = emits + chunk_columns[0]
-            self._stride = alarm = Alarm(env, self._step_rank, steps * first + slope * (steps * (steps - 1) // 2))
+            first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
+            tokens, past, pairs, growth = chunk_sums(plan) if chunks else NO_CHUNKS
+            self._start_ps, self._first_ps, self._slope_ps, self._steps = env._now, first, slope, steps
+            self._gain = emits + tokens
+            self._stride = alarm = Alarm(env, step_rank, steps * first + slope * (steps * (steps - 1) // 2))
             if steps > 1 and may_cut:
                 self._alarm = alarm
             yield alarm
             self._alarm = None
             steps = self._steps
             self._steps = 0
-            if self._log is not None:
-                self._log.write(self.number, self._start_ps * S_PER_PS, plan, steps, scheduler)
+            if log is not None:
+                log.write(self.number, self._start_ps * S_PER_PS, plan, steps, scheduler)
             outcome = OUTCOMES[steps] if steps < len(OUTCOMES) else StepOutcome(steps)
             first_tokens, finished = scheduler.apply(plan, outcome)
             now, origin = env._now, lane.origin_ps
-            lane.strides.extend(
-                (
-                    *(begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits),
-                    *chunk_columns,
-                    *(running, used_blocks, scheduler.grown_blocks, swap_out + swap_in),
-                )
-            )
+            # fmt: off
+            lane.strides.extend((
+                begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits,
+                tokens, past, pairs, growth, running, used_blocks, scheduler.grown_blocks, swap_out + swap_in,
+            ))
+            # fmt: on
             if chunks:
                 note_prefills(lane, plan, first_tokens, now)
             for ticket in finished:
@@ -183,7 +182,7 @@ class Worker:
                 self._on_finish(ticket)
             # What else happens at this instant comes before the next plan, which is to see it.
             if env._queue and env._queue[0][0] == now:
-                yield Alarm(env, self._plan_rank, 0)
+                yield Alarm(env, plan_rank, 0)
 
     def _move(self, swap_out: int, swap_in: int) -> Generator[simpy.Event, None, None]:
         """Swap KV blocks out, then in, over the link to host memory."""

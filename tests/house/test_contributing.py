@@ -60,40 +60,33 @@ def test_a_model_is_one_file(house: Path):
 
 
 def test_a_policy_is_one_class_and_one_line(house: Path):
-    """The very class that CONTRIBUTING shows, with a body."""
-    example = re.search(r"```python\n(class ShortestFirst.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    assert example
-    body = """
-        fits = [c for c, _ in zip(view.queue, range(32)) if c.blocks <= view.free_blocks]
-        first = min(fits, key=lambda c: (c.tokens, c.seq_id), default=None)
-        if first is None or view.decoding >= view.limits.max_seqs:
-            return BatchDecision(decode=True)
-        return BatchDecision(decode=False, chunks=(Chunk(first.seq_id, first.tokens),))
-"""
-    (house / "policies" / "shortest.py").write_text(
-        "from policies.views import BatchDecision, BatchView, Chunk\n\n\n" + example[1].replace(" ...\n", body)
+    """The very class that CONTRIBUTING shows, and the very tests, which then pass."""
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    policy, tests = shown
+    (house / "policies" / "mine.py").write_text(
+        f"from policies.views import BatchDecision, BatchView, Chunk\n\n\n{policy}"
     )
     batching = house / "policies" / "batching.py"
     text = batching.read_text()
-    line = '{"prefill-first": PrefillFirst,'
-    assert line in text
-    text = text.replace(line, '{"shortest-first": ShortestFirst, "prefill-first": PrefillFirst,')
-    line = "from policies.shortest import ShortestFirst\n\nBATCHING: Mapping"
-    batching.write_text(text.replace("BATCHING: Mapping", line))
+    for before, after in (
+        ('{"prefill-first": PrefillFirst,', '{"one-at-a-time": OneAtATime, "prefill-first": PrefillFirst,'),
+        ("BATCHING: Mapping", "from policies.mine import OneAtATime\n\nBATCHING: Mapping"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    batching.write_text(text)
     program = """
-from policies.batching import BATCHING
 from policies.config import parse_policies
-from policies.plans import Idle, StepOutcome
-from policies.scheduler import Scheduler, SchedulerConfig
-from policies.sequence import Sequence
-chosen = parse_policies("shortest-first")
-scheduler = Scheduler(SchedulerConfig(64, 16, 8, 512, 4096), BATCHING[chosen.batching]())
-for number, prompt in enumerate((200, 30, 90)):
-    scheduler.add(Sequence(number, prompt, 4))
-done = []
-while not isinstance(plan := scheduler.plan(0.0), Idle):
-    done += [seq.seq_id for seq in scheduler.apply(plan, StepOutcome(plan.repeat + 1))[1]]
-    scheduler.check_integrity()
-print(chosen.name, done)
+print(parse_policies("one-at-a-time+budget=512").name)
 """
-    assert run(house, program).startswith("shortest-first [")
+    assert run(house, program) == "one-at-a-time+budget=512"
+
+    folder = house / "tests" / "policies"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "policies" / "conformance.py", folder)
+    head = "from policies.mine import OneAtATime\nfrom tests.policies.conformance import BatchPolicyConformance\n\n\n"
+    (folder / "test_mine.py").write_text(head + tests)
+    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "tests/policies/test_mine.py"]
+    result = subprocess.run(command, cwd=house, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert " passed" in result.stdout
