@@ -22,6 +22,7 @@ GROUPS: Final[Mapping[str, Commands]] = {
     "model": model.COMMANDS,
     "policy": policy.COMMANDS,
 }
+EXIT_CODES: Final = "Exit codes: 0 done, 2 bad input, 3 infeasible, 130 interrupted."
 ABOUT: Final = """Afterwatt: what would these GPUs, old or new, carry?
 
 Latency, energy, cost and carbon of serving language models, simulated from a request trace.
@@ -35,7 +36,7 @@ def _first(version: flags.Version = False) -> None:
 def simulate_app() -> typer.Typer:
     """Give the script `simulate`."""
     app = _typer()
-    app.command("simulate", cls=Sectioned)(simulate)
+    app.command("simulate", cls=Sectioned, epilog=EXIT_CODES)(simulate)
     return app
 
 
@@ -43,7 +44,7 @@ def afterwatt_app() -> typer.Typer:
     """Give the script `afterwatt`."""
     app = _typer(ABOUT)
     app.callback(help=ABOUT)(_first)
-    app.command("simulate", cls=Sectioned)(simulate)
+    app.command("simulate", cls=Sectioned, epilog=EXIT_CODES)(simulate)
     app.command("report", cls=Sectioned)(report.report)
     for name, (about, commands) in GROUPS.items():
         group = _typer(about, add_completion=False)

@@ -92,10 +92,10 @@ def _unit(place: str, mean: float) -> tuple[float, str]:
     return factor, f" {unit}"
 
 
-def print_plan(plan: "Plan", as_json: bool) -> None:
+def print_plan(plan: "Plan") -> None:
     """Print the runs of a study without running them."""
     rows = [_plan_row(plan, cell) for cell in plan.cells]
-    if as_json:
+    if plan.settings.json:
         from reports.schema import to_json
 
         sys.stdout.write(to_json({"path": str(plan.path), "seeds": list(plan.seeds), "cells": rows}))

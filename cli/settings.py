@@ -42,6 +42,7 @@ class Settings:
         replications: how many seeds, from `seed` on.
         out: the run's or study's directory; None chooses a descriptive name under `runs`.
         overwrite: replace what stands there; no_report: write no page; jobs: processes (-1: all cores).
+        strict_slo: exit with 3 where no run keeps its service level; json, quiet: what is printed.
     """
 
     hw: tuple[str, ...] = ("m40",)
@@ -81,6 +82,9 @@ class Settings:
     overwrite: bool = False
     no_report: bool = False
     jobs: int = 1
+    strict_slo: bool = False
+    json: bool = False
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         _check_workload(self)
@@ -115,7 +119,10 @@ OPTIONS: Final[Mapping[str, tuple[str, Parser]]] = MappingProxyType(
         "jobs": ("jobs", whole(1, 1024, also=(-1,))),
         **{
             name: (name.replace("-", "_"), flag)
-            for name in ("repeat-year", "single-step", "decisions", "overwrite", "no-report")
+            for name in (
+                *("repeat-year", "single-step", "decisions", "overwrite", "no-report"),
+                *("strict-slo", "json", "quiet"),
+            )
         },
     }
 )

@@ -58,39 +58,36 @@ def simulate(
 ) -> None:
     """Simulate serving a trace: latency, energy, cost and carbon.
 
-    Several hardwares, models, precisions, policies or sites are crossed and compared. A first try:
+    Several cards, models, precisions, policies or sites are crossed and compared. A first try:
 
         simulate --hw m40 --hw h100-sxm --slo ttft=1s,tpot=200ms
     """
-    said = {name.replace("_", "-"): value for name, value in locals().items()}
-    said = {name: value for name, value in said.items() if name in OPTIONS}
-    code = run_command(gather(said, config), dry_run=dry_run, json=json, quiet=quiet, strict_slo=strict_slo)
-    if code:
+    words = {name.replace("_", "-"): value for name, value in locals().items()}
+    settings = gather({name: value for name, value in words.items() if name in OPTIONS}, config)
+    if code := run_command(settings, dry_run):
         raise typer.Exit(code)
 
 
-def run_command(
-    settings: Settings, *, dry_run: bool = False, json: bool = False, quiet: bool = False, strict_slo: bool = False
-) -> int:
-    """Run a study, print what came of it, and give the exit code."""
+def run_command(settings: Settings, dry_run: bool = False) -> int:
+    """Run a study, or plan it only, print what came of it, and give the exit code."""
     from cli import output
     from cli.errors import DONE, INFEASIBLE
 
     if dry_run:
         from cli.plan import plan_study
 
-        output.print_plan(plan_study(settings), json)
+        output.print_plan(plan_study(settings))
         return DONE
     from cli.study import run_study
     from cli.watch import watching
 
-    with watching(quiet) as watch:
+    with watching(settings.quiet) as watch:
         study = run_study(settings, watch)
-    if json:
+    if settings.json:
         output.print_json(study)
-    elif not quiet:
+    elif not settings.quiet:
         output.print_study(study)
-    if strict_slo and not _kept(study):
+    if settings.strict_slo and not _kept(study):
         output.complain("no run keeps 90 % of what its users were promised")
         return INFEASIBLE
     return DONE

@@ -17,8 +17,8 @@ def tables(folder: Path) -> dict[str, bytes]:
     "words",
     [
         "--hw 2xm40 --trace synth:chat?n=150&rate=0.6",
-        "--hw 2xm40 --policy prefill-first+round-robin --users 6 --requests 60",
-        "--hw 2xt4:pp2 --batch 24 --prompt 200 --output 30",
+        pytest.param("--hw 2xm40 --policy prefill-first+round-robin --users 6 --requests 60", marks=pytest.mark.slow),
+        pytest.param("--hw 2xt4:pp2 --batch 24 --prompt 200 --output 30", marks=pytest.mark.slow),
     ],
 )
 def test_bytes_do_not_depend_on_hash_seed_process_or_order_of_ties(tmp_path: Path, words: str):

@@ -69,7 +69,7 @@ def test_a_bad_study_file(folder: Path, simulate, path: Path):
         ("--hw nowhere.toml", "nowhere.toml"),
         ("--model llama2-7b", "did you mean 'llama-2-7b'"),
         ("--model nowhere/config.json", "nowhere/config.json"),
-        ("--site franc", "did you mean 'fr'"),
+        ("--site fra", "did you mean 'fr'"),
         ("--precision fp61", "did you mean 'fp16'"),
         ("--policy chunked+bugdet=3", "did you mean 'budget'"),
         ("--policy chunked+chunked", "twice"),
@@ -133,7 +133,7 @@ def test_a_slip_on_the_command_line(folder: Path, simulate, words: str, says: st
         ("hw show nowhere.toml", "nowhere.toml"),
         ("model show lama-2-7b", "did you mean 'llama-2-7b'"),
         ("trace describe nowhere.csv", "nowhere.csv"),
-        ("trace describe chat.parquet --format azur", "did you mean 'azure-2024'"),
+        ("trace describe chat.parquet --format azure2024", "did you mean 'azure-2024'"),
         ("trace describe chat.parquet --unit hours", "unit"),
         ("trace convert chat.parquet out.json", "use .parquet or .csv"),
         ("trace convert chat.parquet nowhere/out.csv", "nowhere/out.csv"),
@@ -170,11 +170,8 @@ def test_exit_codes_and_sentences_as_a_shell_sees_them(folder: Path):
 def test_a_row_that_breaks_in_the_middle_of_a_run_leaves_nothing(folder: Path, simulate, monkeypatch):
     """The file was sound when it was opened: another process has changed it since."""
     path = folder / "t.parquet"
-    columns = {
-        "arrival_s": [float(i) for i in range(40_000)],
-        "prompt_tokens": [8] * 40_000,
-        "output_tokens": [2] * 40_000,
-    }
+    n = 40_000
+    columns = {"arrival_s": [float(i) for i in range(n)], "prompt_tokens": [8] * n, "output_tokens": [2] * n}
     pq.write_table(pa.table(columns), path, row_group_size=8192)
 
     import sim.run
@@ -193,10 +190,8 @@ def test_a_row_that_breaks_in_the_middle_of_a_run_leaves_nothing(folder: Path, s
 
 def test_a_place_that_cannot_be_written(folder: Path, simulate):
     (folder / "file").write_text("in the way")
-    assert "choose another --out" in sentence(simulate("--limit", 5, "--out", "file/deeper"))
-    assert "choose another --out" in sentence(
-        simulate("--limit", 5, "--hw", "m40", "--hw", "t4", "--out", "file/deeper")
-    )
+    for cells in ((), ("--hw", "m40", "--hw", "t4")):
+        assert "choose another --out" in sentence(simulate("--limit", 5, *cells, "--out", "file/deeper"))
     assert left_in(folder) == ["file"]
 
 

@@ -51,7 +51,7 @@ def test_help_tells_the_defaults_as_they_are(simulate):
     from hwprofiles.draws import DEFAULT_DRAWS
     from sim.config import CarbonOptions
 
-    entries = (" ".join(entry.split()) for entry in re.split(r"\n\s+(?=-)|\n\n", simulate("--help").out))
+    entries = (" ".join(entry.split()) for entry in re.split(r"\n  (?=-)|\n\n", simulate("--help").out))
     told = dict(found.groups() for entry in entries if (found := re.match(r"--([a-z-]+).*\[([^\]]+)\]$", entry)))
     plain, carbon = Settings(), CarbonOptions()
     crossed = {name: getattr(plain, name)[0] for name in ("hw", "model", "precision", "policy", "site")}
