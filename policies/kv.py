@@ -81,6 +81,11 @@ class KvPool:
                 idle.move_to_end(key)
         return matched, used * self.unit_blocks
 
+    def cached_units(self, prefix: Sequence[int], most: int) -> int:
+        """Return how many leading prefix blocks are cached, at most `most`; asking changes nothing."""
+        cached = self._cached
+        return next((count for count, key in enumerate(prefix[:most]) if key not in cached), min(most, len(prefix)))
+
     def hold(self, keys: Iterable[int]) -> None:
         """Use cached prefix blocks; every key must be cached."""
         cached, idle = self._cached, self._idle

@@ -91,6 +91,8 @@ class Scheduler(Generic[S]):
         self._watermark_blocks = config.watermark_blocks
         self._most_kv_tokens = (config.kv_blocks - config.watermark_blocks) * config.block_tokens
         self._steady = batching.steady
+        # Groups share the memory: what one does changes what another may, so that no plan holds beyond its iteration.
+        self._strides = batching.steady and config.groups == 1
         self._turn = 0
         self._reserved = 0  # blocks set aside for the plans in flight
         self._swap_free = config.swap_blocks
@@ -123,8 +125,9 @@ class Scheduler(Generic[S]):
         self.outstanding_tokens += seq.prompt_tokens + seq.output_tokens
 
     def prefix_tokens(self, seq: S) -> int:
-        """Return the prompt tokens whose KV is cached here."""
-        return self._match(seq)[0] * (self.pool.unit_tokens or 0)
+        """Return the prompt tokens whose KV is cached here; asking changes nothing."""
+        unit = self.pool.unit_tokens
+        return 0 if unit is None else unit * self.pool.cached_units(seq.prefix, self._sharable(seq, unit))
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -183,7 +186,7 @@ class Scheduler(Generic[S]):
         iterations, finishing, context = 1, 0, 0
         if chunks:
             iterations, finishing = self._prompt_stride(chunks)
-        elif self._steady:
+        elif self._strides:
             iterations = UNBOUNDED
         if swap_out:
             iterations = 1  # the room it made may let an older swapped sequence back in at the next boundary
@@ -263,8 +266,12 @@ class Scheduler(Generic[S]):
         unit = self.pool.unit_tokens
         if unit is None or not seq.prefix:
             return 0, 0
-        # Whole blocks only, and one token at least is left to compute.
-        return self.pool.match(seq.prefix, min(seq.prompt_tokens, seq.fill_tokens - 1) // unit)
+        return self.pool.match(seq.prefix, self._sharable(seq, unit))
+
+    @staticmethod
+    def _sharable(seq: S, unit: int) -> int:
+        """Return how many prefix blocks of a sequence may be found: whole ones, and one token is left to compute."""
+        return min(seq.prompt_tokens, seq.fill_tokens - 1) // unit
 
     def _admit(self, lane: _Lane[S], chosen: tuple[Chunk, ...]) -> tuple[PrefillChunk[S], ...]:
         """Give the chosen candidates their blocks; return the chunks to compute."""
@@ -311,7 +318,7 @@ class Scheduler(Generic[S]):
         for seq, tokens, past in chunks:
             if past + tokens == seq.fill_tokens:
                 finishing += 1
-        if finishing or len(chunks) > 1 or not self._steady:
+        if finishing or len(chunks) > 1 or not self._strides:
             return 1, finishing
         seq, tokens, past = chunks[0]
         return (seq.fill_tokens - past - 1) // tokens, 0
