@@ -7,47 +7,19 @@ engine, spends the time. Several plans may be outstanding, one per decode group:
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
-from typing import Generic, Literal
+from typing import Generic
 
 from policies.errors import PolicyError
 from policies.kv import KvPool
 from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan
 from policies.sequence import DecodeGroup, S
+from policies.sizes import RejectReason, SchedulerConfig
 from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling
 
 IDLE = Idle()
 UNBOUNDED = 1 << 60
 NOBODY: tuple[Candidate, ...] = ()
 NONE_BEGUN: tuple[Prefilling, ...] = ()
-RejectReason = Literal["over_context", "never_fits", "queue_full"]
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """Sizes of one worker.
-
-    Attributes:
-        kv_blocks: KV blocks it has; block_tokens: tokens per block.
-        max_seqs, token_budget: limits per iteration, see `BatchLimits`.
-        max_context_tokens: longest prompt and output together that the model takes.
-        watermark_blocks: blocks that admission leaves free, so that an admitted sequence is not preempted at once.
-        max_queue: most waiting sequences (None: no bound).
-        swap_blocks: KV blocks that host memory can hold; 0 preempts by recomputing.
-        prefix_unit_tokens: tokens per shared prefix block (None: prefixes are not shared).
-        groups: decode groups, one per pipeline stage.
-    """
-
-    kv_blocks: int
-    block_tokens: int
-    max_seqs: int
-    token_budget: int
-    max_context_tokens: int
-    watermark_blocks: int = 0
-    max_queue: int | None = None
-    swap_blocks: int = 0
-    prefix_unit_tokens: int | None = None
-    groups: int = 1
 
 
 class _Lane(Generic[S]):

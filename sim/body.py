@@ -14,7 +14,8 @@ from hwprofiles.roofline import TimeModel
 from policies.batching import BATCHING
 from policies.log import DecisionEntry, DecisionLog
 from policies.routing import ROUTING
-from policies.scheduler import Scheduler, SchedulerConfig
+from policies.scheduler import Scheduler
+from policies.sizes import SchedulerConfig
 from policies.views import ReplicaView, RequestView
 from sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.config import RunConfig

@@ -167,5 +167,5 @@ def test_a_request_that_arrives_while_blocks_are_swapped_in():
 def test_memory_in_use_grows_along_a_stride():
     runs = [run_body(Requests([0], [100], [900]), single_step=singly).result.timeline for singly in (True, False)]
     used = [(timeline["kv_used_frac"] * timeline["interval_s"]).sum() for timeline in runs]
-    # Within a stride memory is taken to grow evenly: off by part of a block per sequence, of the 63 that this one takes.
+    # Within a stride memory is taken to grow evenly: off by part of a block, of the 63 that this one takes.
     np.testing.assert_allclose(*used, rtol=0.5 / 63)
