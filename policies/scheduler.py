@@ -184,6 +184,14 @@ class Scheduler(Generic[S]):
             swap_in,
         )
 
+    def sequences(self) -> Iterator[S]:
+        """Yield all that it was given and has not finished."""
+        yield from self.waiting
+        yield from self.swapped
+        for lane in self._lanes:
+            yield from lane.prefilling
+            yield from lane.decode.members.values()
+
     def admitted_sequences(self) -> int:
         """Return how many sequences are admitted, of all groups."""
         return sum(len(lane.decode.members) + len(lane.prefilling) for lane in self._lanes)

@@ -89,10 +89,10 @@ class Body:
         self._lanes = list(chain.from_iterable(worker.lanes for worker in self.workers))
         self._bins = Bins(len(QUANTITIES), 3, len(self.workers))
         self._gaps = LogHistogram()
-        self._open: dict[int, Ticket] = {}
         self._done: list[Ticket] = []
         self._arrived = self._refused = 0
         self._closed = False
+        self._open_loop = workload.open_loop
         self._settle_by_ps = SETTLE_WITHIN_PS
         self._last_arrival_ps = 0
         self._warmup_ps = round(config.warmup_s * PS_PER_S)
@@ -154,7 +154,6 @@ class Body:
             ticket.refused = worker.scheduler.refusal(ticket) if self.config.policies.max_queue else None
             if ticket.refused is None:
                 ticket.replica = worker.number
-                self._open[ticket.seq_id] = ticket
                 worker.arrive(ticket)
                 return
         self._refused += 1
@@ -176,10 +175,10 @@ class Body:
         return router.route(RequestView(ticket.seq_id, ticket.prompt_tokens, ticket.output_tokens), views)
 
     def _finished(self, ticket: Ticket) -> None:
-        del self._open[ticket.seq_id]
         done = self._done
         done.append(ticket)
-        self._workload.finished(ticket)
+        if not self._open_loop:
+            self._workload.finished(ticket)
         if len(done) >= SETTLE_EVERY:
             # A ticket's last stride is noted before it is reported finished, so that all about it is known by now.
             self._settle()
@@ -205,7 +204,8 @@ class Body:
             env.run(until=Alarm(env, priority(Kind.ARRIVAL, -1), round(self.config.horizon_s * PS_PER_S)))
             self._stop()
         self._settle()
-        self._rows.add([*self._open.values()], last=True)
+        unfinished = chain.from_iterable(worker.scheduler.sequences() for worker in self.workers)
+        self._rows.add([*unfinished], last=True)
         duration_ps = max(env.now, 1)
         return BodyResult(
             duration_ps * S_PER_PS,
