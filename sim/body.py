@@ -243,7 +243,8 @@ class Body:
             "replica": np.repeat(np.arange(replicas, dtype=np.int32)[:, None], count, axis=1),
             "prefill_s": amounts["prefill_s"],
             "decode_s": amounts["decode_s"],
-            "idle_s": np.maximum(interval_s - busy_s, 0.0),
+            # What is left of a busy interval is rounding, not rest.
+            "idle_s": np.where(interval_s - busy_s > 1e-12 * interval_s, interval_s - busy_s, 0.0),
             "batch_mean": (amounts["batch_s"] + np.maximum(running_s, 0.0)) / interval_s,
             "waiting_mean": np.maximum(waiting_s, 0.0) / interval_s,
             "kv_used_frac": (amounts["kv_block_s"] + np.maximum(holding_s, 0.0)) / interval_s / max(1, self._kv_blocks),

@@ -16,6 +16,7 @@ ITERATION_PS = 80_000_000_000
 """About one iteration of llama-2-7b on an M40: the scale on which arrivals matter."""
 
 token_counts = st.integers(1, 60) | st.integers(1, 6)
+output_counts = st.integers(1, 5) | st.integers(20, 80)
 
 
 @st.composite
@@ -26,8 +27,8 @@ def policy_sets(draw: st.DrawFn, preemption: str | None = None, prefixes: bool =
         routing=draw(st.sampled_from(sorted(ROUTING))),
         preemption=preemption or draw(st.sampled_from(["recompute", "swap"])),
         share_prefixes=prefixes,
-        token_budget=draw(st.integers(1, 80)),
-        max_seqs=draw(st.integers(1, 8)),
+        token_budget=draw(st.integers(1, 30) | st.integers(30, 200)),
+        max_seqs=draw(st.integers(1, 3) | st.just(8)),
         block_tokens=draw(st.sampled_from([1, 2, 4, 8] if prefixes else [1, 3, 4, 16])),
         watermark_frac=draw(st.sampled_from([0.0, 0.01, 0.1])),
         max_queue=draw(st.none() | st.integers(1, 4)),
@@ -68,7 +69,7 @@ class World:
 
 @st.composite
 def worlds(
-    draw: st.DrawFn, hardware: list[str], prefixes: bool = False, preemption: str | None = None, most: int = 8
+    draw: st.DrawFn, hardware: list[str], prefixes: bool = False, preemption: str | None = None, most: int = 9
 ) -> World:
     """Worlds in which about half of the requests arrive exactly when an iteration ends.
 
@@ -76,16 +77,16 @@ def worlds(
     """
     hw = draw(st.sampled_from(hardware))
     policies = draw(policy_sets(preemption, prefixes))
-    count = draw(st.integers(1, most))
+    count = draw(st.integers(2, most))
     prompts = draw(st.lists(token_counts, min_size=count, max_size=count))
-    outputs = draw(st.lists(token_counts, min_size=count, max_size=count))
+    outputs = draw(st.lists(output_counts, min_size=count, max_size=count))
     hashes = draw(prefixes_of(prompts)) if prefixes else None
     longest = max(prompt + output for prompt, output in zip(prompts, outputs, strict=True))
-    kv_blocks = -(-longest // policies.block_tokens) * draw(st.integers(2, 12)) // 2 + draw(st.integers(0, 3))
+    kv_blocks = -(-longest // policies.block_tokens) * draw(st.integers(2, 5)) // 2 + draw(st.integers(0, 3))
     # A gap in picoseconds, or a number: the so manieth boundary after the arrival before.
     steps = draw(
         st.lists(
-            st.tuples(st.booleans(), st.integers(1, 6), st.integers(0, 6 * ITERATION_PS)),
+            st.tuples(st.booleans(), st.integers(1, 6), st.integers(0, 3 * ITERATION_PS)),
             min_size=count,
             max_size=count,
         )
