@@ -4,9 +4,10 @@
 
 Three workloads on one A100-80 with Llama-2-7B, outputs written, no report: Poisson arrivals of 512 in and 128 out at
 4/s; Azure 2023 conversation lengths, Poisson at 70 % of capacity; Mooncake's conversation trace with chunked prefill
-and shared prefixes, its arrivals paced to 70 % of capacity. Rounds are interleaved with the unit's own measurement and medians are quoted, as machines
-are noisy. The two traces are read from ../shared/traces where they are there; else synthetic traces of the same kind
-stand in, and the table says so. Mooncake's contexts need a model that takes them: Llama-3.1-8B, which has 131,072.
+and shared prefixes, its arrivals paced to 70 % of capacity. Rounds are interleaved with the unit's own measurement and
+medians are quoted, as machines are noisy. The two traces are read from ../shared/traces where they are there; else
+synthetic traces of the same kind stand in, and the table says so. Mooncake's contexts need a model that takes them:
+Llama-3.1-8B, with its 131,072.
 """
 
 import argparse
@@ -16,12 +17,14 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import simpy
+from numpy.typing import NDArray
 
 from hwprofiles.catalogue import load_site
 from hwprofiles.deployment import parse_deployment
@@ -73,10 +76,11 @@ class Case:
     requests: int
 
 
-def poisson_arrivals(requests: int, rate_per_s: float) -> np.ndarray:
+def poisson_arrivals(requests: int, rate_per_s: float) -> NDArray[np.float64]:
     """Return arrival times, the first at 0."""
-    arrival_s = np.cumsum(np.random.default_rng(1).exponential(1.0 / rate_per_s, requests))
-    return arrival_s - arrival_s[0]
+    arrival_s: NDArray[np.float64] = np.cumsum(np.random.default_rng(1).exponential(1.0 / rate_per_s, requests))
+    arrival_s -= arrival_s[0]
+    return arrival_s
 
 
 def config_of(trace: Trace, model: str, policy: str) -> RunConfig:
@@ -135,7 +139,7 @@ def cases(requests: int) -> list[Case]:
 def unit_s() -> float:
     """Time one bare SimPy timeout: one process that does nothing else."""
 
-    def idle(env: simpy.Environment) -> Iterator[simpy.Event]:
+    def idle(env: simpy.Environment) -> Generator[simpy.Event, None, None]:
         for _ in range(UNIT_EVENTS):
             yield env.timeout(1)
 
@@ -169,7 +173,7 @@ def main() -> None:
         for number in range(options.rounds + 1):
             for case in chosen:
                 before = unit_s()
-                spent = timed(lambda case=case: simulate(case.config, folder / "run", overwrite=True))
+                spent = timed(partial(simulate, case.config, folder / "run", overwrite=True))
                 unit = (before + unit_s()) / 2
                 if number:  # the first round warms up
                     ratios[case.name].append(spent / case.requests / unit)

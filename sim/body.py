@@ -108,7 +108,8 @@ class Body:
         ]
         swap = None
         if policies.preemption == "swap":
-            swap = Link(env, number, float(deployment.host_link.bytes_per_s), float(deployment.host_link.latency_s))
+            pcie = deployment.host_link
+            swap = Link(env, number, float(pcie.effective_bytes_per_s), float(pcie.latency_s))
         if deployment.pp > 1:
             return PipelineWorker(env, number, scheduler, stages, swap, memory.block_bytes, self._finished, log)
         return Worker(

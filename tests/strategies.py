@@ -78,7 +78,7 @@ def worlds(
     hw = draw(st.sampled_from(hardware))
     policies = draw(policy_sets(preemption, prefixes))
     count = draw(st.integers(2, most))
-    prompts = draw(st.lists(token_counts, min_size=count, max_size=count))
+    prompts = draw(st.lists(st.integers(9, 60) if prefixes else token_counts, min_size=count, max_size=count))
     outputs = draw(st.lists(output_counts, min_size=count, max_size=count))
     hashes = draw(prefixes_of(prompts)) if prefixes else None
     longest = max(prompt + output for prompt, output in zip(prompts, outputs, strict=True))

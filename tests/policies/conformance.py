@@ -67,7 +67,8 @@ def random_view(draw: random.Random, whole_prompts: bool) -> Shown:
         decoding,
         tuple(Prefilling(next(ids), draw.randint(1, longest)) for _ in range(begun)),
         tuple(
-            Candidate(next(ids), draw.randint(1, longest), draw.randint(1, 12)) for _ in range(draw.choice([0, 1, 2, 9]))
+            Candidate(next(ids), draw.randint(1, longest), draw.randint(1, 12))
+            for _ in range(draw.choice([0, 1, 2, 9]))
         ),
         draw.choice([-2, 0, 5, 30, 200]),
         limits,

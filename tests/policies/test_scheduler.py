@@ -281,7 +281,10 @@ def test_one_token_of_a_prompt_is_always_computed():
 
 def test_asking_what_is_cached_changes_nothing():
     """A router asks every replica; those that are not chosen must go on as if nobody had asked."""
-    asked, other = scheduler_of(kv_blocks=9, prefix_unit_tokens=UNIT), scheduler_of(kv_blocks=9, prefix_unit_tokens=UNIT)
+    asked, other = (
+        scheduler_of(kv_blocks=9, prefix_unit_tokens=UNIT),
+        scheduler_of(kv_blocks=9, prefix_unit_tokens=UNIT),
+    )
     for scheduler in (asked, other):
         for number, keys in enumerate(((1,), (2,), (3,))):
             scheduler.add(Sequence(number, 9, 1, keys))

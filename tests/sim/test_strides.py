@@ -134,7 +134,9 @@ def test_users_who_wait_for_their_answers(users, requests, think_s, policy, hw, 
     assert len(runs[1].tickets) == requests
 
 
-@given(st.integers(1, 12), st.integers(1, 60), st.integers(1, 60), st.sampled_from(["chunked", "chunked+budget=32+swap"]))
+@given(
+    st.integers(1, 12), st.integers(1, 60), st.integers(1, 60), st.sampled_from(["chunked", "chunked+budget=32+swap"])
+)
 @settings(thorough, max_examples=15)
 def test_a_static_batch(batch, prompt, output, policy):
     runs = [
