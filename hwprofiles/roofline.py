@@ -109,13 +109,13 @@ class TimeModel:
         self._has_head = stage == deployment.pp - 1
         self._gemm_ps: dict[int, int] = {}
         self._emit_ps: dict[int, int] = {}
+        self._decode_ps: dict[int, int] = {}
         kv_heads = max(model.kv_heads, tp)  # fewer heads than devices: every device keeps a copy of one
         kv_bytes = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element / tp * layers
         pair_flops = model.attention_flops_per_pair / model.layers * layers / tp
         self._kv_read_ps = _ps(kv_bytes / rates.attention_bandwidth_bytes_per_s)
         self._pair_ps = _ps(pair_flops / rates.attention_flops_per_s)
         self._context_ps = max(self._kv_read_ps, self._pair_ps)  # one query per context entry: both grow alike
-        self._hop_latency_s = float(deployment.gpu_link.latency_s)
 
     def step(
         self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
@@ -134,6 +134,11 @@ class TimeModel:
             attention of a long prompt turns from memory-bound to compute-bound or back, the law ends before and the
             caller asks again.
         """
+        if not chunks:
+            base = self._decode_ps.get(decoding)
+            if base is None:
+                base = self._decode_ps[decoding] = self._base_ps(decoding, decoding)
+            return base + self._context_ps * context_tokens, self._context_ps * decoding, iterations
         tokens = decoding
         first = self._context_ps * context_tokens
         slope = self._context_ps * decoding
@@ -146,13 +151,17 @@ class TimeModel:
                 iterations = _steps_to_crossing(compute - memory, compute_slope - memory_slope, iterations)
                 slope += compute_slope if compute >= memory else memory_slope
             first += max(compute, memory)
+        return first + self._base_ps(tokens, emits), slope, iterations
+
+    def _base_ps(self, tokens: int, emits: int) -> int:
+        """Time of an iteration but for attention: GEMMs over these tokens, and tokens produced."""
         gemm = self._gemm_ps.get(tokens)
         if gemm is None:
             gemm = self._gemm_ps[tokens] = _ps(self._gemm_s(tokens))
         emit = self._emit_ps.get(emits)
         if emit is None:
             emit = self._emit_ps[emits] = _ps(self._emit_s(emits))
-        return first + gemm + emit, slope, iterations
+        return gemm + emit
 
     def _gemm_s(self, tokens: int) -> float:
         """All matrix products of the stage's layers over this many tokens, with overheads and all-reduces."""

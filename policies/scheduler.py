@@ -7,7 +7,7 @@ engine, spends the time. Several plans may be outstanding, one per decode group:
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
-from typing import Generic
+from typing import Any, Generic
 
 from policies.errors import PolicyError
 from policies.kv import KvPool
@@ -19,15 +19,17 @@ from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk
 IDLE = Idle()
 UNBOUNDED = 1 << 60
 NOBODY: tuple[Candidate, ...] = ()
+NO_CHUNKS: tuple[Any, ...] = ()
 NONE_BEGUN: tuple[Prefilling, ...] = ()
 
 
 class _Lane(Generic[S]):
     """What one decode group holds besides its decoding members."""
 
-    __slots__ = ("decode", "in_flight", "new_blocks", "prefilling", "view")
+    __slots__ = ("decode", "group", "in_flight", "new_blocks", "prefilling", "view")
 
-    def __init__(self, block_tokens: int) -> None:
+    def __init__(self, group: int, block_tokens: int) -> None:
+        self.group = group
         self.decode: DecodeGroup[S] = DecodeGroup(block_tokens)
         self.prefilling: list[S] = []
         self.in_flight = False
@@ -58,14 +60,14 @@ class Scheduler(Generic[S]):
         self.waiting: deque[S] = deque()
         self.swapped: deque[S] = deque()
         self.outstanding_tokens = 0
-        self._lanes = [_Lane[S](config.block_tokens) for _ in range(config.groups)]
+        self._by_group = [_Lane[S](group, config.block_tokens) for group in range(config.groups)]
+        self._lanes = list(self._by_group)  # in the order in which they are asked
         self._limits = BatchLimits(-(-config.max_seqs // config.groups), config.token_budget)
         self._watermark_blocks = config.watermark_blocks
         self._most_kv_tokens = (config.kv_blocks - config.watermark_blocks) * config.block_tokens
         self._steady = batching.steady
         # Groups share the memory: what one does changes what another may, so that no plan holds beyond its iteration.
         self._strides = batching.steady and config.groups == 1
-        self._turn = 0
         self._reserved = 0  # blocks set aside for the plans in flight
         self._swap_free = config.swap_blocks
         self._looked: dict[int, tuple[S, int]] = {}
@@ -75,7 +77,8 @@ class Scheduler(Generic[S]):
         self.admitted: list[S] = []
         self.resumed: list[S] = []  # swapped back in
         self.grown_blocks = 0  # KV blocks that the decoding of the last outcome took
-        self._handed_out = True  # whether a body has seen these lists
+        self.moved = False  # whether any of these lists holds somebody
+        self._told = False  # whether a body has been given them with a plan
         self._owed_swap_out = 0  # KV blocks moved out when no plan came of it
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -105,29 +108,51 @@ class Scheduler(Generic[S]):
 
     def plan(self, now_s: float) -> StepPlan[S] | Idle:
         """Decide what runs next in the next group that is not in flight."""
-        lanes = self._lanes
-        if self._handed_out:
-            if self.preempted:
-                self.preempted = []
-            if self.admitted:
-                self.admitted = []
-            if self.resumed:
-                self.resumed = []
-        index = self._turn
-        for _ in lanes:
-            lane = lanes[index]
-            after = index + 1 if index + 1 < len(lanes) else 0
-            if not lane.in_flight and (lane.decode.members or self.waiting or lane.prefilling or self.swapped):
-                plan = self._plan_lane(index, lane, now_s)
-                if plan is not None:
-                    self._turn = after
-                    self._handed_out = lane.in_flight = True
-                    return plan
-                self._handed_out = False
-            index = after
+        if self._told:
+            self._forget()
+        for lane in self._lanes:
+            if lane.in_flight:
+                continue
+            if self.waiting or lane.prefilling or self.swapped or not self._steady:
+                plan = self._choose(lane, now_s)
+            elif lane.decode.members:
+                plan = self._decode_on(lane) or self._choose(lane, now_s)
+            else:
+                continue
+            if plan is not None:
+                self._told = self.moved
+                lane.in_flight = True
+                if len(self._lanes) > 1:
+                    self._lanes.remove(lane)  # the others come first next time
+                    self._lanes.append(lane)
+                return plan
         return IDLE
 
-    def _plan_lane(self, index: int, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
+    def _forget(self) -> None:
+        """Begin new lists of who was preempted, admitted and resumed: the body has been told of these."""
+        self._told = self.moved = False
+        self.preempted, self.admitted, self.resumed = [], [], []
+
+    def _decode_on(self, lane: _Lane[S]) -> StepPlan[S] | None:
+        """Plan a group in which there is nothing to choose from; None if its next iteration lacks memory."""
+        decode, pool = lane.decode, self.pool
+        need = decode.next_blocks()
+        room = pool.free_blocks + pool.evictable_blocks - self._reserved
+        if need > room:
+            return None
+        lane.view = None
+        if self._looked:
+            self._looked.clear()
+            self._looked_evictable = 0
+        members = len(decode.members)
+        repeat = decode.stride(UNBOUNDED, room) - 1 if self._strides else 0
+        lane.new_blocks = need
+        self._reserved += need
+        used = pool.total_blocks - pool.free_blocks - pool.evictable_blocks
+        return StepPlan(lane.group, members, decode.context_tokens(), NO_CHUNKS, members, repeat, True, members, used)
+
+    def _choose(self, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
+        """Ask the batching policy, and plan what it says."""
         decode, pool = lane.decode, self.pool
         swap_in = self._swap_in(lane) if self.swapped else 0
         need = decode.next_blocks()
@@ -137,31 +162,18 @@ class Scheduler(Generic[S]):
             self._owed_swap_out += freed
             room = pool.available_blocks - self._reserved
         members = len(decode.members)
-        chunks: tuple[PrefillChunk[S], ...] = ()
-        if self.waiting or lane.prefilling or not self._steady:
-            free_blocks = room - need - self._watermark_blocks
-            lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(), free_blocks, self._limits)
-            decode_now, chosen = self.batching.select(view)
-            if chosen:
-                chunks = self._admit(lane, chosen)
-            decoding = members if decode_now else 0
-        else:  # nothing to choose from
-            lane.view = None
-            decoding = members
-            if self._looked:
-                self._looked.clear()
-                self._looked_evictable = 0
-            self._queue_exhausted = not self.swapped
+        free_blocks = room - need - self._watermark_blocks
+        lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(), free_blocks, self._limits)
+        decode_now, chosen = self.batching.select(view)
+        chunks = self._admit(lane, chosen) if chosen else NO_CHUNKS
+        decoding = members if decode_now else 0
         if not (decoding or chunks):
             return None
         swap_out, self._owed_swap_out = self._owed_swap_out, 0
-        iterations, finishing, context = 1, 0, 0
-        if chunks:
-            iterations, finishing = self._prompt_stride(chunks)
-        elif self._strides:
-            iterations = UNBOUNDED
+        iterations, finishing = self._prompt_stride(chunks)
         if swap_out:
             iterations = 1  # the room it made may let an older swapped sequence back in at the next boundary
+        context = 0
         if decoding:
             context = decode.context_tokens()
             if iterations > 1:
@@ -171,11 +183,11 @@ class Scheduler(Generic[S]):
             lane.new_blocks = need
             self._reserved += need
         return StepPlan(
-            index,
+            lane.group,
             decoding,
             context,
             chunks,
-            decoding + finishing if chunks else decoding,
+            decoding + finishing,
             iterations - 1,
             self._queue_exhausted,
             members + len(lane.prefilling),
@@ -198,7 +210,7 @@ class Scheduler(Generic[S]):
 
     def shown(self, plan: StepPlan[S], step: int) -> Shown:
         """Return what the batching policy saw, or would have seen, before an iteration of the plan just made."""
-        lane = self._lanes[plan.group]
+        lane = self._by_group[plan.group]
         view = lane.view
         if view is None:  # nothing waited, nothing was being prefilled
             available = self.pool.available_blocks - self.config.watermark_blocks
@@ -290,6 +302,7 @@ class Scheduler(Generic[S]):
             self.outstanding_tokens -= cached
         lane.prefilling.append(seq)
         self.admitted.append(seq)
+        self.moved = True
         return seq
 
     def _prompt_stride(self, chunks: tuple[PrefillChunk[S], ...]) -> tuple[int, int]:
@@ -298,8 +311,10 @@ class Scheduler(Generic[S]):
         for seq, tokens, past in chunks:
             if past + tokens == seq.fill_tokens:
                 finishing += 1
-        if finishing or len(chunks) > 1 or not self._strides:
+        if not self._strides or finishing or len(chunks) > 1:
             return 1, finishing
+        if not chunks:
+            return UNBOUNDED, 0
         seq, tokens, past = chunks[0]
         return (seq.fill_tokens - past - 1) // tokens, 0
 
@@ -320,6 +335,7 @@ class Scheduler(Generic[S]):
     def _preempt(self, lane: _Lane[S], seq: S) -> int:
         """Take a sequence's memory away; return the KV blocks moved to host memory (0: to be recomputed)."""
         seq.preemptions += 1
+        self.moved = True
         if seq in self.resumed:
             self.resumed.remove(seq)  # back and gone again before anybody saw it
         else:
@@ -367,6 +383,7 @@ class Scheduler(Generic[S]):
             self._swap_free += blocks
             lane.decode.join(seq)
             self.resumed.append(seq)
+            self.moved = True
             moved += blocks
         return moved
 
@@ -374,23 +391,23 @@ class Scheduler(Generic[S]):
 
     def apply(self, plan: StepPlan[S], outcome: StepOutcome) -> Applied[S]:
         """Take in what came of a plan."""
-        lane = self._lanes[plan.group]
+        lane = self._by_group[plan.group]
         lane.in_flight = False
         iterations = outcome.iterations
         finished: list[S] = []
-        self.grown_blocks = 0
         if plan.decoding:
-            decode = lane.decode
+            decode, pool = lane.decode, self.pool
             self._reserved -= lane.new_blocks
-            blocks, pool = decode.new_blocks(iterations), self.pool
-            self.grown_blocks = blocks
+            finished = decode.advance(iterations)
+            blocks = self.grown_blocks = decode.grown_blocks
             if blocks > pool.free_blocks:
                 pool.take(blocks)
             else:
                 pool.free_blocks -= blocks
-            finished = decode.advance(iterations)
             for seq in finished:
                 self._release(seq, -(-seq.kv_tokens // pool.block_tokens))
+        else:
+            self.grown_blocks = 0
         first = self._fill(lane, plan, iterations, finished) if plan.chunks else []
         self.outstanding_tokens -= plan.emits * iterations
         return first, finished

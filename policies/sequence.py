@@ -48,12 +48,14 @@ class DecodeGroup(Generic[S]):
     Attributes:
         step: decode iterations done.
         members: the sequences by id, in order of joining.
+        grown_blocks: KV blocks that the last `advance` took.
     """
 
-    __slots__ = ("_block_tokens", "_finishes", "_kv_sum", "_residues", "members", "step")
+    __slots__ = ("_block_tokens", "_finishes", "_kv_sum", "_residues", "grown_blocks", "members", "step")
 
     def __init__(self, block_tokens: int) -> None:
         self.step = 0
+        self.grown_blocks = 0
         self.members: dict[int, S] = {}
         self._block_tokens = block_tokens
         self._finishes: list[tuple[int, int]] = []  # heap of (step, seq_id); entries of the preempted are stale
@@ -114,14 +116,13 @@ class DecodeGroup(Generic[S]):
     def new_blocks(self, steps: int) -> int:
         """Return the KV blocks that the next iterations take."""
         size = self._block_tokens
-        cycles, rest = divmod(steps, size)
+        cycles = steps // size
         first = self.step % size
-        last = first + rest
+        last = first + steps - cycles * size
         residues = self._residues
-        blocks = sum(residues[first:last])
-        if last > size:
-            blocks += sum(residues[: last - size])
-        return blocks + cycles * len(self.members)
+        if last > size:  # round the corner
+            return cycles * len(self.members) + sum(residues[first:]) + sum(residues[: last - size])
+        return cycles * len(self.members) + sum(residues[first:last])
 
     def steps_within(self, blocks: int, most: int) -> int:
         """Return how many of the next `most` iterations can run on this many new blocks."""
@@ -141,6 +142,7 @@ class DecodeGroup(Generic[S]):
 
         No member may finish before the last iteration.
         """
+        self.grown_blocks = self.new_blocks(steps)
         self.step = now = self.step + steps
         finishes = self._finishes
         done: list[S] = []

@@ -92,7 +92,7 @@ class PipelineWorker:
                 continue
             lane = self.lanes[plan.group]
             begin = env.now
-            if scheduler.preempted or scheduler.admitted or scheduler.resumed:
+            if scheduler.moved:
                 note_admissions(scheduler, self.lanes, lane, begin)
             self._note_levels()
             if self._log is not None:

@@ -143,7 +143,7 @@ class Worker:
                 continue
             _, decoding, context, chunks, emits, repeat, may_cut, running, used_blocks, swap_out, swap_in = plan
             begin = env._now
-            if scheduler.preempted or scheduler.admitted or scheduler.resumed:
+            if scheduler.moved:
                 note_admissions(scheduler, self.lanes, lane, begin)
             iterations = 1 if single_step else repeat + 1
             if swap_out or swap_in:

@@ -1,0 +1,207 @@
+"""Runs that can be worked out on paper: one request, one batch, a split model; to the picosecond."""
+
+from dataclasses import replace
+from math import ceil, log2
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwprofiles.roofline import TimeModel, all_reduce_s, stage_layers
+from policies.config import PolicySet
+from sim.workload import StaticBatch
+from tests.helpers import PS_PER_S, Outcome, Requests, make_config, run_body
+
+DEVICES = ["k80", "m40", "p40", "v100-sxm", "t4", "rtx3090", "a100-80", "h100-sxm"]
+SMALL = {"model": "qwen2.5-0.5b"}
+
+
+def time_model(outcome: Outcome, stage: int = 0) -> TimeModel:
+    config = outcome.config
+    return TimeModel(config.deployment, config.model, config.precision, config.stack, stage)
+
+
+def prompt_ps(times: TimeModel, prompt: int, budget: int) -> int:
+    """One request's prompt, in pieces of the budget."""
+    total = 0
+    for past in range(0, prompt, budget):
+        size = min(budget, prompt - past)
+        total += times.step(0, 0, ((None, size, past),), int(past + size == prompt), 1)[0]
+    return total
+
+
+def decode_ps(times: TimeModel, batch: int, prompt: int, output: int) -> int:
+    """Equal sequences that decode together: the token after k others reads prompt + k entries of each, its own too."""
+    return sum(times.step(batch, batch * (prompt + k), (), batch, 1)[0] for k in range(1, output))
+
+
+@given(
+    st.sampled_from(DEVICES),
+    st.integers(1, 3000),
+    st.integers(1, 600),
+    st.sampled_from(["chunked", "chunked+budget=100", "prefill-first", "decode-first"]),
+    st.integers(0, 10**13),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_single_request_is_its_prompt_and_its_decode_steps(device, prompt, output, policy, arrival_ps):
+    outcome = run_body(Requests([arrival_ps], [prompt], [output]), device, policy, **SMALL)
+    (ticket,) = outcome.tickets
+    times = time_model(outcome)
+    budget = outcome.config.policies.token_budget if "chunked" in policy else prompt
+    assert ticket.scheduled_ps == arrival_ps
+    assert ticket.first_ps == arrival_ps + prompt_ps(times, prompt, budget)
+    assert ticket.finish_ps == ticket.first_ps + decode_ps(times, 1, prompt, output)
+
+
+@given(st.sampled_from(DEVICES), st.integers(1, 40), st.integers(1, 200), st.integers(1, 300), st.integers(0, 2))
+@settings(max_examples=30, deadline=None)
+def test_a_static_batch_is_one_prompt_iteration_and_decode_steps_together(device, batch, prompt, output, which):
+    policies = PolicySet(batching=["chunked", "prefill-first", "decode-first"][which], token_budget=40 * 200)
+    outcome = run_body(StaticBatch(batch, prompt, output), device, policies, **SMALL)
+    times = time_model(outcome)
+    first_ps = times.step(0, 0, [(None, prompt, 0)] * batch, batch, 1)[0]
+    assert {ticket.first_ps for ticket in outcome.tickets} == {first_ps}
+    assert {ticket.finish_ps for ticket in outcome.tickets} == {first_ps + decode_ps(times, batch, prompt, output)}
+
+
+def test_the_time_of_a_decode_step_by_hand():
+    """Llama-2-7B in fp16 on an M40, batch 1, 1,000 tokens in memory: every term from the datasheet and the stack."""
+    config = make_config(StaticBatch(1, 1, 1))
+    stack, device = config.stack, config.deployment.device
+    times = TimeModel(config.deployment, config.model, config.precision, stack)
+    assert device.key == "m40-24"
+    assert not config.deployment.ecc_on or device.ecc == "inline"
+    bandwidth = device.bandwidth_bytes_per_s(config.deployment.ecc_on)
+    flops = device.flops_per_s["fp32"]  # it stores fp16 and computes fp32
+    weights = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    head = 32000 * 4096
+    kv_bytes = 2 * 32 * 4096 * 2 * 1000
+    work = 2 * weights * (1 + stack.gemm_half_tokens) / (flops * stack.compute_efficiency)
+    layers_s = max(2 * weights / (bandwidth * stack.mem_efficiency), work)
+    layers_s += 32 * stack.layer_overhead_s + stack.step_overhead_s
+    head_s = max(
+        2 * head / (bandwidth * stack.mem_efficiency),
+        2 * head * (1 + stack.gemm_half_tokens) / (flops * stack.compute_efficiency),
+    )
+    pair_flops = 4 * 4096 * 32 * 1000
+    attention_s = max(
+        kv_bytes / (bandwidth * stack.attention_mem_efficiency),
+        pair_flops / (flops * stack.attention_compute_efficiency),
+    )
+    expected = layers_s + head_s + attention_s + stack.sequence_overhead_s
+    assert times.step(1, 1000, (), 1, 1)[0] / PS_PER_S == pytest.approx(expected, rel=1e-6)
+
+
+# -- tensor parallelism ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 64), st.floats(1.0, 1e9), st.floats(1e8, 1e12), st.floats(0.0, 1e-3))
+def test_an_all_reduce_moves_every_byte_twice_but_a_devices_own_share(devices, payload, rate, latency_s):
+    time_s = all_reduce_s(payload, devices, rate, latency_s)
+    moved = 2 * (devices - 1) / devices * payload
+    assert time_s == pytest.approx(moved / rate + 2 * ceil(log2(devices)) * latency_s, rel=1e-12)
+    assert all_reduce_s(payload, 1, rate, latency_s) == 0.0
+
+
+@pytest.mark.parametrize(("hw", "tokens"), [("2xm40:tp2", 1), ("2xm40:tp2", 700), ("4xa100-80:tp4", 64)])
+def test_a_split_layer_adds_two_all_reduces(hw, tokens):
+    config = make_config(StaticBatch(1, 1, 1), hw)
+    deployment, stack, model = config.deployment, config.stack, config.model
+    with_link = TimeModel(deployment, model, config.precision, stack)
+    link = replace(deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
+    free = TimeModel(
+        replace(deployment, gpu_link=link), model, config.precision, replace(stack, comm_latency_s=0.0)
+    )
+    chunks = ((None, tokens, 0),)
+    between_ps = with_link.step(0, 0, chunks, 1, 1)[0] - free.step(0, 0, chunks, 1, 1)[0]
+    one_s = all_reduce_s(
+        tokens * model.hidden * stack.activation_bytes_per_element,
+        deployment.tp,
+        deployment.gpu_link.bytes_per_s * stack.comm_efficiency,
+        deployment.gpu_link.latency_s + stack.comm_latency_s,
+    )
+    assert one_s > 0.0
+    assert between_ps == pytest.approx(2 * model.layers * one_s * PS_PER_S, rel=1e-9, abs=2)
+
+
+def test_with_a_free_link_two_cards_halve_what_is_not_overhead():
+    config = make_config(StaticBatch(1, 1, 1), "2xm40:tp2")
+    stack = replace(config.stack, comm_latency_s=0.0, layer_overhead_s=0.0, step_overhead_s=0.0, sequence_overhead_s=0.0)
+    link = replace(config.deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
+    two = TimeModel(replace(config.deployment, gpu_link=link), config.model, config.precision, stack)
+    alone = make_config(StaticBatch(1, 1, 1), "m40")
+    one = TimeModel(alone.deployment, config.model, config.precision, stack)
+    for plan in ((3, 5000, (), 3), (0, 0, ((None, 600, 40),), 1)):
+        assert one.step(*plan, 1)[0] == pytest.approx(2 * two.step(*plan, 1)[0], rel=1e-6)
+
+
+# -- pipelines ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 1000), st.integers(1, 40), st.sampled_from(["2xm40:pp2", "4xa100-80:pp4", "4xm40:tp2pp2"]))
+@settings(max_examples=20, deadline=None)
+def test_a_single_request_passes_all_stages_and_hops_for_every_token(prompt, output, hw):
+    outcome = run_body(Requests([0], [prompt], [output]), hw)
+    (ticket,) = outcome.tickets
+    stages = [time_model(outcome, stage) for stage in range(outcome.config.deployment.pp)]
+
+    def through(tokens: int, *plan: object) -> int:
+        hops = sum(stage.hop_ps(tokens) for stage in stages[1:])
+        return hops + sum(stage.step(*plan, 1)[0] for stage in stages)
+
+    assert ticket.first_ps == through(prompt, 0, 0, ((None, prompt, 0),), 1)
+    decode = sum(through(1, 1, prompt + k, (), 1) for k in range(1, output))
+    assert ticket.finish_ps == ticket.first_ps + decode
+
+
+@pytest.mark.parametrize("layers", [1, 31, 32, 80])
+@pytest.mark.parametrize("stages", [1, 2, 3, 8])
+def test_stages_share_the_layers_evenly(layers, stages):
+    if layers >= stages:
+        split = stage_layers(layers, stages)
+        assert sum(split) == layers
+        assert max(split) - min(split) <= 1
+
+
+@pytest.mark.parametrize("hw", ["2xm40:pp2", "4xm40:pp4"])
+def test_a_single_request_leaves_a_bubble(hw):
+    """Its next token needs the last one: each stage works 1/pp of the time."""
+    alone = run_body(Requests([0], [64], [100]), hw)
+    assert utilisation(alone) == pytest.approx(1 / alone.config.deployment.pp, rel=0.02)
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_many_requests_fill_it_up_to_the_slowest_stage(stages):
+    seats = f"chunked+seqs={8 * stages}"  # eight per group
+    full = run_body(StaticBatch(8 * stages, 64, 300), f"{stages}xm40:pp{stages}", seats)
+    busiest = max(utilisation(full, stage) for stage in range(stages))
+    assert 0.95 < busiest <= 1.0
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_requests_are_shared_out_over_the_groups(stages):
+    """With seats for all of them in one group, too: a pipeline with one group at work is no faster than one stage."""
+    full = run_body(StaticBatch(8 * stages, 64, 300), f"{stages}xm40:pp{stages}")
+    assert max(utilisation(full, stage) for stage in range(stages)) > 0.9
+
+
+def utilisation(outcome: Outcome, stage: int | None = None) -> float:
+    """Share of the run in which a stage worked (None: mean over stages), from the decisions and the time model."""
+    stages = range(outcome.config.deployment.pp) if stage is None else [stage]
+    busy_ps = 0
+    for number in stages:
+        times = time_model(outcome, number)
+        for entry in outcome.log:
+            chunks = [(None, tokens, 0) for tokens in entry.chunk_tokens]
+            busy_ps += times.step(entry.decoding, entry.context_tokens, chunks, entry.decoding + len(chunks), 1)[0]
+    return busy_ps / len(stages) / (outcome.result.duration_s * PS_PER_S)
+
+
+def test_several_plans_are_under_way_at_once():
+    """Two groups of eight take hardly longer than one: an iteration begins before the one before has left."""
+    two = run_body(StaticBatch(16, 64, 50), "2xm40:pp2", "chunked+seqs=16")
+    one = run_body(StaticBatch(8, 64, 50), "2xm40:pp2", "chunked+seqs=16")
+    begun = [sorted(entry.time_s for entry in two.log if entry.group == group) for group in (0, 1)]
+    assert [len(times) for times in begun] == [50, 50]
+    assert all(first < second < after for first, second, after in zip(begun[0], begun[1], begun[0][1:], strict=False))
+    assert two.result.duration_s < 1.2 * one.result.duration_s
