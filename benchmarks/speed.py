@@ -1,6 +1,6 @@
 """How long a simulated request takes, in units of one bare SimPy timeout of the same process.
 
-    python benchmarks/speed.py [--rounds N] [--requests N] [--json] [--only CASE]
+    python benchmarks/speed.py [--rounds N] [--requests N] [--json] [--only CASE] [--phases]
 
 Three workloads on one A100-80 with Llama-2-7B, outputs written, no report: Poisson arrivals of 512 in and 128 out at
 4/s; Azure 2023 conversation lengths, Poisson at 70 % of capacity; Mooncake's conversation trace with chunked prefill
@@ -26,12 +26,15 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+import sim.run
 from hwprofiles.catalogue import load_site
 from hwprofiles.deployment import parse_deployment
 from hwprofiles.stacks import load_stack
 from modelspecs import load_model
 from modelspecs.precision import load_precision
 from policies.config import parse_policies
+from reports.rundir import RunWriter
+from sim.body import Body
 from sim.capacity import measure_capacity
 from sim.config import RunConfig
 from sim.run import memory_of, simulate
@@ -156,6 +159,47 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+PHASES = (
+    (sim.run, "simulate", "all of it"),
+    (Body, "run", "event loops: the run's and the capacity measurement's"),
+    (Body, "_settle", "of them, settling strides: energy, gaps, time series, rows"),
+    (sim.run, "measure_capacity", "measuring capacity"),
+    (sim.run, "_close", "closing: capacity, energy, carbon, cost, summary"),
+    (RunWriter, "__exit__", "committing the files to disk"),
+)
+
+
+def print_phases(case: Case, rounds: int) -> None:
+    """Print what the phases of a case take; they are nested, and do not add up."""
+    spent: dict[str, list[float]] = {}
+
+    def watch(owner: object, name: str, label: str) -> None:
+        inner = getattr(owner, name)
+
+        def outer(*args: object, **options: object) -> object:
+            start = time.perf_counter()
+            try:
+                return inner(*args, **options)
+            finally:
+                spent.setdefault(label, []).append(time.perf_counter() - start)
+
+        setattr(owner, name, outer)
+
+    for owner, name, label in PHASES:
+        watch(owner, name, label)
+    units = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds + 1):
+            if number == 1:
+                spent.clear()  # the first round warms up
+            units.append(unit_s())
+            sim.run.simulate(case.config, Path(folder) / "run", overwrite=True)
+    unit = statistics.median(units)
+    for label, times in spent.items():
+        each = sum(times) / rounds / case.requests
+        print(f"{label:<60} {each * 1e6:6.2f} us/request = {each / unit:6.1f} timeouts")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,8 +207,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--only", help="run only cases whose name contains this")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--phases", action="store_true", help="where the time of the first case goes")
     options = parser.parse_args()
     chosen = [case for case in cases(options.requests) if not options.only or options.only in case.name]
+    if options.phases:
+        print_phases(chosen[0], options.rounds)
+        return
     ratios: dict[str, list[float]] = {case.name: [] for case in chosen}
     seconds: dict[str, list[float]] = {case.name: [] for case in chosen}
     units: list[float] = []
