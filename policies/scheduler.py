@@ -163,7 +163,8 @@ class Scheduler(Generic[S]):
             room = pool.available_blocks - self._reserved
         members = len(decode.members)
         free_blocks = room - need - self._watermark_blocks
-        lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(), free_blocks, self._limits)
+        limits = self._limits if len(self._lanes) == 1 else self._share_of_seats()
+        lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(), free_blocks, limits)
         decode_now, chosen = self.batching.select(view)
         chunks = self._admit(lane, chosen) if chosen else NO_CHUNKS
         decoding = members if decode_now else 0
@@ -195,6 +196,12 @@ class Scheduler(Generic[S]):
             swap_out,
             swap_in,
         )
+
+    def _share_of_seats(self) -> BatchLimits:
+        """Return a group's limits, so that all get their share of what there is: a pipeline wants to be full."""
+        groups = len(self._lanes)
+        everybody = self.admitted_sequences() + len(self.waiting) + len(self.swapped)
+        return self._limits._replace(max_seqs=min(self._limits.max_seqs, -(-everybody // groups)))
 
     def sequences(self) -> Iterator[S]:
         """Yield all that it was given and has not finished."""
@@ -375,7 +382,8 @@ class Scheduler(Generic[S]):
             spare = (
                 self.pool.available_blocks - self._reserved - lane.decode.new_blocks(1) - self.config.watermark_blocks
             )
-            seats = self._limits.max_seqs - len(lane.decode.members) - len(lane.prefilling)
+            limits = self._limits if len(self._lanes) == 1 else self._share_of_seats()
+            seats = limits.max_seqs - len(lane.decode.members) - len(lane.prefilling)
             if self.pool.blocks_for(seq.kv_tokens + 1) > spare or seats <= 0:  # with room for its next token
                 break
             self.swapped.popleft()

@@ -41,7 +41,7 @@ class LogHistogram:
         """
         some = counts > 0
         first, slope, counts, weights = first[some], slope[some], counts[some], weights[some]
-        spread = np.log1p(slope * (counts - 1) / first)
+        spread = slope * (counts - 1) / first  # relative to where a part is widest, at the start
         parts = np.minimum(counts, np.ceil(spread / RELATIVE_WIDTH).astype(np.int64) + 1)
         run = np.repeat(np.arange(len(parts)), parts)
         part = np.arange(len(run)) - np.repeat(np.cumsum(parts) - parts, parts)

@@ -54,6 +54,9 @@ class PipelineWorker:
         """Take in a request; the next plan sees it."""
         self.scheduler.add(ticket)
         lane = self.lanes[0]
+        if self._rest is not None:
+            for resting_lane in self.lanes:
+                resting_lane.count_from(self._env.now)
         lane.queue_jumps.extend((self._env.now - lane.origin_ps, 1))
         self._wake()
 
@@ -100,6 +103,8 @@ class PipelineWorker:
             for blocks in (plan.swap_out_blocks, plan.swap_in_blocks):
                 if blocks and self._swap is not None:
                     yield self._swap.transfer(blocks * self._block_bytes)
+            if self._stopped:
+                return
             end, busy = self._pass_stages(plan)
             done = Alarm(env, self._step_rank, end - env.now)
             done.callbacks.append(lambda _, p=plan, b=begin, w=busy: self._finish(p, b, w))

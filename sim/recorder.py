@@ -105,6 +105,11 @@ class Lane:
         self._span_tickets: list[Ticket] = []
         self._span_numbers = array("q")
 
+    def count_from(self, now_ps: int) -> None:
+        """Let times count from now, if nothing is noted that counts from before; for a lane that has rested."""
+        if not (self.strides or self.queue_jumps or self.level_jumps or self.live or self._span_tickets):
+            self.origin_ps = now_ps
+
     def leave(self, ticket: Ticket) -> None:
         """End a ticket's membership with the last stride noted."""
         del self.live[ticket.seq_id]
@@ -136,7 +141,7 @@ class Lane:
         """Hand over what is to be settled: (strides by column, memberships, prompt pieces, last decode before)."""
         columns = np.array(self.strides, dtype=np.int64).reshape(-1, WIDTH).T.copy()
         count = self.base + columns.shape[1]
-        before_ps = self.decoded[1] - self.origin_ps
+        before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
             if index >= ticket.joined:  # else it has not decoded yet: all is still to come

@@ -85,9 +85,10 @@ class Worker:
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it, at once if idle, else at the next iteration boundary."""
         self.scheduler.add(ticket)
-        lane = self.lanes[0]
+        lane, rest = self.lanes[0], self._rest
+        if rest is not None:
+            lane.count_from(self._env._now)
         lane.queue_jumps.extend((self._env._now - lane.origin_ps, 1))
-        rest = self._rest
         if rest is not None:
             self._rest = None
             self._env.schedule(rest, self._plan_rank)  # type: ignore[arg-type]
@@ -149,6 +150,8 @@ class Worker:
             if swap_out or swap_in:
                 self._came = False
                 yield from self._move(swap_out, swap_in)
+                if self._stopped:
+                    return
                 if self._came and may_cut:
                     iterations = 1  # who came meanwhile is seen at the next boundary
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)

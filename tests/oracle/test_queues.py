@@ -44,7 +44,8 @@ def lindley(arrivals_ps: list[int], services_ps: list[int]) -> list[int]:
 
 
 def waits_of(arrivals_ps: list[int], outputs: list[int]) -> list[int]:
-    outcome = run_body(Requests(arrivals_ps, [PROMPT] * len(outputs), outputs), policy=ONE_BY_ONE, **MODEL)
+    requests = Requests(arrivals_ps, [PROMPT] * len(outputs), outputs)
+    outcome = run_body(requests, policy=ONE_BY_ONE, keep_log=False, **MODEL)
     return [ticket.scheduled_ps - ticket.arrival_ps for ticket in outcome.tickets]
 
 

@@ -1,0 +1,113 @@
+"""What fits, by how much it does not, and offers that hold when they are taken."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hwprofiles import device_names, parse_deployment
+from hwprofiles.deployment import Deployment
+from hwprofiles.stacks import load_stack
+from modelspecs import load_model, model_names
+from modelspecs.precision import PRECISIONS, load_precision
+from sim.errors import Infeasible
+from sim.memory import MemoryPlan, plan_memory, require_fit
+
+SPLITS = ["{}", "2x{}:tp2", "2x{}:pp2", "4x{}:tp2pp2", "8x{}:tp4pp2"]
+
+
+def plan(hw: str | Deployment, model: str, precision: str, block: int = 16, budget: int = 2048) -> MemoryPlan:
+    deployment = parse_deployment(hw) if isinstance(hw, str) else hw
+    stack = load_stack(deployment.device)
+    return plan_memory(deployment, load_model(model), load_precision(precision), stack, block, budget)
+
+
+any_hw = st.tuples(st.sampled_from(SPLITS), st.sampled_from(device_names())).map(lambda pair: pair[0].format(pair[1]))
+any_model = st.sampled_from(model_names())
+any_precision = st.sampled_from(sorted(PRECISIONS))
+
+
+@given(any_hw, any_model, any_precision, st.sampled_from([1, 16, 64]), st.sampled_from([1, 512, 8192]))
+@settings(max_examples=150, deadline=None)
+def test_what_is_laid_out_fits_and_one_block_more_does_not(hw, model, precision, block, budget):
+    memory = plan(hw, model, precision, block, budget)
+    used = memory.weights_bytes + memory.reserve_bytes
+    if memory.kv_blocks:
+        assert used + memory.kv_blocks * memory.block_bytes <= memory.capacity_bytes * (1 + 1e-12)
+    assert used + (memory.kv_blocks + 1) * memory.block_bytes > memory.capacity_bytes
+    assert (memory.missing_bytes <= 0) == (memory.kv_blocks > 0)
+
+
+@given(any_hw, any_model, any_precision)
+@settings(max_examples=100, deadline=None)
+def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision):
+    memory = plan(hw, model, precision)
+    assume(memory.missing_bytes > 0)
+    deployment = parse_deployment(hw)
+    share = deployment.usable_memory_bytes / deployment.device.memory_bytes
+    device = deployment.device
+    for beside, blocks in ((1.0, 1), (-1.0, 0)):
+        larger = replace(device, memory_bytes=device.memory_bytes + (memory.missing_bytes + beside) / share)
+        again = plan_memory(
+            replace(deployment, device=larger), load_model(model), load_precision(precision), load_stack(device), 16, 2048
+        )
+        assert again.kv_blocks == blocks
+
+
+@given(any_hw, any_model, any_precision)
+@settings(max_examples=150, deadline=None)
+def test_every_offer_fits_when_it_is_typed(hw, model, precision):
+    deployment = parse_deployment(hw)
+    stack = load_stack(deployment.device)
+    try:
+        require_fit(deployment, load_model(model), load_precision(precision), stack, 16, 2048)
+    except Infeasible as verdict:
+        text = str(verdict)
+        assert f"{model} in {precision} does not fit {deployment.name}" in text
+        missing = int(re.search(r"([\d,]+) bytes short", text)[1].replace(",", ""))
+        assert missing == pytest.approx(plan(hw, model, precision).missing_bytes, abs=1.0)
+        offers = re.findall(r"--(hw|precision) ([\w.:-]+)", text)
+        for kind, value in offers:
+            offer = plan(value, model, precision) if kind == "hw" else plan(hw, model, value)
+            assert offer.kv_blocks > 0, (kind, value)
+        assert offers or "no option of the catalogue would make it fit" in text
+
+
+def test_what_is_said_when_a_70b_model_meets_an_m40():
+    with pytest.raises(Infeasible, match=r"llama-2-70b in fp16 does not fit m40: each GPU needs .* GB") as caught:
+        deployment = parse_deployment("m40")
+        require_fit(
+            *(deployment, load_model("llama-2-70b"), load_precision("fp16"), load_stack(deployment.device)), 16, 2048
+        )
+    assert "--hw 8xm40:tp8" in str(caught.value)
+    assert "--hw b200" in str(caught.value)
+
+
+def test_the_kv_blocks_of_an_m40_by_hand():
+    """24 GB less what runtime, one iteration's activations, fragmentation and 13.5 GB of weights take."""
+    memory = plan("m40", "llama-2-7b", "fp16")
+    assert memory.weights_bytes == 2 * load_model("llama-2-7b").params
+    assert memory.block_bytes == memory.replica_block_bytes == 16 * 2 * 32 * 4096 * 2
+    left = memory.capacity_bytes - memory.weights_bytes - memory.reserve_bytes
+    assert memory.kv_blocks == int(left // memory.block_bytes)
+    assert 700 < memory.kv_blocks < 1300
+
+
+@pytest.mark.parametrize("ways", [2, 4])
+def test_a_replica_s_blocks_are_whole_however_it_is_split(ways):
+    alone, split = plan("a100-80", "llama-2-13b", "fp16"), plan(f"{ways}xa100-80:tp{ways}", "llama-2-13b", "fp16")
+    assert split.block_bytes == pytest.approx(alone.block_bytes / ways)
+    assert split.replica_block_bytes == pytest.approx(alone.replica_block_bytes)
+    assert split.weights_bytes == pytest.approx(alone.weights_bytes / ways)
+    piped = plan(f"{ways}xa100-80:pp{ways}", "llama-2-13b", "fp16")
+    assert piped.replica_block_bytes == pytest.approx(alone.replica_block_bytes)
+    assert piped.kv_blocks > alone.kv_blocks
+
+
+def test_more_cards_than_kv_heads_keep_copies():
+    """Llama-3.1-8B has 8 KV heads: over 16 cards each is kept twice."""
+    eight, sixteen = (plan(f"{n}xa100-80:tp{n}", "llama-3.1-8b", "fp16") for n in (8, 16))
+    assert sixteen.block_bytes == eight.block_bytes
+    assert sixteen.replica_block_bytes == 2 * eight.replica_block_bytes
