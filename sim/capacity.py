@@ -43,7 +43,8 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
     window do not matter then. None if nothing of it can be served.
     """
     mix = workload.sample(MAX_SAMPLE, config.seed)
-    served = [ticket for ticket in mix if ticket.prompt_tokens + ticket.output_tokens <= config.model.max_context]
+    most = most_tokens(config, memory)
+    served = [ticket for ticket in mix if ticket.prompt_tokens + ticket.output_tokens <= most]
     if not served:
         return None
     together = tokens_in_memory(config, memory) / float(np.mean([t.prompt_tokens + t.output_tokens for t in served]))
@@ -61,6 +62,12 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
     Body(probe, memory, saturation, None, lambda _: None).run()
     weights = token_weights(config, int(together))
     return throughput([t for t in saturation.submitted if t.finish_ps is not None], served, weights)
+
+
+def most_tokens(config: RunConfig, memory: MemoryPlan) -> int:
+    """Return the longest prompt and output together that are not refused: by the model's context, or by memory."""
+    blocks = memory.kv_blocks - int(config.policies.watermark_frac * memory.kv_blocks)
+    return min(config.model.max_context, blocks * config.policies.block_tokens + 1)  # the last token's KV is not kept
 
 
 def tokens_in_memory(config: RunConfig, memory: MemoryPlan) -> float:
@@ -89,7 +96,8 @@ def throughput(done: list[Ticket], mix: list[Ticket], weights: tuple[float, floa
 
     done = sorted(done, key=lambda ticket: (ticket.finish_ps or 0, ticket.seq_id))
     finishes = np.array([ticket.finish_ps for ticket in done], dtype=np.float64) * 1e-12
-    first = len(done) // 5
+    # What finishes together is on one side of the window's beginning.
+    first = int(np.searchsorted(finishes, finishes[len(done) // 5], side="right")) - 1
     last = int(np.searchsorted(finishes, max(t.scheduled_ps or 0 for t in done) * 1e-12, side="right")) - 1
     if last - first < len(done) // 5:  # hardly any queue: the whole sample fits at once
         return len(done) / float(finishes[-1])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hwprofiles.catalogue import device_names, load_device
+from hwprofiles.catalogue import ALIASES, device_names, load_device
 from hwprofiles.deployment import Deployment, parse_deployment
 from hwprofiles.errors import HardwareError
 from hwprofiles.roofline import stage_layers
@@ -142,4 +142,5 @@ def _options(
 def _typed(key: str, tp: int, pp: int) -> str:
     """Write the smallest deployment of a card with a split: l40s, 4xl40s:tp4, 4xl40s:tp2pp2."""
     split = (f"tp{tp}" if tp > 1 else "") + (f"pp{pp}" if pp > 1 else "")
-    return f"{tp * pp}x{key}:{split}" if split else key
+    name = min([key, *(alias for alias, meant in ALIASES.items() if meant == key)], key=len)
+    return f"{tp * pp}x{name}:{split}" if split else name
