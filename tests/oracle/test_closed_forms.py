@@ -109,9 +109,7 @@ def test_a_split_layer_adds_two_all_reduces(hw, tokens):
     deployment, stack, model = config.deployment, config.stack, config.model
     with_link = TimeModel(deployment, model, config.precision, stack)
     link = replace(deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
-    free = TimeModel(
-        replace(deployment, gpu_link=link), model, config.precision, replace(stack, comm_latency_s=0.0)
-    )
+    free = TimeModel(replace(deployment, gpu_link=link), model, config.precision, replace(stack, comm_latency_s=0.0))
     chunks = ((None, tokens, 0),)
     between_ps = with_link.step(0, 0, chunks, 1, 1)[0] - free.step(0, 0, chunks, 1, 1)[0]
     one_s = all_reduce_s(
@@ -126,7 +124,9 @@ def test_a_split_layer_adds_two_all_reduces(hw, tokens):
 
 def test_with_a_free_link_two_cards_halve_what_is_not_overhead():
     config = make_config(StaticBatch(1, 1, 1), "2xm40:tp2")
-    stack = replace(config.stack, comm_latency_s=0.0, layer_overhead_s=0.0, step_overhead_s=0.0, sequence_overhead_s=0.0)
+    stack = replace(
+        config.stack, comm_latency_s=0.0, layer_overhead_s=0.0, step_overhead_s=0.0, sequence_overhead_s=0.0
+    )
     link = replace(config.deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
     two = TimeModel(replace(config.deployment, gpu_link=link), config.model, config.precision, stack)
     alone = make_config(StaticBatch(1, 1, 1), "m40")

@@ -31,7 +31,12 @@ def wavy(scale: float = 1.0) -> HourlyGrid:
 
 WORLDS = {
     "one card": (TraceWorkload(CHAT), "m40", "chunked", {}),
-    "more than it can carry": (TraceWorkload(poisson(150, 5.0, between(1, 900), between(1, 200))), "m40", "chunked", {}),
+    "more than it can carry": (
+        TraceWorkload(poisson(150, 5.0, between(1, 900), between(1, 200))),
+        "m40",
+        "chunked",
+        {},
+    ),
     "replicas": (TraceWorkload(CHAT), "4xm40", "prefill-first+prefix-affinity", {}),
     "tensor parallel": (TraceWorkload(CHAT), "2xa100-80:tp2", "chunked+budget=256", {"model": "llama-2-13b"}),
     "pipelines": (TraceWorkload(CHAT), "4xm40:pp2", "chunked", {}),
@@ -110,7 +115,9 @@ def brute_force_j(outcome: Outcome) -> float:
 @pytest.mark.parametrize("policy", ["chunked+budget=200", "prefill-first"])
 def test_the_energy_of_strides_is_that_of_their_iterations(hw, policy):
     """Closed forms over strides, power cap included, against the power model asked once per iteration."""
-    outcome = run_body(poisson(40, 1.0, between(1, 900), between(1, 300)), hw, policy, model="qwen2.5-7b", precision="int4")
+    outcome = run_body(
+        poisson(40, 1.0, between(1, 900), between(1, 300)), hw, policy, model="qwen2.5-7b", precision="int4"
+    )
     assert not any(ticket.preemptions for ticket in outcome.tickets)
     timeline = outcome.result.timeline
     dynamic_j = (timeline["gpu_dynamic_prefill_j"] + timeline["gpu_dynamic_decode_j"]).sum()

@@ -159,7 +159,7 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 TestAnyHistory = AnyHistory.TestCase
-TestAnyHistory.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestAnyHistory.settings = settings(max_examples=500, stateful_step_count=40, deadline=None)
 
 
 # -- stories -----------------------------------------------------------------------------------------------------------

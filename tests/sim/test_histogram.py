@@ -9,7 +9,9 @@ from sim.histogram import RELATIVE_WIDTH, LogHistogram
 
 values = st.lists(st.tuples(st.floats(1e-6, 1e4), st.integers(1, 20)), min_size=1, max_size=60)
 runs = st.lists(
-    st.tuples(st.floats(1e-3, 1.0), st.floats(0.0, 1e-3), st.integers(1, 3000), st.integers(1, 9)), min_size=1, max_size=8
+    st.tuples(st.floats(1e-3, 1.0), st.floats(0.0, 1e-3), st.integers(1, 3000), st.integers(1, 9)),
+    min_size=1,
+    max_size=8,
 )
 
 

@@ -51,7 +51,12 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
     for beside, blocks in ((1.0, 1), (-1.0, 0)):
         larger = replace(device, memory_bytes=device.memory_bytes + (memory.missing_bytes + beside) / share)
         again = plan_memory(
-            replace(deployment, device=larger), load_model(model), load_precision(precision), load_stack(device), 16, 2048
+            replace(deployment, device=larger),
+            load_model(model),
+            load_precision(precision),
+            load_stack(device),
+            16,
+            2048,
         )
         assert again.kv_blocks == blocks
 

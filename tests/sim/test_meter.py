@@ -14,7 +14,9 @@ counts = st.integers(1, 400)
 @given(st.lists(st.tuples(lines, lines, counts), min_size=1, max_size=12))
 @settings(max_examples=200, deadline=None)
 def test_the_smaller_of_two_lines_summed(cases):
-    first, slope, cap, cap_slope = (np.array([case[side][part] for case in cases]) for side in (0, 1) for part in (0, 1))
+    first, slope, cap, cap_slope = (
+        np.array([case[side][part] for case in cases]) for side in (0, 1) for part in (0, 1)
+    )
     steps = np.array([case[2] for case in cases], dtype=np.int64)
     got = capped_sum(first, slope, cap, cap_slope, steps)
     for number, count in enumerate(steps):
@@ -59,7 +61,9 @@ def test_the_iterations_that_have_ended_in_a_time(elapsed, first, slope, most):
 @given(st.integers(1, 10**12), st.integers(0, 10**9), st.integers(1, 2000), st.integers(-1, 1))
 def test_at_a_boundary_and_a_picosecond_beside_it(first, slope, count, beside):
     elapsed = count * first + slope * (count * (count - 1) // 2) + beside
-    assert steps_within(elapsed, first, slope, 5000) == count - (beside < 0) + (beside > 0 and first == 1 and slope == 0)
+    assert steps_within(elapsed, first, slope, 5000) == count - (beside < 0) + (
+        beside > 0 and first == 1 and slope == 0
+    )
 
 
 @given(st.integers(0, 3000), st.integers(1, 50), st.integers(0, 5))

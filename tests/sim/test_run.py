@@ -24,7 +24,9 @@ TABLES = ["decisions", "draws", "itl", "requests", "timeline"]
 
 RUNS = {
     "replicas": lambda: make_config(TraceWorkload(TRACE), "3xm40", "chunked+swap", decisions=True),
-    "prefixes": lambda: make_config(TraceWorkload(shared()), "2xm40", "chunked+prefix-affinity+block=8", decisions=True),
+    "prefixes": lambda: make_config(
+        TraceWorkload(shared()), "2xm40", "chunked+prefix-affinity+block=8", decisions=True
+    ),
     "users": lambda: make_config(ClosedLoop(6, TRACE, 60, 0.5), "2xm40", "prefill-first", decisions=True),
     "pipelines": lambda: make_config(TraceWorkload(TRACE), "4xm40:pp2", "chunked", decisions=True, horizon_s=90.0),
 }
@@ -65,7 +67,9 @@ def test_the_order_in_which_same_instant_events_are_made_does_not_matter(name, t
     config = RUNS[name]()
     simulate(config, tmp_path / "plain")
     for seed in (1, 2):
-        shuffled = type(config)(**{field: getattr(config, field) for field in config.__slots__} | {"shuffle_ties": seed})
+        shuffled = type(config)(
+            **{field: getattr(config, field) for field in config.__slots__} | {"shuffle_ties": seed}
+        )
         simulate(shuffled, tmp_path / str(seed))
         assert digests(tmp_path / str(seed)) == digests(tmp_path / "plain")
 
@@ -178,7 +182,9 @@ def test_the_warm_up_is_served_but_left_out_of_the_statistics(tmp_path):
 
 
 def test_prefill_first_answers_first_and_decode_first_never_stalls():
-    outcomes = {policy: run_body(TRACE, policy=policy) for policy in ("prefill-first", "decode-first", "chunked+budget=128")}
+    outcomes = {
+        policy: run_body(TRACE, policy=policy) for policy in ("prefill-first", "decode-first", "chunked+budget=128")
+    }
     ttft = {policy: outcome.rows["ttft_s"].mean() for policy, outcome in outcomes.items()}
     stall = {policy: np.nanmax(outcome.rows["longest_stall_s"]) for policy, outcome in outcomes.items()}
     assert ttft["prefill-first"] < ttft["decode-first"]
@@ -186,7 +192,8 @@ def test_prefill_first_answers_first_and_decode_first_never_stalls():
 
 
 def test_cached_prefixes_save_their_prefill():
-    together, apart = (run_body(shared(), policy=policy) for policy in ("chunked+block=8", "chunked+block=8+no-prefix"))
+    policies = ("chunked+block=8", "chunked+block=8+no-prefix")
+    together, apart = (run_body(shared(), "a100-80", policy) for policy in policies)
     assert together.rows["cached_tokens"].sum() > 0.3 * sum(TRACE.prompts)
     assert apart.rows["cached_tokens"].sum() == 0
     saved = apart.result.timeline["prompt_tokens"].sum() - together.result.timeline["prompt_tokens"].sum()

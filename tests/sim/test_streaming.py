@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[2]
 DAY_PS = 86_400 * PS_PER_S
 
 CHILD = """
-    import resource
     import sys
     import numpy as np
     from sim.run import simulate
@@ -40,7 +39,9 @@ CHILD = """
     config = make_config(TraceWorkload(Endless(int(sys.argv[1]))), "4xa100-80")
     run = simulate(config, sys.argv[2])
     assert run.summary.requests.finished == int(sys.argv[1])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # Not getrusage: what that says outlives exec, and so holds the size of the process that runs the tests.
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) * 1024)
 """
 
 

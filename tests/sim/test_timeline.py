@@ -11,7 +11,9 @@ DAY_PS = 86_400 * 10**12
 
 amounts = st.integers(0, 800).map(lambda eighths: eighths / 8)
 spans = st.lists(st.tuples(st.integers(0, 10**14), st.integers(1, 10**13), amounts), min_size=1, max_size=30)
-jump_lists = st.lists(st.tuples(st.integers(0, 10**14), st.sampled_from([-2.0, -1.0, 1.0, 5.0])), min_size=1, max_size=40)
+jump_lists = st.lists(
+    st.tuples(st.integers(0, 10**14), st.sampled_from([-2.0, -1.0, 1.0, 5.0])), min_size=1, max_size=40
+)
 
 
 def spread(bins: Bins, replica: int, items: list[tuple[int, int, float]], origin_ps: int = 0) -> None:

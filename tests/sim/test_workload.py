@@ -62,7 +62,14 @@ def test_labels_and_prefixes_travel_along():
         def batches(self, size: int = 8192):
             for batch in super().batches(size):
                 yield Batch(
-                    *(batch.arrival_s, batch.prompt_tokens, batch.output_tokens, ["chat", None], batch.prefixes, ["a", "b"])
+                    *(
+                        batch.arrival_s,
+                        batch.prompt_tokens,
+                        batch.output_tokens,
+                        ["chat", None],
+                        batch.prefixes,
+                        ["a", "b"],
+                    )
                 )
 
     first, second = submitted(TraceWorkload(Labelled([0, 1], [20, 20], [1, 1], [(1, 2), (1, 3)], 8)))

@@ -1,0 +1,91 @@
+"""Policy sets: what is written is what is meant, there and back, and slips are answered with a way out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.batching import BATCHING
+from policies.config import PREEMPTION, PolicySet, parse_policies
+from policies.errors import PolicyError
+from policies.routing import ROUTING
+
+sizes = st.integers(1, 10_000_000)
+sets = st.builds(
+    PolicySet,
+    batching=st.sampled_from(sorted(BATCHING)),
+    routing=st.sampled_from(sorted(ROUTING)),
+    preemption=st.sampled_from(PREEMPTION),
+    share_prefixes=st.booleans(),
+    token_budget=sizes | st.just(2048),
+    max_seqs=sizes | st.just(256),
+    block_tokens=sizes | st.just(16),
+    max_queue=st.none() | sizes,
+)
+
+
+@given(sets)
+def test_a_name_is_read_back_as_what_it_names(policies):
+    assert parse_policies(policies.name) == policies
+
+
+@given(sets, st.randoms(use_true_random=False))
+def test_the_order_of_the_words_does_not_matter(policies, draw):
+    words = policies.name.split("+")
+    draw.shuffle(words)
+    assert parse_policies("+".join(words)) == policies
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert PolicySet().name == "chunked"
+    assert parse_policies(" prefill-first + swap ").name == "prefill-first+swap"
+    assert PolicySet(share_prefixes=False, token_budget=512).name == "chunked+no-prefix+budget=512"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("chuncked", "unknown policy 'chuncked'; did you mean 'chunked'?"),
+        ("chunked+budgett=5", "unknown policy option 'budgett'; did you mean 'budget'?"),
+        ("chunked+budget=lots", "'lots' is not a whole number; write for example budget=512"),
+        ("chunked+budget=-5", "'-5' is not a whole number; write for example budget=512"),
+        ("chunked+budget=", "'' is not a whole number; write for example budget=512"),
+        ("chunked+seqs=0", "policy option seqs = 0 is out of range; expected a whole number from 1 to 10,000,000"),
+        ("chunked+block=99999999", "policy option block = 99999999 is out of range"),
+        ("chunked+prefill-first", "says batching twice (chunked and prefill-first); keep one"),
+        ("swap+recompute", "says preemption twice (swap and recompute); keep one"),
+        ("", "unknown policy ''"),
+        ("chunked++swap", "unknown policy ''"),
+    ],
+)
+def test_a_slip_is_named_with_its_rule_and_a_way_out(text, sentence):
+    with pytest.raises(PolicyError) as caught:
+        parse_policies(text)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"batching": "greedy"}, "unknown batching policy 'greedy'; known: prefill-first, chunked, decode-first"),
+        ({"routing": "round_robin"}, "unknown routing policy 'round_robin'; did you mean 'round-robin'?"),
+        ({"preemption": "swop"}, "unknown preemption 'swop'; did you mean 'swap'?"),
+        ({"watermark_frac": 1.0}, "watermark_frac = 1.0 is out of range"),
+        ({"watermark_frac": -0.1}, "watermark_frac = -0.1 is out of range"),
+        ({"max_queue": 0}, "policy option queue = 0 is out of range"),
+    ],
+)
+def test_a_set_checks_itself(options, sentence):
+    with pytest.raises(PolicyError) as caught:
+        PolicySet(**options)
+    assert sentence in str(caught.value)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_set_or_one_clear_sentence(text):
+    try:
+        policies = parse_policies(text)
+    except PolicyError as fault:
+        assert str(fault)
+        return
+    assert parse_policies(policies.name) == policies
