@@ -10,7 +10,8 @@ RELATIVE_WIDTH = 1e-3
 class LogHistogram:
     """Counts by value, in bins of 0.1 % relative width, with each bin's weighted sum and largest value.
 
-    A quantile read from it is off by at most the width of a bin; mean and maximum are exact.
+    A quantile or the maximum read from it is off by at most the width of a bin, or two for very long runs; the mean is
+    exact.
     """
 
     def __init__(self, low: float = 1e-9, high: float = 1e9) -> None:
