@@ -1,4 +1,4 @@
-"""A serving engine without any cleverness: every sequence, every token and every block by itself, one iteration at a time.
+"""A serving engine without any cleverness: every sequence, token and block by itself, one iteration at a time.
 
 Slow and short, to hold the scheduler's sums, strides and closed forms against. It knows the rules of the three batching
 policies and preemption by recomputing; no prefixes, no swapping, one replica.

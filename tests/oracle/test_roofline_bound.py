@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hwprofiles import device_names
-from hwprofiles.deployment import make_deployment, parse_deployment
 from hwprofiles.catalogue import load_device
+from hwprofiles.deployment import make_deployment, parse_deployment
 from hwprofiles.errors import HardwareError
 from hwprofiles.roofline import PlanArrays, TimeModel, computed_precision, work
 from hwprofiles.stacks import load_stack

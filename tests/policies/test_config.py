@@ -85,7 +85,6 @@ def test_a_set_checks_itself(options, sentence):
 def test_any_text_is_a_set_or_one_clear_sentence(text):
     try:
         policies = parse_policies(text)
-    except PolicyError as fault:
-        assert str(fault)
-        return
+    except PolicyError:
+        return  # the sentences themselves are tested above
     assert parse_policies(policies.name) == policies

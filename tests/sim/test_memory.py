@@ -81,11 +81,10 @@ def test_every_offer_fits_when_it_is_typed(hw, model, precision):
 
 
 def test_what_is_said_when_a_70b_model_meets_an_m40():
+    deployment = parse_deployment("m40")
+    wanted = deployment, load_model("llama-2-70b"), load_precision("fp16"), load_stack(deployment.device)
     with pytest.raises(Infeasible, match=r"llama-2-70b in fp16 does not fit m40: each GPU needs .* GB") as caught:
-        deployment = parse_deployment("m40")
-        require_fit(
-            *(deployment, load_model("llama-2-70b"), load_precision("fp16"), load_stack(deployment.device)), 16, 2048
-        )
+        require_fit(*wanted, 16, 2048)
     assert "--hw 8xm40:tp8" in str(caught.value)
     assert "--hw b200" in str(caught.value)
 

@@ -1,5 +1,7 @@
 """Bins: amounts are conserved however often the bins double, and levels integrate to what they integrate to."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +71,7 @@ def level_at(jumps: list[tuple[int, float]], time_ps: int) -> float:
 def integral(jumps: list[tuple[int, float]], begin_ps: int, end_ps: int) -> float:
     """Of the level that the jumps add up to, piece by piece, in seconds."""
     corners = sorted({begin_ps, end_ps, *(at for at, _ in jumps if begin_ps < at < end_ps)})
-    pieces = zip(corners[:-1], corners[1:], strict=True)
+    pieces = pairwise(corners)
     return sum(level_at(jumps, left) * (right - left) for left, right in pieces) * S_PER_PS
 
 

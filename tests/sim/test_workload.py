@@ -1,5 +1,7 @@
 """What arrives when: traces, users and batches submit what they say, with ids in order of submission."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,7 +91,7 @@ def test_users_send_so_many_requests_in_all_and_never_more_at_a_time_than_they_a
     ]
     for user in range(users):
         mine = [ticket for ticket in outcome.tickets if ticket.user == user]
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in pairwise(mine):
             assert after.arrival_ps == before.finish_ps + round(think_s * PS_PER_S)
 
 
