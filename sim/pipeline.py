@@ -10,7 +10,7 @@ from policies.plans import Idle, StepOutcome, StepPlan
 from policies.scheduler import Scheduler
 from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import Lane
+from sim.recorder import Lane, pack_stride
 from sim.ticket import Ticket
 from sim.worker import NO_CHUNKS, chunk_sums, note_admissions, note_prefills, resting
 
@@ -129,12 +129,10 @@ class PipelineWorker:
         first_tokens, finished = scheduler.apply(plan, StepOutcome(1))
         # The iteration's duration stands for the time that stages work: energy follows from it, gaps from the ends.
         start, end = begin - lane.origin_ps, now - lane.origin_ps
-        lane.strides.extend(
-            (
-                *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
-                *(chunk_sums(plan) if plan.chunks else NO_CHUNKS),
-                *(0, 0, 0, plan.swap_out_blocks + plan.swap_in_blocks),
-            )
+        lane.strides += pack_stride(
+            *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
+            *(chunk_sums(plan) if plan.chunks else NO_CHUNKS),
+            *(0, 0, 0, plan.swap_out_blocks + plan.swap_in_blocks),
         )
         self._note_levels()
         if plan.chunks:

@@ -5,6 +5,7 @@ over whole arrays of strides: `settle` does that every so often, so that memory 
 """
 
 from array import array
+from struct import Struct
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -45,6 +46,10 @@ class Stride(NamedTuple):
 
 
 WIDTH = len(Stride._fields)
+_PACKED = Struct(f"={WIDTH}q")
+STRIDE_BYTES = _PACKED.size
+pack_stride = _PACKED.pack
+"""The fields of a stride as bytes: a third of the time that an array of integers takes to grow by them."""
 DECODING = Stride._fields.index("decoding")
 END = Stride._fields.index("end_ps")
 
@@ -79,7 +84,7 @@ class Lane:
     Numbers go into flat arrays of 64-bit integers: a tenth of the memory of tuples, and nothing to convert later.
 
     Attributes:
-        strides: those not yet settled, the fields of `Stride` one after another; base: the index of the first.
+        strides: those not yet settled, packed one after another; base: the index of the first.
         prefill_tickets, prefill_numbers: prompt pieces, (stride index, tokens, tokens of the stride) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
         level_jumps: (time, change of running sequences, change of KV blocks in use) each; only where plans overlap, as
@@ -92,7 +97,7 @@ class Lane:
 
     def __init__(self, replica: int) -> None:
         self.replica = replica
-        self.strides = array("q")
+        self.strides = bytearray()
         self.base = 0
         self.prefill_tickets: list[Ticket] = []
         self.prefill_numbers = array("q")
@@ -114,7 +119,7 @@ class Lane:
         """End a ticket's membership with the last stride noted."""
         del self.live[ticket.seq_id]
         self._span_tickets.append(ticket)
-        count = self.base + len(self.strides) // WIDTH
+        count = self.base + len(self.strides) // STRIDE_BYTES
         self._span_numbers.extend((ticket.joined, count, ticket.last_ps - self.origin_ps, ticket.carried))
         ticket.carried = False
 
@@ -127,19 +132,20 @@ class Lane:
 
     def join(self, ticket: Ticket) -> None:
         """Begin a membership with the next stride."""
-        ticket.joined = self.base + len(self.strides) // WIDTH
+        ticket.joined = self.base + len(self.strides) // STRIDE_BYTES
         self.live[ticket.seq_id] = ticket
 
     def last_decode(self) -> tuple[int, int]:
         """Return (index, end) of the last stride that decoded."""
-        for at in range(len(self.strides) - WIDTH, -1, -WIDTH):
-            if self.strides[at + DECODING]:
-                return self.base + at // WIDTH, self.strides[at + END] + self.origin_ps
+        for at in range(len(self.strides) - STRIDE_BYTES, -1, -STRIDE_BYTES):
+            stride = _PACKED.unpack_from(self.strides, at)
+            if stride[DECODING]:
+                return self.base + at // STRIDE_BYTES, stride[END] + self.origin_ps
         return self.decoded
 
     def take(self) -> tuple[Ints, Spans, Prefills, int]:
         """Hand over what is to be settled: (strides by column, memberships, prompt pieces, last decode before)."""
-        columns = np.array(self.strides, dtype=np.int64).reshape(-1, WIDTH).T.copy()
+        columns = np.frombuffer(bytes(self.strides), dtype=np.int64).reshape(-1, WIDTH).T.copy()
         count = self.base + columns.shape[1]
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
@@ -151,9 +157,9 @@ class Lane:
         spans = Spans(self._span_tickets, *np.array(self._span_numbers, dtype=np.int64).reshape(-1, 4).T)
         stride, tokens, total = np.array(self.prefill_numbers, dtype=np.int64).reshape(-1, 3).T
         prefills = Prefills(self.prefill_tickets, stride, tokens / np.maximum(total, 1))
-        if self.strides:
-            self.origin_ps += self.strides[END - WIDTH]
-        self.strides, self.base = array("q"), count
+        if columns.shape[1]:
+            self.origin_ps += int(columns[END, -1])
+        self.strides, self.base = bytearray(), count
         self._span_tickets, self._span_numbers = [], array("q")
         self.prefill_tickets, self.prefill_numbers = [], array("q")
         return columns, spans, prefills, before_ps

@@ -11,7 +11,7 @@ from policies.plans import Idle, StepOutcome, StepPlan
 from policies.scheduler import Scheduler
 from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import WIDTH, Lane
+from sim.recorder import STRIDE_BYTES, Lane, pack_stride
 from sim.ticket import Ticket
 
 OUTCOMES = [StepOutcome(iterations) for iterations in range(1024)]
@@ -171,10 +171,10 @@ class Worker:
             first_tokens, finished = scheduler.apply(plan, outcome)
             now, origin = env._now, lane.origin_ps
             # fmt: off
-            lane.strides.extend((
+            lane.strides += pack_stride(
                 begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits,
                 tokens, past, pairs, growth, running, used_blocks, scheduler.grown_blocks, swap_out + swap_in,
-            ))
+            )
             # fmt: on
             if chunks:
                 note_prefills(lane, plan, first_tokens, now)
@@ -234,7 +234,7 @@ def note_prefills(lane: Lane, plan: StepPlan[Ticket], first_tokens: list[Ticket]
     Called when the stride has been noted.
     """
     chunks = plan.chunks
-    index = lane.base + len(lane.strides) // WIDTH - 1
+    index = lane.base + len(lane.strides) // STRIDE_BYTES - 1
     total = chunks[0].tokens if len(chunks) == 1 else sum([chunk.tokens for chunk in chunks])
     for ticket, tokens, _ in chunks:
         lane.prefill_tickets.append(ticket)
