@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwprofiles.carbon import sci_gco2e
 from hwprofiles.cost import Cost, run_cost
 from hwprofiles.draws import DEFAULT_DRAWS, Sampler, embodied_draws, operational_draws, percentiles
 from hwprofiles.embodied import DEFAULT_METHOD, METHODS
@@ -186,9 +187,10 @@ class Books:
         embodied = self._headline()
 
         def per(units: float | None) -> Band | None:
-            if embodied is None or not units:
+            if embodied is None or units is None:
                 return None
-            return percentiles((self.operational + embodied) / units)
+            grams = sci_gco2e(self.operational, embodied, units)
+            return None if grams is None else percentiles(grams)
 
         return {
             "per_request_gco2e": per(self.counts.requests),

@@ -1,20 +1,16 @@
 """Where the greener choice changes: carbon per output token as the grid, the hardware's life or its duty cycle move.
 
-Each run gives a few numbers (the ``breakeven`` block of its summary), from which its carbon per output token follows::
-
-    carbon(CI, s, d) = (e + (1/d - 1)·o)·CI + m/(s·d)
-
-with e the energy of the run per token, o that of the reserved but unused time, CI the grid's intensity, m the embodied
-carbon per token of hardware that is always in use, s a factor on all lives and d the duty cycle. Against CI this is a
-straight line, against s and d a hyperbola, so every crossing is exact.
+Each run gives a few numbers (the ``breakeven`` block of its summary), from which its carbon per output token follows
+(`hwprofiles.carbon.TokenCarbon`). Against the grid's intensity that is a straight line, against a factor on all lives
+and against the duty cycle a hyperbola, so every crossing is exact.
 """
 
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+from hwprofiles.carbon import TokenCarbon
 from reports.compare import Choice, Entry, shared_label
-from reports.format import J_PER_KWH
 from reports.tables import Floats
 
 Number = TypeVar("Number", float, Floats)
@@ -59,15 +55,14 @@ def curves(entry: Entry, choice: Choice) -> Curves | None:
     if per_s is None or grid is None:
         return None
     duty = known.duty_frac or 1.0
-    run_kwh = known.run_j_per_output_token / J_PER_KWH
-    off_kwh = (known.off_w or 0.0) / known.output_tokens_per_s / J_PER_KWH
-    embodied_g = per_s / known.output_tokens_per_s
-    energy_kwh = run_kwh + (1.0 / duty - 1.0) * off_kwh
-    on_duty = Curve(entry.label, (run_kwh - off_kwh) * grid, off_kwh * grid + embodied_g, True, duty)
+    token = TokenCarbon(known.run_j_per_output_token, known.off_w or 0.0, per_s, known.output_tokens_per_s)
+    always = token.total(grid)
+    unused = token.total(grid, duty_frac=0.5) - always  # what grows with 1/duty: twice of it at half the duty
+    on_duty = Curve(entry.label, always - unused, unused, True, duty)
     return Curves(
-        Curve(entry.label, embodied_g / duty, energy_kwh, False, grid),
-        Curve(entry.label, energy_kwh * grid, embodied_g / duty, True, 1.0),
-        on_duty if known.duty_frac else None,
+        Curve(entry.label, token.embodied(duty_frac=duty), token.operational(1.0, duty), False, grid),
+        Curve(entry.label, token.operational(grid, duty), token.embodied(duty_frac=duty), True, 1.0),
+        on_duty if known.duty_frac and known.off_w is not None else None,
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hwprofiles.audit import check_conservation
 from hwprofiles.books import BooksOptions, Counts, close_books
-from hwprofiles.carbon import carbon_per_token
+from hwprofiles.carbon import TokenCarbon
 from hwprofiles.catalogue import load_site
 from hwprofiles.deployment import parse_deployment
 from hwprofiles.draws import Sampler, percentiles, quantile_draws, redrawn_power
@@ -171,14 +171,13 @@ def test_unknown_stays_null():
 def test_the_breakeven_block_gives_back_the_runs_own_carbon_per_token(name, duty):
     books = books_of(name, duty_frac=duty)
     block = books.summary()["breakeven"]
-    per_token = carbon_per_token(
+    token = TokenCarbon(
         block["run_j_per_output_token"],
+        block["off_w"],
         block["embodied_gco2e_per_reserved_s"]["card-lca"]["linear"],
         block["output_tokens_per_s"],
-        block["intensity_gco2e_per_kwh"],
-        duty_frac=block["duty_frac"],
-        off_w=block["off_w"],
     )
+    per_token = token.total(block["intensity_gco2e_per_kwh"], duty_frac=block["duty_frac"])
     making = books.footprints["card-lca"].allocated_gco2e("linear", books.reserved_s)
     assert per_token == pytest.approx((books.ledger.operational_gco2e + making) / 150_000, rel=1e-6)
 
