@@ -30,6 +30,8 @@ from sim.timeline import Bins
 from sim.worker import Worker
 from sim.workload import Workload
 
+SWAP_FRAC = 0.5
+"""Share of the hosts' memory that may hold swapped KV blocks (assumption of this project)."""
 SETTLE_EVERY = 2048
 SETTLE_WITHIN_PS = 10 * 86_400 * PS_PER_S  # ten days: what 64-bit times may count from the last settlement is 106
 
@@ -121,9 +123,8 @@ class Body:
         unit = self._workload.prefix_unit_tokens if policies.share_prefixes else None
         swap_bytes = 0.0
         if policies.preemption == "swap":
-            swap_bytes = (
-                float(config.deployment.host.dram_bytes) * config.deployment.hosts / config.deployment.replicas / 2
-            )
+            deployment = config.deployment
+            swap_bytes = SWAP_FRAC * deployment.host.dram_bytes * deployment.hosts / deployment.replicas
         return SchedulerConfig(
             kv_blocks=memory.kv_blocks,
             block_tokens=policies.block_tokens,
