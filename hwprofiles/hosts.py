@@ -78,11 +78,6 @@ class Host:
     note: str = ""
 
     @property
-    def forms(self) -> tuple[str, ...]:
-        """Return `pcie` and/or `sxm`."""
-        return tuple(dict.fromkeys("sxm" if slot.startswith("sxm") else slot for slot in self.slots))
-
-    @property
     def methods(self) -> tuple[str, ...]:
         """Return the embodied methods known for this host."""
         return embodied_methods(self.embodied_gco2e)

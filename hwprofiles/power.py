@@ -8,9 +8,6 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwprofiles.errors import HardwareError, unknown_name
 from hwprofiles.facts import Fact, Rule
 from hwprofiles.tables import DATA_DIR, Table, read_profile
@@ -63,13 +60,6 @@ class PowerModel:
     def dynamic_j(self, duration_s: float, moved_bytes: float, flops: float) -> float:
         """Return the joules of one iteration above idling for as long."""
         return self.energy_j(duration_s, moved_bytes, flops) - self.idle_w * duration_s
-
-    def energies_j(
-        self, duration_s: NDArray[np.float64], moved_bytes: NDArray[np.float64], flops: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return the joules of many iterations at once (arrays of one shape); equals `energy_j` entry by entry."""
-        demand_j = self.busy_w * duration_s + self.j_per_byte * moved_bytes + self.j_per_flop * flops
-        return np.minimum(self.cap_w * duration_s, demand_j)
 
 
 def energy_coefficient(anchor_w: float, busy_w: float, rate_per_s: float) -> float:

@@ -3,7 +3,6 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,13 +69,6 @@ def test_power_lies_between_busy_and_cap_and_never_falls_with_work(moved, flops,
     assert model.energy_j(seconds, 2 * moved, flops) >= energy
     assert model.energy_j(seconds, moved, 2 * flops) >= energy
     assert model.dynamic_j(seconds, moved, flops) == pytest.approx(energy - 30.0 * seconds)
-
-
-def test_arrays_give_what_scalars_give():
-    model = model_of("m40")
-    rng = np.random.default_rng(1)
-    t, b, f = rng.uniform(0.01, 0.2, 50), rng.uniform(0, 4e10, 50), rng.uniform(0, 1e12, 50)
-    assert model.energies_j(t, b, f).tolist() == [model.energy_j(*row) for row in zip(t, b, f, strict=True)]
 
 
 def test_an_iteration_twice_as_long_with_twice_the_work_takes_twice_the_energy():
