@@ -6,7 +6,9 @@ The bottom of the house: imports none of the other packages, knows neither hardw
 from modelspecs.catalogue import load_model, model_names
 from modelspecs.describe import CatalogueRow, DetailRow, describe_catalogue, describe_model
 from modelspecs.errors import ModelError
-from modelspecs.precision import PRECISIONS, Precision, load_precision
+from modelspecs.generic import generic_shape
+from modelspecs.precision import COMMON_PRECISIONS, PRECISIONS, Precision, load_precision
+from modelspecs.resolve import ResolvedModel, resolve_model
 from modelspecs.spec import ModelSpec
 from modelspecs.work import (
     causal_pairs,
@@ -18,21 +20,25 @@ from modelspecs.work import (
 )
 
 __all__ = [
+    "COMMON_PRECISIONS",
     "PRECISIONS",
     "CatalogueRow",
     "DetailRow",
     "ModelError",
     "ModelSpec",
     "Precision",
+    "ResolvedModel",
     "causal_pairs",
     "decode_flops",
     "decode_intensity",
     "describe_catalogue",
     "describe_model",
+    "generic_shape",
     "kv_bytes_read",
     "load_model",
     "load_precision",
     "model_names",
     "prefill_flops",
+    "resolve_model",
     "weight_bytes_read",
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelspecs.catalogue import load_model, model_names
-from modelspecs.precision import PRECISIONS
+from modelspecs.precision import COMMON_PRECISIONS
 from modelspecs.spec import ModelSpec
 from modelspecs.work import decode_flops, decode_intensity
 
@@ -93,7 +93,7 @@ def _parameter_rows(spec: ModelSpec) -> list[DetailRow]:
 def _storage_rows(spec: ModelSpec) -> list[DetailRow]:
     rows = [
         DetailRow(f"weights in {name}", f"{spec.stored_bytes(form) / 1e9:,.2f} GB", form.source)
-        for name, form in PRECISIONS.items()
+        for name, form in COMMON_PRECISIONS.items()
     ]
     cache = f"{spec.kv_bytes_per_token() / 1e3:,.1f} kB per token in 16 bit"
     return [*rows, DetailRow("key/value cache", cache, "2 x layers x kv_heads x head_dim x 2 bytes")]

@@ -55,6 +55,14 @@ class _Config:
             raise ModelError(f"{self.path}: {name} = {value!r} must be true or false")
         return value
 
+    def must_be(self, name: str, expected: object, what: str) -> None:
+        """Refuse a field whose other values mean a shape that a `ModelSpec` cannot say."""
+        value = self._find((name,))
+        if value is not _MISSING and value != expected:
+            raise ModelError(
+                f"{self.path}: {name} = {value!r} means {what}, which cannot be described; known: {expected!r}"
+            )
+
     def head_dim(self, hidden: int, heads: int) -> int:
         """Explicit, or the hidden size shared out evenly among the heads."""
         if self.has("head_dim"):
@@ -199,6 +207,112 @@ def _bloom(config: _Config) -> dict[str, Any]:
     }
 
 
+def _qwen3(config: _Config) -> dict[str, Any]:
+    bias = config.flag("attention_bias", default=False)
+    shape = _llama_like(config, 32, 32_768)
+    shape["head_dim"] = config.count("head_dim", default=128)
+    windowed = config.flag("use_sliding_window", default=False) and not config.is_null("sliding_window")
+    return shape | {
+        "qkv_bias": bias,
+        "attention_out_bias": bias,
+        "layer_vectors": 2 * shape["head_dim"],  # norms of queries and keys
+        "sliding_window": config.count("sliding_window", default=4096) if windowed else None,
+    }
+
+
+def _qwen3_moe(config: _Config) -> dict[str, Any]:
+    config.must_be("decoder_sparse_step", 1, "layers without experts among those with")
+    config.must_be("mlp_only_layers", [], "layers without experts among those with")
+    return _qwen3(config) | {
+        "ffn": config.count("moe_intermediate_size"),
+        "experts": config.count("num_experts"),
+        "active_experts": config.count("num_experts_per_tok"),
+    }
+
+
+def _gpt_oss(config: _Config) -> dict[str, Any]:
+    shape = _llama_like(config, 8, 131_072)
+    bias = config.flag("attention_bias", default=True)
+    experts = config.count("num_local_experts")
+    return shape | {
+        "qkv_bias": bias,
+        "attention_out_bias": bias,
+        "ffn_bias": True,
+        "experts": experts,
+        "active_experts": config.count("num_experts_per_tok", "experts_per_token"),
+        "layer_vectors": shape["heads"] + experts,  # attention sinks, the router's bias
+        "sliding_window": config.count("sliding_window") if config.has("sliding_window") else None,
+    }
+
+
+def _gemma(config: _Config) -> dict[str, Any]:
+    shape = _llama_like(config, 16, 8192)
+    return shape | {
+        "head_dim": config.count("head_dim", default=256),
+        "tied_embeddings": config.flag("tie_word_embeddings", default=True),
+    }
+
+
+def _gemma2(config: _Config) -> dict[str, Any]:
+    window = None if config.is_null("sliding_window") else config.count("sliding_window", default=4096)
+    return _gemma(config) | {"norms_per_layer": 4, "sliding_window": window}
+
+
+def _gemma3(config: _Config) -> dict[str, Any]:
+    shape = _gemma2(config)
+    return shape | {"layer_vectors": 2 * shape["head_dim"]}
+
+
+def _phi(config: _Config) -> dict[str, Any]:
+    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
+    config.must_be("qk_layernorm", False, "norms of queries and keys")
+    return {
+        "layers": config.count("num_hidden_layers"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": config.count("num_key_value_heads", default=heads),
+        "head_dim": config.head_dim(hidden, heads),
+        "ffn": config.count("intermediate_size"),
+        "ffn_matrices": 2,
+        "vocab": config.count("vocab_size"),
+        "max_context": config.count("max_position_embeddings", default=2048),
+        "norm": "layer",
+        "norms_per_layer": 1,
+        "parallel_attention": True,
+        "tied_embeddings": config.flag("tie_word_embeddings", default=False),
+        "qkv_bias": True,
+        "attention_out_bias": True,
+        "ffn_bias": True,
+        "head_bias": True,
+    }
+
+
+def _phi3(config: _Config) -> dict[str, Any]:
+    window = config.count("sliding_window") if config.has("sliding_window") else None
+    return _llama_like(config, None, 4096) | {"sliding_window": window}
+
+
+def _gptj(config: _Config) -> dict[str, Any]:
+    hidden, heads = config.count("n_embd", "hidden_size"), config.count("n_head", "num_attention_heads")
+    return {
+        "layers": config.count("n_layer", "num_hidden_layers"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": config.head_dim(hidden, heads),
+        "ffn": config.count("n_inner", default=4 * hidden),
+        "ffn_matrices": 2,
+        "vocab": config.count("vocab_size"),
+        "max_context": config.count("n_positions", "max_position_embeddings", default=2048),
+        "norm": "layer",
+        "norms_per_layer": 1,
+        "parallel_attention": True,
+        "tied_embeddings": config.flag("tie_word_embeddings", default=False),
+        "ffn_bias": True,
+        "head_bias": True,
+    }
+
+
 READERS: Mapping[str, Callable[[_Config], dict[str, Any]]] = MappingProxyType(
     {
         "llama": _llama,
@@ -208,6 +322,16 @@ READERS: Mapping[str, Callable[[_Config], dict[str, Any]]] = MappingProxyType(
         "opt": _opt,
         "falcon": _falcon,
         "bloom": _bloom,
+        "qwen3": _qwen3,
+        "qwen3_moe": _qwen3_moe,
+        "gpt_oss": _gpt_oss,
+        "gemma": _gemma,
+        "gemma2": _gemma2,
+        "gemma3_text": _gemma3,
+        "ministral3": _mistral,
+        "phi": _phi,
+        "phi3": _phi3,
+        "gptj": _gptj,
     }
 )
 _OLD_MODEL_TYPES: Mapping[str, str] = MappingProxyType({"refinedweb": "falcon", "refinedwebmodel": "falcon"})
@@ -224,7 +348,7 @@ def read_hf_config(path: Path) -> ModelSpec:
             missing, of the wrong type or out of range.
     """
     file = path / "config.json" if path.is_dir() else path
-    fields = _read_json(file)
+    fields = _text_part(_read_json(file))
     family = _family(file, fields)
     shape = READERS[family](_Config(file, fields))
     folder = file.resolve().parent.name
@@ -245,6 +369,12 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     if not isinstance(fields, dict):
         raise ModelError(f"{file} holds a JSON {type(fields).__name__}, not an object; give a Hugging Face config.json")
     return fields
+
+
+def _text_part(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the language model's fields of a file that describes other towers too (`text_config`)."""
+    inner = fields.get("text_config")
+    return inner if isinstance(inner, dict) and "num_hidden_layers" in inner else fields
 
 
 def _family(file: Path, fields: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class ModelSpec:
 
     Attributes:
         name: how reports call it.
-        family: architecture family (llama, mistral, mixtral, qwen2, opt, falcon, bloom).
+        family: architecture family (llama, mistral, qwen3, gemma2, ...: `modelspecs.hf.READERS`), or `generic`.
         layers: transformer blocks.
         hidden: width of the residual stream.
         heads: query heads.
@@ -67,6 +67,9 @@ class ModelSpec:
         norms_per_layer: 2 as a rule; 1 where attention and FFN share one (Falcon-7B).
         final_norm: a norm after the last layer.
         embedding_norm: a norm right after the embedding (BLOOM).
+        head_bias: a bias on the LM head (GPT-J, Phi-2).
+        layer_vectors: parameters of a layer's vectors that nothing else here names: query and key norms (Qwen3, Gemma
+            3), attention sinks and the router's bias (gpt-oss).
         embedding_width: columns of the embedding table; None: hidden. Others are projected in and out (OPT-350m).
         parallel_attention: attention and FFN read the same input and are added (Falcon).
         sliding_window: tokens a position can look back on, None if all. Kept as a fact; *not modelled*: times and cache
@@ -101,6 +104,8 @@ class ModelSpec:
     norms_per_layer: int = 2
     final_norm: bool = True
     embedding_norm: bool = False
+    head_bias: bool = False
+    layer_vectors: int = 0
     embedding_width: int | None = None
     parallel_attention: bool = False
     sliding_window: int | None = None
@@ -118,7 +123,7 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= upper:
                 raise ModelError(f"{self.name}: {name} = {value} is out of range; expected 1 to {upper:,}")
-        for name in ("learned_positions", "published_excess"):
+        for name in ("learned_positions", "published_excess", "layer_vectors"):
             if getattr(self, name) < 0:
                 raise ModelError(f"{self.name}: {name} = {getattr(self, name)} must be 0 (none) or more")
         if self.ffn_matrices not in (2, 3):
@@ -174,9 +179,9 @@ class ModelSpec:
 
     @property
     def layer_params(self) -> int:
-        """One layer: attention, all experts, router, norms."""
+        """One layer: attention, all experts, router, norms and other vectors."""
         ffn = self.experts * self.layer_ffn_params + self.layer_router_params
-        return self.layer_attention_params + ffn + self.norms_per_layer * self.norm_params
+        return self.layer_attention_params + ffn + self.norms_per_layer * self.norm_params + self.layer_vectors
 
     @property
     def table_width(self) -> int:
@@ -201,8 +206,9 @@ class ModelSpec:
 
     @property
     def stored_head_params(self) -> int:
-        """Weights the LM head adds to storage: without the table, if that is the embedding's."""
-        return self._projection_params if self.tied_embeddings else self.head_params
+        """Weights the LM head adds to storage: without the table, if that is the embedding's; its bias."""
+        weights = self._projection_params if self.tied_embeddings else self.head_params
+        return weights + (self.vocab if self.head_bias else 0)
 
     @property
     def final_norm_params(self) -> int:
@@ -271,25 +277,32 @@ class ModelSpec:
 
     # ---- storage ---------------------------------------------------------------------------------------------------
 
-    def _matrix_and_other_bytes(self, matrix_params: float, other_params: float, precision: str | Precision) -> float:
-        """Bytes of quantisable matrices and of what stays wide beside them."""
-        form = load_precision(precision) if isinstance(precision, str) else precision
-        return matrix_params * form.bytes_per_weight + other_params * form.bytes_per_other
-
     def layer_bytes(self, precision: str | Precision, experts: float | None = None) -> float:
         """One layer's weights as stored, bytes; with only `experts` of its feed-forward networks if given."""
+        form = load_precision(precision) if isinstance(precision, str) else precision
         count = self.experts if experts is None else experts
-        matrices = self.attention_matrix_params + count * self.ffn_matrix_params
+        attention = self.attention_matrix_params * form.bytes_per_attention_weight
+        ffn = count * self.ffn_matrix_params * form.bytes_per_weight
         biases = self.layer_attention_params - self.attention_matrix_params
         biases += self.experts * (self.layer_ffn_params - self.ffn_matrix_params)
-        other = biases + self.layer_router_params + self.norms_per_layer * self.norm_params
-        return self._matrix_and_other_bytes(matrices, other, precision)
+        other = biases + self.layer_router_params + self.norms_per_layer * self.norm_params + self.layer_vectors
+        return attention + ffn + other * form.bytes_per_other
 
     def head_bytes(self, precision: str | Precision) -> float:
-        """Bytes read at the LM head (its weights stay wide, see `modelspecs.precision`)."""
-        return self._matrix_and_other_bytes(0, self.head_params, precision)
+        """Bytes read at the LM head (most formats leave it wide, see `modelspecs.precision`)."""
+        form = load_precision(precision) if isinstance(precision, str) else precision
+        return self.head_params * form.bytes_per_head
+
+    def embedding_bytes(self, precision: str | Precision) -> float:
+        """Bytes of everything before the first layer; a table that is also the LM head is stored as that."""
+        form = load_precision(precision) if isinstance(precision, str) else precision
+        if not self.tied_embeddings:
+            return self.embedding_params * form.bytes_per_other
+        table = self.vocab * self.table_width
+        return table * form.bytes_per_head + (self.embedding_params - table) * form.bytes_per_other
 
     def stored_bytes(self, precision: str | Precision) -> float:
         """All weights as stored, bytes, tied ones once."""
-        outside = self.embedding_params + self.stored_head_params + self.final_norm_params
-        return self.layers * self.layer_bytes(precision) + self._matrix_and_other_bytes(0, outside, precision)
+        form = load_precision(precision) if isinstance(precision, str) else precision
+        outside = self.stored_head_params * form.bytes_per_head + self.final_norm_params * form.bytes_per_other
+        return self.layers * self.layer_bytes(form) + self.embedding_bytes(form) + outside

@@ -114,10 +114,88 @@ def bloom_tensors(c):
     return t
 
 
-TENSORS = dict.fromkeys(("llama", "mistral", "mixtral", "qwen2"), llama_like_tensors) | {
+def rms_tensors(c):
+    """Qwen3ForCausalLM, Qwen3MoeForCausalLM, GptOssForCausalLM, Gemma*ForCausalLM and Phi3ForCausalLM."""
+    family, hidden, heads = c["model_type"], c["hidden_size"], c["num_attention_heads"]
+    default = {"qwen3": 128, "qwen3_moe": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+    head_dim = c.get("head_dim") or default.get(family) or hidden // heads
+    kv_heads = c.get("num_key_value_heads") or heads
+    bias = c.get("attention_bias", family == "gpt_oss")
+    t = {"model.embed_tokens.weight": (c["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for i in range(c["num_hidden_layers"]):
+        at = f"model.layers.{i}."
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if family in {"gemma2", "gemma3_text"}:
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        t |= {at + norm: (hidden,) for norm in norms}
+        if family in {"qwen3", "qwen3_moe", "gemma3_text"}:
+            t |= {at + "self_attn.q_norm": (head_dim,), at + "self_attn.k_norm": (head_dim,)}
+        if family == "phi3":
+            t[at + "self_attn.qkv_proj"] = ((heads + 2 * kv_heads) * head_dim, hidden)
+            t[at + "mlp.gate_up_proj"] = (2 * c["intermediate_size"], hidden)
+        else:
+            for name, rows in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+                t |= linear(f"{at}self_attn.{name}_proj", rows * head_dim, hidden, bias)
+        t |= linear(at + "self_attn.o_proj", hidden, heads * head_dim, bias)
+        t |= rms_ffn_tensors(c, at, family, hidden, heads)
+    if not c.get("tie_word_embeddings", family.startswith("gemma")):
+        t["lm_head.weight"] = (c["vocab_size"], hidden)
+    return t
+
+
+def rms_ffn_tensors(c, at, family, hidden, heads):
+    ffn, t = c["intermediate_size"], {}
+    if family == "gpt_oss":
+        experts = c["num_local_experts"]
+        t[at + "self_attn.sinks"] = (heads,)
+        t |= linear(at + "mlp.router", experts, hidden, True)
+        t[at + "mlp.experts.gate_up_proj"], t[at + "mlp.experts.gate_up_bias"] = (
+            (experts, hidden, 2 * ffn),
+            (experts, 2 * ffn),
+        )
+        t[at + "mlp.experts.down_proj"], t[at + "mlp.experts.down_bias"] = (experts, ffn, hidden), (experts, hidden)
+    elif family == "qwen3_moe":
+        t |= linear(at + "mlp.gate", c["num_experts"], hidden, False)
+        for e in range(c["num_experts"]):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                t |= linear(f"{at}mlp.experts.{e}.{name}", c["moe_intermediate_size"], hidden, False)
+    else:
+        gates = () if family == "phi3" else ("gate_proj", "up_proj")
+        for name in gates:
+            t |= linear(f"{at}mlp.{name}", ffn, hidden, False)
+        t |= linear(at + "mlp.down_proj", hidden, ffn, False)
+    return t
+
+
+def phi_tensors(c):
+    """PhiForCausalLM and GPTJForCausalLM: attention and FFN side by side behind one norm, a biased head."""
+    gptj = c["model_type"] == "gptj"
+    hidden = c["n_embd"] if gptj else c["hidden_size"]
+    ffn = (c.get("n_inner") or 4 * hidden) if gptj else c["intermediate_size"]
+    kv = (
+        hidden
+        if gptj
+        else hidden // c["num_attention_heads"] * (c.get("num_key_value_heads") or c["num_attention_heads"])
+    )
+    t = {"embed.weight": (c["vocab_size"], hidden)} | layer_norm("final", hidden)
+    for i in range(c["n_layer"] if gptj else c["num_hidden_layers"]):
+        at = f"h.{i}."
+        t |= layer_norm(at + "ln_1", hidden)
+        for name, rows in (("q_proj", hidden), ("k_proj", kv), ("v_proj", kv), ("out_proj", hidden)):
+            t |= linear(f"{at}attn.{name}", rows, hidden, not gptj)
+        t |= linear(at + "fc_in", ffn, hidden, True) | linear(at + "fc_out", hidden, ffn, True)
+    tied = c.get("tie_word_embeddings", False)
+    return t | ({"lm_head.bias": (c["vocab_size"],)} if tied else linear("lm_head", c["vocab_size"], hidden, True))
+
+
+RMS_FAMILIES = ("qwen3", "qwen3_moe", "gpt_oss", "gemma", "gemma2", "gemma3_text", "phi3")
+TENSORS = dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "ministral3"), llama_like_tensors) | {
     "opt": opt_tensors,
     "falcon": falcon_tensors,
     "bloom": bloom_tensors,
+    **dict.fromkeys(RMS_FAMILIES, rms_tensors),
+    "phi": phi_tensors,
+    "gptj": phi_tensors,
 }
 
 # ---- random configs, with fields left out or null wherever transformers allows it ------
@@ -144,6 +222,17 @@ def configs(draw):
             "n_head": heads,
             "n_layer": draw(st.integers(1, 4)),
         }
+    elif family == "gptj":
+        c = tie | {
+            "n_embd": heads * head_dim,
+            "vocab_size": draw(size),
+            "n_head": heads,
+            "n_layer": draw(st.integers(1, 4)),
+        }
+        c |= {"n_inner": draw(maybe(size))}
+    elif family == "phi":
+        c = shape | positions | tie | {"num_attention_heads": heads, "intermediate_size": draw(size)}
+        c |= {"num_key_value_heads": draw(maybe(st.just(kv_heads)))}
     elif family == "opt":
         c = shape | positions | tie | {"num_attention_heads": heads, "ffn_dim": draw(size)}
         c |= {"word_embed_proj_dim": draw(maybe(size))}
@@ -163,11 +252,15 @@ def configs(draw):
     else:
         c = shape | positions | tie | {"num_attention_heads": heads, "intermediate_size": draw(size)}
         c["num_key_value_heads"] = draw(
-            maybe(st.just(kv_heads)) if family == "llama" else st.sampled_from([kv_heads, None])
+            maybe(st.just(kv_heads)) if family in {"llama", "phi3"} else st.sampled_from([kv_heads, None])
         )
         c["head_dim"] = draw(maybe(st.integers(1, 20)))
         c |= {"attention_bias": draw(flag), "mlp_bias": draw(flag)} if family == "llama" else {}
-        c |= {"num_local_experts": draw(st.integers(2, 5)), "num_experts_per_tok": 2} if family == "mixtral" else {}
+        c |= {"attention_bias": draw(flag)} if family in {"qwen3", "qwen3_moe", "gpt_oss"} else {}
+        moe = family in {"mixtral", "gpt_oss"}
+        c |= {"num_local_experts": draw(st.integers(2, 5)), "num_experts_per_tok": 2} if moe else {}
+        if family == "qwen3_moe":
+            c |= {"num_experts": draw(st.integers(2, 5)), "num_experts_per_tok": 2, "moe_intermediate_size": draw(size)}
     return {"model_type": family} | {name: value for name, value in c.items() if value != "absent"}
 
 
@@ -195,6 +288,11 @@ def as_config(spec):
         "max_position_embeddings": spec.max_context,
         "tie_word_embeddings": spec.tied_embeddings,
     }
+    if spec.family == "gptj":
+        return {
+            "model_type": "gptj", "vocab_size": spec.vocab, "n_embd": spec.hidden, "n_layer": spec.layers,
+            "n_head": spec.heads, "n_positions": spec.max_context, "n_inner": None,
+        }  # fmt: skip
     if spec.family == "bloom":
         c |= {"n_layer": c.pop("num_hidden_layers"), "n_head": c.pop("num_attention_heads")}
         c |= {"seq_length": c.pop("max_position_embeddings")}
@@ -211,10 +309,14 @@ def as_config(spec):
     else:
         c |= {
             "intermediate_size": spec.ffn,
+            "moe_intermediate_size": spec.ffn,
             "num_key_value_heads": spec.kv_heads,
+            "head_dim": spec.head_dim,
             "sliding_window": spec.sliding_window,
+            "attention_bias": spec.qkv_bias,
         }
-        c |= {"num_local_experts": spec.experts, "num_experts_per_tok": spec.active_experts}
+        experts = "num_experts" if spec.family == "qwen3_moe" else "num_local_experts"
+        c |= {experts: spec.experts, "num_experts_per_tok": spec.active_experts}
     return c
 
 
@@ -303,6 +405,26 @@ def test_an_opt_350m_projects_its_narrow_embedding_in_and_out(tmp_path):
     assert read(tmp_path, config).params == 331_196_416
 
 
+def test_the_language_model_of_a_file_with_a_vision_tower_is_read(tmp_path):
+    text = {"model_type": "ministral3", "head_dim": 128, "num_key_value_heads": 8, "tie_word_embeddings": True}
+    text |= {"hidden_size": 3072, "intermediate_size": 9216, "num_attention_heads": 32, "num_hidden_layers": 26}
+    text |= {"vocab_size": 131072, "max_position_embeddings": 262144, "sliding_window": None}
+    spec = read(tmp_path, {"model_type": "mistral3", "text_config": text, "vision_config": {"hidden_size": 1024}})
+    assert spec.params == load_model("ministral-3-3b").params
+
+
+def test_layers_without_experts_among_those_with_are_refused(tmp_path):
+    config = LLAMA | {
+        "model_type": "qwen3_moe",
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 768,
+    }
+    assert read(tmp_path, config | {"mlp_only_layers": [], "decoder_sparse_step": 1}).experts == 8
+    with pytest.raises(ModelError, match=r"mlp_only_layers = \[0\] means layers without experts"):
+        read(tmp_path, config | {"mlp_only_layers": [0]})
+
+
 def test_an_architecture_alone_is_enough(tmp_path):
     config = {k: v for k, v in LLAMA.items() if k != "model_type"} | {"architectures": ["LlamaForCausalLM"]}
     assert read(tmp_path, config).family == "llama"
@@ -311,7 +433,7 @@ def test_an_architecture_alone_is_enough(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gemma2"}, r"unknown architecture 'gemma2'.*known: bloom, falcon, llama"),
+        ({"model_type": "mamba"}, r"unknown architecture 'mamba'.*known: bloom, falcon, gemma"),
         ({"model_type": "mixtrl"}, r"unknown architecture 'mixtrl'; did you mean 'mixtral'\?"),
         ({"model_type": 3}, r"neither model_type nor architectures names the architecture"),
         ({"model_type": None, "architectures": []}, r"neither model_type nor architectures"),

@@ -15,6 +15,7 @@ names = st.sampled_from(model_names())
 def test_the_parts_add_up_to_the_whole(name):
     spec = load_model(name)
     tied = spec.head_params if spec.tied_embeddings else 0
+    tied -= spec.vocab if spec.head_bias else 0
     whole = spec.layers * spec.layer_params + spec.embedding_params + spec.head_params + spec.final_norm_params - tied
     assert spec.params == whole
 
@@ -94,8 +95,19 @@ def test_own_precisions_are_taken_and_unknown_names_refused():
         spec.stored_bytes("in4")
 
 
-def test_every_precision_has_a_source_and_stores_no_more_than_fp32():
-    for precision in PRECISIONS.values():
-        assert precision.source
-        assert 4 <= precision.bits_per_weight <= 32
-        assert precision.quantised == (precision.bits_per_weight < precision.bits_per_other)
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("form", ["fp16", "int4", "q4_k_m", "mxfp4", "int8-head"])
+def test_the_stored_parts_add_up_and_a_tied_table_counts_once(name, form):
+    spec = load_model(name)
+    outside = spec.stored_bytes(form) - spec.layers * spec.layer_bytes(form)
+    norm = spec.final_norm_params * load_precision(form).bytes_per_other
+    bias = spec.vocab * load_precision(form).bytes_per_head if spec.head_bias else 0.0
+    head = bias + (0.0 if spec.tied_embeddings else spec.head_bytes(form))
+    assert outside == pytest.approx(spec.embedding_bytes(form) + head + norm, rel=1e-9)
+
+
+def test_a_wider_attention_weighs_as_if_it_were_stored_apart():
+    spec, mxfp4 = load_model("mixtral-8x7b"), load_precision("mxfp4")
+    narrow = replace(mxfp4, attention_bits=None)
+    wider = (mxfp4.bytes_per_attention_weight - mxfp4.bytes_per_weight) * spec.attention_matrix_params
+    assert spec.layer_bytes(mxfp4, 2) - spec.layer_bytes(narrow, 2) == pytest.approx(wider)
