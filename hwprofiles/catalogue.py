@@ -28,6 +28,15 @@ ALIASES: Final = {
     "h100": "h100-sxm",
     "h200-sxm": "h200",
     "b200-sxm": "b200",
+    "a800": "a800-80",
+    "h800-sxm": "h800",
+    "a4000": "rtx-a4000",
+    "a5000": "rtx-a5000",
+    "a6000": "rtx-a6000",
+    "rtx6000": "quadro-rtx6000",
+    "rtx8000": "quadro-rtx8000",
+    "rtx3060-12": "rtx3060",
+    "rtx3080-10": "rtx3080",
 }
 """Short names of devices. Everything else is called by its key."""
 

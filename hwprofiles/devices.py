@@ -9,10 +9,12 @@ from hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, 
 from hwprofiles.facts import Fact
 from hwprofiles.tables import Table
 
-ARCHITECTURES: Final = ("kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell")
+ARCHITECTURES: Final = (
+    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3",
+)  # fmt: skip
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
-SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6")
-"""What a card plugs into; `sxm6` is the B200's socket."""
+SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6", "oam")
+"""What a card plugs into; `sxm6` is the B200's socket, `oam` that of AMD's accelerators."""
 ECC_KINDS: Final = ("none", "inline", "sideband")
 
 
@@ -28,15 +30,15 @@ class Device:
         year: year of first sale.
         slot: what it plugs into, one of `SLOTS`.
         gpus_per_board: GPUs that share one slot.
-        compute_capability: CUDA compute capability, as text ("5.2").
+        compute_capability: CUDA compute capability, as text ("5.2"); of AMD's the target ("gfx942").
         memory_bytes: installed memory.
         memory_type: GDDR5, HBM2, ...
         mem_bandwidth_bytes_per_s: peak of the memory interface, ECC off.
         flops_per_s: peak dense rate by precision of the arithmetic the card really has; no key, no fast path.
         pcie_gen: generation of its host link.
         pcie_lanes: lanes of its host link.
-        nvlink_bytes_per_s: unidirectional sum over all links; None where there is none
-            (bridges that join pairs are not counted).
+        nvlink_bytes_per_s: unidirectional sum over all links of NVLink, or AMD's Infinity Fabric; None where there is
+            none (bridges that join pairs are not counted).
         tdp_w: board power limit per GPU.
         idle_w: power with a model loaded and nothing to do.
         bare_idle_w: power with no process on the card; None where unknown.
@@ -87,7 +89,7 @@ class Device:
 
     @property
     def form(self) -> str:
-        """Return `pcie` or `sxm`."""
+        """Return `pcie`, `sxm` or `oam`."""
         return self.slot[:3] if self.slot.startswith("sxm") else self.slot
 
     def usable_memory_bytes(self, ecc_on: bool) -> float:

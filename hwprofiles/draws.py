@@ -22,7 +22,7 @@ from hwprofiles.facts import Fact
 from hwprofiles.footprint import Footprint, Item
 from hwprofiles.ledger import Ledger
 from hwprofiles.lives import ALLOCATIONS
-from hwprofiles.power import load_anchors
+from hwprofiles.power import anchors_of
 
 if TYPE_CHECKING:
     from hwprofiles.deployment import Deployment
@@ -141,45 +141,44 @@ def _host_draws(ledger: Ledger, deployment: "Deployment", sampler: Sampler) -> _
 def _gpu_draws(ledger: Ledger, deployment: "Deployment", idle_w: Floats, weight: Floats, sampler: Sampler) -> Floats:
     """Return draws of the GPUs' grams (before power supply and PUE)."""
     device, gpus = deployment.device, ledger.power.gpus
-    anchors, tdp_w = load_anchors(device.architecture), float(device.tdp_w)
-    pool = f"gpu.{device.architecture}"
-    busy = (float(anchors.busy_frac) * tdp_w, sampler.fact(f"{pool}.busy_frac", anchors.busy_frac) * tdp_w)
+    anchors, tdp_w = anchors_of(device), float(device.tdp_w)
+    pool = f"gpu.{anchors.pool}"
+    busy_frac = sampler.fact(f"{pool}.busy_frac", anchors.busy_frac)
+    busy = (float(device.idle_w) + float(anchors.busy_frac) * tdp_w, idle_w + busy_frac * tdp_w)
+    cap = float(anchors.cap_frac) * tdp_w
     baseline_w = ledger.power.baseline_w["gpu"]
     spare_w = baseline_w - float(device.idle_w) * gpus
     spare = spare_w * idle_w / float(device.idle_w)
     grams = (idle_w * gpus + spare) * float((ledger.floats("idle_s") * weight).sum())
     for state, name, fact in (
-        ("prefill", "compute_frac", anchors.compute_frac),
-        ("decode", "stream_frac", anchors.stream_frac),
+        ("prefill", "compute", anchors.compute_frac),
+        ("decode", "stream", anchors.streaming(device)),
     ):
         seconds = ledger.floats(f"{state}_s")
         if not seconds.any():
             continue
         active_j = ledger.floats(f"gpu_dynamic_{state}_j") + float(device.idle_w) * gpus * seconds
         mean_w = float(active_j.sum() / seconds.sum()) / gpus
-        anchor = (float(fact) * tdp_w, sampler.fact(f"{pool}.{name}", fact) * tdp_w)
-        drawn_w = redrawn_power(mean_w, (float(device.idle_w), idle_w), busy, anchor, tdp_w)
+        work_frac = sampler.fact(f"{pool}.{name}", fact) / float(fact)
+        drawn_w = redrawn_power(mean_w, (float(device.idle_w), idle_w), busy, work_frac, cap)
         grams += drawn_w / mean_w * float((active_j * weight).sum()) + spare * float((seconds * weight).sum())
     return grams
 
 
 def redrawn_power(
-    mean_w: float,
-    idle: tuple[float, Floats],
-    busy: tuple[float, Floats],
-    anchor: tuple[float, Floats],
-    cap_w: float,
+    mean_w: float, idle: tuple[float, Floats], busy: tuple[float, Floats], work_frac: Floats, cap_w: float
 ) -> Floats:
     """Return what a mean power would have been under other anchors.
 
-    The level keeps its place between idle and busy, or between busy and the anchor of its state (streaming for decode,
-    computing for prefill): linear in between, and never above the cap. At the assumed anchors it is the level itself.
+    A level below busy keeps its place between idle and busy; above it, what work adds is scaled. It never rises above
+    the cap (or the level, if that is higher). At the assumed anchors it is the level itself.
 
     Args:
         mean_w: modelled mean power of one GPU in a state.
         idle: assumed idle watts, and its draws.
         busy: assumed watts of a bare iteration, and its draws.
-        anchor: assumed watts at the state's anchor, and its draws.
+        work_frac: drawn over assumed joules of the work that the state mostly does (streaming in decode, computing in
+            prefill).
         cap_w: power limit.
     """
     busy_w, busy_draws = max(busy[0], idle[0]), np.maximum(busy[1], idle[1])
@@ -187,9 +186,8 @@ def redrawn_power(
         span = busy_w - idle[0]
         place = (mean_w - idle[0]) / span if span > 0.0 else 0.0
         return np.minimum(idle[1] + place * (busy_draws - idle[1]), cap_w)
-    span = max(anchor[0] - busy_w, 1e-9 * cap_w)
-    drawn: Floats = busy_draws + (mean_w - busy_w) / span * np.maximum(anchor[1] - busy_draws, 0.0)
-    return np.minimum(drawn, cap_w)
+    drawn: Floats = np.minimum(busy_draws + (mean_w - busy_w) * work_frac, max(cap_w, mean_w))
+    return drawn
 
 
 def _grid_factor(ledger: Ledger, site: "Site", sampler: Sampler) -> Floats:

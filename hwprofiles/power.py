@@ -1,49 +1,102 @@
 """Watts and joules: what a GPU draws in an iteration, what the host around it draws, what the wall and the site add.
 
-Everything here is linear in seconds, bytes and FLOPs (up to the power limit), so that the simulator can sum a stride of
-iterations in closed form. `hwprofiles.ledger` puts the pieces together over a run.
+Everything here is linear in seconds, bytes, FLOPs and seconds in kinds of kernels (up to the power limit), so that the
+simulator can sum a stride of iterations in closed form: each of these grows evenly along it. `hwprofiles.ledger` puts
+the pieces together over a run.
 """
 
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from numpy.typing import NDArray
 
 from hwprofiles.errors import HardwareError, unknown_name
 from hwprofiles.facts import Fact, Rule
+from hwprofiles.stacks import pool_names
 from hwprofiles.tables import DATA_DIR, Table, read_profile
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hwprofiles.devices import Device
 
 ANCHORS_FILE: Final = DATA_DIR / "power" / "anchors.toml"
-_SHARE_OF_TDP: Final = Rule(0.02, 1.3, ((0.01, "percent"),))
+SHARES: Final = ("busy_frac", "compute_frac", "attention_frac", "expert_frac", "unpack_frac", "cap_frac")
+"""Facts that every pool holds, shares of the power limit."""
+_SHARE_OF_TDP: Final = Rule(0.0, 6.0, ((0.01, "percent"),))
+_J_PER_BYTE: Final = Rule(1e-11, 5e-9, ((1e-12, "pJ"), (1e-9, "nJ")))
+
+Real = TypeVar("Real", float, "NDArray[np.float64]")
 
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """Shares of the power limit that a GPU draws in three pure states; see `data/power/anchors.toml`.
+    """What kinds of work draw, as shares of a GPU's power limit; see `data/power/anchors.toml`.
 
     Attributes:
-        busy_frac: an iteration runs without moving or computing much.
-        stream_frac: memory streams at the rate the software achieves.
-        compute_frac: arithmetic runs at the rate the software achieves.
+        pool: the table it was read from: a device, an architecture with its memory, or an architecture.
+        busy_frac: on top of idling, an iteration runs, whatever it does.
+        stream_frac: on top of that, memory streams at the datasheet's bandwidth.
+        j_per_byte: the same as joules per byte moved to or from memory: chips of one kind, under whatever limit, agree
+            on that. Where a pool gives both, it is about chips that nobody measured: see `stream`.
+        compute_frac: on top, matrix products run at the datasheet's FLOP rate.
+        fp8_compute_frac: the same in fp8; None: as `compute_frac`.
+        attention_frac, expert_frac: on top, while attention kernels, or grouped products of experts, run: they keep
+            more of the chip awake than their bytes and FLOPs tell.
+        unpack_frac: on top, while quantised weights are scaled back.
+        cap_frac: mean power that the limit lets through.
+        cached_j_per_byte: joules per byte that a repeated kernel finds in the L2 cache; only kernel tables know such.
     """
 
+    pool: str
     busy_frac: Fact
-    stream_frac: Fact
+    stream_frac: Fact | None
+    j_per_byte: Fact | None
     compute_frac: Fact
+    fp8_compute_frac: Fact | None
+    attention_frac: Fact
+    expert_frac: Fact
+    unpack_frac: Fact
+    cap_frac: Fact
+    cached_j_per_byte: Fact | None = None
+
+    def computing(self, arithmetic: str) -> Fact:
+        """Return the fact that tells what matrix products in an arithmetic cost."""
+        return self.fp8_compute_frac if arithmetic == "fp8" and self.fp8_compute_frac is not None else self.compute_frac
+
+    def streaming(self, device: "Device") -> Fact:
+        """Return joules per byte of a device's memory.
+
+        From joules per byte, or from a share of the limit at the datasheet's bandwidth. Chips that nobody measured get
+        both rules' geometric mean, and an interval that holds either rule's value.
+        """
+        if self.stream_frac is None:
+            assert self.j_per_byte is not None  # one of the two is there; see `_read_anchors`
+            return self.j_per_byte
+        share, per_frac = self.stream_frac, device.tdp_w / device.mem_bandwidth_bytes_per_s
+        by_share = [bound * per_frac for bound in (float(share), *share.interval)]
+        if self.j_per_byte is None:
+            return Fact(by_share[0], share.source, share.checked, share.kind, by_share[1], by_share[2], share.note)
+        by_byte = [float(self.j_per_byte), *self.j_per_byte.interval]
+        value, low, high = (math.sqrt(one * other) for one, other in zip(by_share, by_byte, strict=True))
+        low, high = min(low, by_share[0], by_byte[0]), max(high, by_share[0], by_byte[0])
+        return Fact(value, f"{share.source} | {self.j_per_byte.source}", share.checked, share.kind, low, high)
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """Power of one GPU: idle, and an iteration's watts, joules per byte and per FLOP under a cap.
+    """Power of one GPU: idle, and what an iteration takes under a cap.
 
     Attributes:
         idle_w: power with a model loaded and nothing to do.
         busy_w: power while an iteration runs, before any byte or FLOP; at least `idle_w`.
         j_per_byte: joules per byte moved to or from the GPU's memory, on top of `busy_w`.
         j_per_flop: joules per floating-point operation, on top of `busy_w`.
-        cap_w: power limit.
+        cap_w: the highest mean power.
+        attention_w, expert_w, unpack_w: on top, while kernels of that kind run.
     """
 
     idle_w: float
@@ -51,23 +104,58 @@ class PowerModel:
     j_per_byte: float
     j_per_flop: float
     cap_w: float
+    attention_w: float = 0.0
+    expert_w: float = 0.0
+    unpack_w: float = 0.0
 
-    def energy_j(self, duration_s: float, moved_bytes: float, flops: float) -> float:
-        """Return the joules of one iteration: min(cap x t, busy x t + bytes + FLOPs)."""
-        demand_j = self.busy_w * duration_s + self.j_per_byte * moved_bytes + self.j_per_flop * flops
-        return min(self.cap_w * duration_s, demand_j)
+    def work_j(
+        self, moved_bytes: Real, flops: Real, attention_s: Real | float, expert_s: Real | float, unpack_s: Real | float
+    ) -> Real:
+        """Return the joules of work on top of `busy_w`, before the cap; floats or arrays."""
+        kernels = self.attention_w * attention_s + self.expert_w * expert_s + self.unpack_w * unpack_s
+        return self.j_per_byte * moved_bytes + self.j_per_flop * flops + kernels
 
-    def dynamic_j(self, duration_s: float, moved_bytes: float, flops: float) -> float:
+    def energy_j(
+        self,
+        duration_s: float,
+        moved_bytes: float,
+        flops: float,
+        attention_s: float = 0.0,
+        expert_s: float = 0.0,
+        unpack_s: float = 0.0,
+    ) -> float:
+        """Return the joules of one iteration: min(cap x t, busy x t + work).
+
+        Args:
+            duration_s: of the iteration.
+            moved_bytes: to and from this GPU's memory.
+            flops: on this GPU.
+            attention_s: seconds of it in attention kernels.
+            expert_s: seconds of it in grouped products of experts.
+            unpack_s: seconds of it in which weights are scaled back.
+        """
+        work_j = self.work_j(moved_bytes, flops, attention_s, expert_s, unpack_s)
+        return min(self.cap_w * duration_s, self.busy_w * duration_s + work_j)
+
+    def dynamic_j(
+        self,
+        duration_s: float,
+        moved_bytes: float,
+        flops: float,
+        attention_s: float = 0.0,
+        expert_s: float = 0.0,
+        unpack_s: float = 0.0,
+    ) -> float:
         """Return the joules of one iteration above idling for as long."""
-        return self.energy_j(duration_s, moved_bytes, flops) - self.idle_w * duration_s
+        energy_j = self.energy_j(duration_s, moved_bytes, flops, attention_s, expert_s, unpack_s)
+        return energy_j - self.idle_w * duration_s
 
 
-def energy_coefficient(anchor_w: float, busy_w: float, rate_per_s: float) -> float:
-    """Return joules per unit of work, so that working at `rate_per_s` draws `anchor_w`: (anchor - busy) / rate.
+def energy_coefficient(added_w: float, rate_per_s: float) -> float:
+    """Return joules per unit of work that adds so many watts at a rate: watts / rate.
 
     Args:
-        anchor_w: measured power while working at that rate.
-        busy_w: power of an iteration that does none of this work.
+        added_w: power on top of an iteration that does none of this work.
         rate_per_s: bytes or FLOPs per second.
 
     Raises:
@@ -75,60 +163,74 @@ def energy_coefficient(anchor_w: float, busy_w: float, rate_per_s: float) -> flo
     """
     if not rate_per_s > 0.0:
         raise HardwareError(f"rate = {rate_per_s!r} per second must be above 0 to place a power anchor")
-    return max(anchor_w - busy_w, 0.0) / rate_per_s
+    return added_w / rate_per_s
 
 
-def gpu_power_model(
-    device: "Device", *, stream_bytes_per_s: float, compute_flops_per_s: float, anchors: Anchors | None = None
-) -> PowerModel:
-    """Return the power model of one GPU under a software stack.
+def gpu_power_model(device: "Device", computed_in: str, anchors: Anchors | None = None) -> PowerModel:
+    """Return the power model of one GPU.
 
-    Linear in time, bytes and FLOPs, as fits the measurements named in `data/power/anchors.toml`: with one line for all
-    it gives the run-average power of A100s in 2, 4 and 8-way parallelism to 0.04 TDP.
+    Joules per byte and FLOP are the chip's: software that reaches less draws less. How far this is from measured
+    kernels and runs is what `fidelity.power` prints.
 
     Args:
         device: the card.
-        stream_bytes_per_s: bandwidth that the stack achieves on large streams (not the datasheet's).
-        compute_flops_per_s: FLOP rate that the stack achieves on large matrices, in the arithmetic that it uses.
-        anchors: shares of TDP; by default those of the card's architecture.
+        computed_in: arithmetic of the layers' matrix products, a key of `device.flops_per_s`.
+        anchors: shares of TDP; by default those of the most specific pool.
+
+    Raises:
+        HardwareError: the device does not compute in this arithmetic.
     """
-    anchors = anchors or load_anchors(device.architecture)
+    if computed_in not in device.flops_per_s:
+        raise unknown_name(f"arithmetic of {device.key}", computed_in, device.flops_per_s)
+    anchors = anchors or anchors_of(device)
     tdp_w, idle_w = float(device.tdp_w), float(device.idle_w)
-    busy_w = max(idle_w, anchors.busy_frac * tdp_w)
+    cap_w = anchors.cap_frac * tdp_w
     return PowerModel(
         idle_w=idle_w,
-        busy_w=busy_w,
-        j_per_byte=energy_coefficient(anchors.stream_frac * tdp_w, busy_w, stream_bytes_per_s),
-        j_per_flop=energy_coefficient(anchors.compute_frac * tdp_w, busy_w, compute_flops_per_s),
-        cap_w=tdp_w,
+        busy_w=min(idle_w + anchors.busy_frac * tdp_w, cap_w),
+        j_per_byte=float(anchors.streaming(device)),
+        j_per_flop=energy_coefficient(anchors.computing(computed_in) * tdp_w, float(device.flops_per_s[computed_in])),
+        cap_w=cap_w,
+        attention_w=anchors.attention_frac * tdp_w,
+        expert_w=anchors.expert_frac * tdp_w,
+        unpack_w=anchors.unpack_frac * tdp_w,
     )
 
 
-def load_anchors(architecture: str) -> Anchors:
-    """Return the power anchors of an architecture, with provenance.
+def anchors_of(device: "Device") -> Anchors:
+    """Return the power anchors of a device, from the most specific pool that holds it, with provenance.
 
     Raises:
-        HardwareError: no such architecture.
+        HardwareError: no pool holds it.
     """
-    pools = _pools()
-    if architecture not in pools:
-        raise unknown_name("architecture", architecture, pools)
-    return pools[architecture]
+    pools = load_anchors()
+    names = pool_names(device)
+    for name in names:
+        if name in pools:
+            return pools[name]
+    raise unknown_name("architecture", device.architecture, pools)
 
 
 @functools.cache
-def _pools() -> dict[str, Anchors]:
+def load_anchors() -> Mapping[str, Anchors]:
+    """Return all pools of power anchors by name."""
+
     def build(table: Table) -> dict[str, Anchors]:
-        return {name: _read_anchors(table.table(name)) for name in table.keys()}  # noqa: SIM118 - a Table is no dict
+        return {name: _read_anchors(name, table.table(name)) for name in table.keys()}  # noqa: SIM118 - a Table is no dict
 
     return read_profile(ANCHORS_FILE, build)
 
 
-def _read_anchors(table: Table) -> Anchors:
+def _read_anchors(name: str, table: Table) -> Anchors:
+    if not (table.has("j_per_byte") or table.has("stream_frac")):
+        raise table.error(f"{name} must hold j_per_byte or stream_frac (or both, for chips that nobody measured)")
     return Anchors(
-        busy_frac=table.fact("busy_frac", _SHARE_OF_TDP),
-        stream_frac=table.fact("stream_frac", _SHARE_OF_TDP),
-        compute_frac=table.fact("compute_frac", _SHARE_OF_TDP),
+        pool=name,
+        stream_frac=table.optional_fact("stream_frac", _SHARE_OF_TDP),
+        j_per_byte=table.optional_fact("j_per_byte", _J_PER_BYTE),
+        fp8_compute_frac=table.optional_fact("fp8_compute_frac", _SHARE_OF_TDP),
+        cached_j_per_byte=table.optional_fact("cached_j_per_byte", _J_PER_BYTE),
+        **{share: table.fact(share, _SHARE_OF_TDP) for share in SHARES},
     )
 
 

@@ -1,9 +1,9 @@
 """Work over rate: how long an iteration takes, and what it moves and computes.
 
-Per iteration: GEMMs over all its tokens, attention of the decoding sequences over their contexts, attention of prompt
-pieces over query-key pairs, the LM head for those that emit a token; each is the larger of its compute and its memory
-time (Williams et al., Roofline, CACM 2009), plus overheads per layer and step. GEMM time by shape follows Hockney,
-t = (n + n_half) / r (Parallel Computing 1988), which stays linear in the tokens n.
+Per iteration: matrix products over all its tokens, attention of the decoding sequences over their contexts and of
+prompt pieces over query-key pairs, the LM head for those that emit a token, plus overheads per layer and step; each
+kernel by the formulas of `hwprofiles.kernels`. Matrix products depend on nothing but the number of tokens, so they may
+have any form; attention is linear in what grows from one iteration to the next.
 
 Time is an integer count of picoseconds. Every coefficient is rounded once, when it is made; all later sums are exact,
 so that a stride of iterations takes exactly as long as its iterations one by one.
@@ -17,21 +17,26 @@ from numpy.typing import NDArray
 
 from hwprofiles.deployment import Deployment
 from hwprofiles.devices import Device
-from hwprofiles.stacks import Stack
+from hwprofiles.kernels import (
+    QUERIES_PER_BLOCK,
+    QUERY_TILE,
+    AttentionRates,
+    GemmRates,
+    all_reduce_s,
+    attention_costs,
+    beside_sequence_s,
+    decode_entry_s,
+    experts_s,
+    gemm_s,
+    layer_traffic_bytes,
+)
+from hwprofiles.stacks import Stack, dequant_parameter
 from modelspecs.precision import Precision
 from modelspecs.spec import ModelSpec
 
 PS_PER_S = 1_000_000_000_000
-COMPUTED_IN = {
-    "fp32": ("fp32",),
-    "fp16": ("fp16", "fp32"),
-    "bf16": ("bf16", "fp16", "fp32"),
-    "fp8": ("fp8", "fp16", "fp32"),
-    "int8": ("fp16", "fp32"),
-    "int4": ("fp16", "fp32"),
-}
-"""What a stored precision is computed in: the first that the device is fast at. int8 and int4 are weight-only formats;
-bf16 is cast to fp16 on cards that lack it, as engines do."""
+WIDE = ("fp16", "fp32")
+"""What attention and matrices that are not quantised are computed in: the first that the device is fast at."""
 
 Floats = NDArray[np.float64]
 
@@ -40,52 +45,84 @@ class Rates(NamedTuple):
     """What one GPU of a deployment reaches with a software stack; shares of the datasheet's peak already applied.
 
     Attributes:
-        computed_in: precision of its arithmetic.
-        bandwidth_bytes_per_s: streaming weights.
-        flops_per_s: large GEMMs.
-        attention_bandwidth_bytes_per_s, attention_flops_per_s: attention kernels.
-        dequant_per_s: weights scaled back per second (None: hidden behind the multiplication).
+        computed_in: precision of the layers' matrix products.
+        matrices: products of the layers' matrices.
+        experts: grouped products of a mixture's experts.
+        head: product of the LM head.
+        router: products of a mixture's router.
+        attention: attention kernels.
     """
 
     computed_in: str
-    bandwidth_bytes_per_s: float
-    flops_per_s: float
-    attention_bandwidth_bytes_per_s: float
-    attention_flops_per_s: float
-    dequant_per_s: float | None
+    matrices: GemmRates
+    experts: GemmRates
+    head: GemmRates
+    router: GemmRates
+    attention: AttentionRates
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Return the rate at which weights stream."""
+        return self.matrices.bytes_per_s
+
+    @property
+    def flops_per_s(self) -> float:
+        """Return the rate of large matrix products."""
+        return self.matrices.flops_per_s
 
 
-def computed_precision(device: Device, stored: str) -> str:
-    """Return the precision a device computes in when weights are stored so: an M40 stores fp16 and computes fp32."""
-    return next(name for name in COMPUTED_IN[stored] if name in device.flops_per_s)
+def computed_precision(device: Device, precision: Precision, quantised_in: str = "fp16") -> str:
+    """Return the precision that a device computes in when weights are stored so: an M40 stores fp16 and computes fp32.
 
-
-def reached_rates(device: Device, ecc_on: bool, stored: str, stack: Stack) -> Rates:
-    """Apply a stack's efficiencies to a device's peaks."""
-    computed = computed_precision(device, stored)
-    peak = float(device.flops_per_s[computed])
-    bandwidth = float(device.bandwidth_bytes_per_s(ecc_on))
-    dequant = stack.dequant_elements_per_s.get(stored)
-    return Rates(
-        computed,
-        bandwidth * stack.mem_efficiency,
-        peak * stack.compute_efficiency,
-        bandwidth * stack.attention_mem_efficiency,
-        peak * stack.attention_compute_efficiency,
-        None if dequant is None else float(dequant),
-    )
-
-
-def all_reduce_s(payload_bytes: float, devices: int, bytes_per_s: float, latency_s: float) -> float:
-    """Time of an all-reduce: each device sends and receives 2 (p-1)/p of the payload, over 2 ceil(log2 p) hops.
-
-    The bandwidth term is the lower bound that rings reach (Patarasuk and Yuan, JPDC 2009), the latency term that of
-    trees (Sanders et al., Parallel Computing 2009); NCCL picks by size.
+    Args:
+        device: the card.
+        precision: the format; quantised weights are unpacked to the first of its arithmetic that the device is fast at.
+        quantised_in: "int8" where the software multiplies quantised weights in int8 on devices that have it.
     """
-    if devices == 1:
-        return 0.0
-    hops = 2 * (devices - 1).bit_length()
-    return hops * latency_s + 2.0 * (devices - 1) / devices * payload_bytes / bytes_per_s
+    wanted = precision.arithmetic
+    if precision.quantised and quantised_in != "fp16":
+        wanted = (quantised_in, *wanted)
+    return next(name for name in wanted if name in device.flops_per_s)
+
+
+def reached_rates(device: Device, ecc_on: bool, precision: Precision, stack: Stack) -> Rates:
+    """Apply a stack's efficiencies to a device's peaks."""
+    bandwidth = device.bandwidth_bytes_per_s(ecc_on)
+    computed, matrices = _matrix_rates(device, bandwidth, precision, stack)
+    wide_in = next(name for name in WIDE if name in device.flops_per_s)
+    wide_flops = float(device.flops_per_s[wide_in])
+    wide = matrices._replace(flops_per_s=wide_flops * stack.compute_efficiency, dequant_s=0.0, narrow=False)
+    attention = AttentionRates(
+        bandwidth * stack.attention_mem_efficiency,
+        wide_flops * stack.attention_compute_efficiency,
+        float(stack.attention_latency_s),
+        float(stack.attention_block_s),
+        float(stack.attention_score_bytes),
+    )
+    narrow_head = precision.quantised and precision.head_bits is not None and precision.head_bits < 16.0
+    share = stack.expert_efficiency
+    experts = matrices._replace(bytes_per_s=matrices.bytes_per_s * share, flops_per_s=matrices.flops_per_s * share)
+    return Rates(computed, matrices, experts, matrices if narrow_head else wide, wide, attention)
+
+
+def _matrix_rates(device: Device, bandwidth: float, precision: Precision, stack: Stack) -> tuple[str, GemmRates]:
+    computed = computed_precision(device, precision, stack.quantised_in)
+    share, dequant_s = stack.compute_efficiency, 0.0
+    if computed == "fp8":
+        share = stack.fp8_compute_efficiency
+    elif precision.quantised:
+        share = stack.quantised_compute_efficiency
+    if precision.quantised and not (computed == precision.family and computed in precision.arithmetic):
+        multiply_adds_per_s = device.flops_per_s["fp32"] / 2.0
+        dequant_s = getattr(stack, dequant_parameter(precision.family)) / multiply_adds_per_s
+    return computed, GemmRates(
+        bandwidth * stack.mem_efficiency,
+        device.flops_per_s[computed] * share,
+        dequant_s,
+        float(stack.kernel_latency_s),
+        float(stack.roofline_sharpness),
+        narrow=computed in ("int8", "fp8"),
+    )
 
 
 class TimeModel:
@@ -103,19 +140,33 @@ class TimeModel:
         self, deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, stage: int = 0
     ) -> None:
         tp = deployment.tp
-        self.rates = rates = reached_rates(deployment.device, deployment.ecc_on, precision.name, stack)
+        self.rates = rates = reached_rates(deployment.device, deployment.ecc_on, precision, stack)
         self._model, self._precision, self._stack, self._deployment = model, precision, stack, deployment
         self._layers = layers = stage_layers(model.layers, deployment.pp)[stage]
         self._has_head = stage == deployment.pp - 1
-        self._gemm_ps: dict[int, int] = {}
-        self._emit_ps: dict[int, int] = {}
-        self._decode_ps: dict[int, int] = {}
-        kv_heads = max(model.kv_heads, tp)  # fewer heads than devices: every device keeps a copy of one
-        kv_bytes = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element / tp * layers
-        pair_flops = model.attention_flops_per_pair / model.layers * layers / tp
-        self._kv_read_ps = _ps(kv_bytes / rates.attention_bandwidth_bytes_per_s)
-        self._pair_ps = _ps(pair_flops / rates.attention_flops_per_s)
-        self._context_ps = max(self._kv_read_ps, self._pair_ps)  # one query per context entry: both grow alike
+        self._tokens_ps: dict[int, int] = {}
+        self._emit_ps: dict[int, tuple[int, int]] = {}
+        self._decode_ps: dict[int, tuple[int, int]] = {}
+        kv_heads = max(model.kv_heads, tp) / tp  # fewer heads than devices: every device keeps a copy of one
+        heads = model.heads / tp
+        activation_bytes, kv_bytes = stack.activation_bytes_per_element, stack.kv_bytes_per_element
+        costs = attention_costs(heads, kv_heads, model.head_dim, rates.attention, kv_bytes, activation_bytes)
+        self._token_s = costs.token_s + layer_traffic_bytes(model, tp, activation_bytes, kv_bytes) / (
+            rates.bandwidth_bytes_per_s
+        )
+        self._fixed_s = costs.latency_s + stack.layer_overhead_s
+        self._entry_ps = _ps(layers * costs.entry_s)
+        self._pair_ps = _ps(layers * costs.pair_s)
+        self._sequence_ps = _ps(layers * costs.sequence_s)
+        self._prompt_token_ps = _ps(layers * costs.prompt_token_s)
+        self._decode_entry_ps = _ps(layers * decode_entry_s(costs))
+        beside_s = beside_sequence_s(rates.attention, heads, kv_heads, stack.mixed_query_rows)
+        self._least_rows = round(stack.mixed_query_rows)
+        self._mixed_sequence_ps = _ps(layers * beside_s)
+        self._mixed_entry_ps = _ps(layers * decode_entry_s(costs, stack.mixed_query_rows))
+        self._launch_ps = _ps(layers * stack.launch_s)
+        self._prompt_launch_ps = _ps(layers * stack.prompt_launch_s)
+        self._step_ps = _ps(stack.step_overhead_s)
 
     def step(
         self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
@@ -130,68 +181,98 @@ class TimeModel:
             iterations: how many are planned.
 
         Returns:
-            (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where
-            attention of a long prompt turns from memory-bound to compute-bound or back, the law ends before and the
-            caller asks again.
+            (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where the
+            device, with ever more to read, comes to need longer than the host takes to launch its kernels, the law
+            ends before and the caller asks again.
         """
         if not chunks:
-            base = self._decode_ps.get(decoding)
-            if base is None:
-                base = self._decode_ps[decoding] = self._base_ps(decoding, decoding)
-            return base + self._context_ps * context_tokens, self._context_ps * decoding, iterations
-        tokens = decoding
-        first = self._context_ps * context_tokens
-        slope = self._context_ps * decoding
-        for _, size, past in chunks:
-            tokens += size
-            compute = self._pair_ps * (size * past + size * (size + 1) // 2)
-            memory = self._kv_read_ps * (past + size)
-            if iterations > 1:
-                compute_slope, memory_slope = self._pair_ps * size * size, self._kv_read_ps * size
-                iterations = _steps_to_crossing(compute - memory, compute_slope - memory_slope, iterations)
-                slope += compute_slope if compute >= memory else memory_slope
-            first += max(compute, memory)
-        return first + self._base_ps(tokens, emits), slope, iterations
+            known = self._decode_ps.get(decoding)
+            if known is None:
+                known = self._decode_ps[decoding] = self._base_ps(
+                    decoding, decoding * self._sequence_ps, decoding, self._launch_ps
+                )
+            base, spare = known
+            grown = self._decode_entry_ps * context_tokens
+            slope = self._decode_entry_ps * decoding
+        else:
+            tokens = decoding
+            grown = self._mixed_entry_ps * context_tokens
+            slope = self._mixed_entry_ps * decoding
+            for _, size, past in chunks:
+                tokens += size
+                if size < QUERY_TILE:
+                    rows = max(1 << (size - 1).bit_length(), self._least_rows)
+                else:
+                    rows = -(-size // QUERY_TILE) * QUERY_TILE
+                pairs = rows * past + size * (size + QUERIES_PER_BLOCK) // 2
+                grown += self._pair_ps * pairs + self._entry_ps * (past + size) + self._prompt_token_ps * size
+                if iterations > 1:
+                    slope += self._pair_ps * rows * size + self._entry_ps * size
+            blocks_ps = decoding * self._mixed_sequence_ps + len(chunks) * self._sequence_ps
+            base, spare = self._base_ps(tokens, blocks_ps, emits, self._prompt_launch_ps)
+        if grown >= spare:
+            return base + grown, slope, iterations
+        return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
 
-    def _base_ps(self, tokens: int, emits: int) -> int:
-        """Time of an iteration but for attention: GEMMs over these tokens, and tokens produced."""
-        gemm = self._gemm_ps.get(tokens)
-        if gemm is None:
-            gemm = self._gemm_ps[tokens] = _ps(self._gemm_s(tokens))
+    def _base_ps(self, tokens: int, blocks_ps: int, emits: int, launch_ps: int) -> tuple[int, int]:
+        """Return the time of an iteration but for what attention reads and multiplies, and how much of that hides.
+
+        What the host needs to launch the kernels runs beside the device: until the device has that much to do, an
+        iteration takes as long as launching does.
+        """
+        device = self._tokens_ps.get(tokens)
+        if device is None:
+            device = self._tokens_ps[tokens] = _ps(self._layers * self._layer_s(tokens))
         emit = self._emit_ps.get(emits)
         if emit is None:
-            emit = self._emit_ps[emits] = _ps(self._emit_s(emits))
-        return gemm + emit
+            emit = self._emit_ps[emits] = self._emitting_ps(emits)
+        device += blocks_ps + emit[0]
+        return device + emit[1] + self._step_ps, max(0, launch_ps - device)
 
-    def _gemm_s(self, tokens: int) -> float:
-        """All matrix products of the stage's layers over this many tokens, with overheads and all-reduces."""
-        model, stack, rates, tp = self._model, self._stack, self.rates, self._deployment.tp
-        attention = model.attention_matrix_params
-        expert = model.ffn_matrix_params
-        touched = attention + expert * model.distinct_experts(tokens)
-        worked = attention + expert * model.active_experts
-        memory_s = touched * self._precision.bytes_per_weight / tp / rates.bandwidth_bytes_per_s
-        compute_s = 2.0 * worked / tp * (tokens + stack.gemm_half_tokens) / rates.flops_per_s
-        scale_s = 0.0 if rates.dequant_per_s is None else touched / tp / rates.dequant_per_s
-        link = self._deployment.gpu_link
-        payload = tokens * model.hidden * stack.activation_bytes_per_element
-        reduce_s = all_reduce_s(
-            payload, tp, float(link.bytes_per_s) * stack.comm_efficiency, float(link.latency_s) + stack.comm_latency_s
-        )
-        per_layer = max(memory_s, compute_s, scale_s) + stack.layer_overhead_s + 2.0 * reduce_s
-        return self._layers * per_layer + stack.step_overhead_s
+    def _layer_s(self, tokens: int) -> float:
+        """Return the seconds of a layer over this many tokens, but for what attention reads and multiplies."""
+        model, stack, rates, tp = self._model, self._stack, self.rates.matrices, self._deployment.tp
+        moved = float(stack.activation_bytes_per_element)
+        attention_bytes, bytes_per_weight = self._precision.bytes_per_attention_weight, self._precision.bytes_per_weight
+        hidden, inner = float(model.hidden), float(model.heads * model.head_dim) / tp
+        keys_and_values = 2.0 * max(model.kv_heads, tp) / tp * model.head_dim
+        seconds = gemm_s(tokens, hidden, inner + keys_and_values, rates, attention_bytes, moved)
+        seconds += gemm_s(tokens, inner, hidden, rates, attention_bytes, moved)
+        width, inner = float(model.ffn) / tp, model.ffn_matrices - 1.0
+        if model.experts > 1:
+            seconds += gemm_s(tokens, hidden, float(model.experts), self.rates.router, 2.0, moved)
+            seconds += stack.router_overhead_s
+            shape = (tokens, hidden, width, float(model.experts), float(model.active_experts))
+            seconds += experts_s(*shape, self.rates.experts, bytes_per_weight, moved, inner)
+        else:
+            seconds += gemm_s(tokens, hidden, inner * width, rates, bytes_per_weight, moved)
+            seconds += gemm_s(tokens, width, hidden, rates, bytes_per_weight, moved)
+        return seconds + self._fixed_s + tokens * self._token_s + 2.0 * self._all_reduce_s(tokens)
 
-    def _emit_s(self, emits: int) -> float:
-        """LM head and bookkeeping for the sequences that produce a token."""
-        if not (emits and self._has_head):
+    def _all_reduce_s(self, tokens: int) -> float:
+        stack, link = self._stack, self._deployment.gpu_link
+        if self._deployment.tp == 1:
             return 0.0
-        model, rates, tp = self._model, self.rates, self._deployment.tp
-        memory_s = model.head_params * self._precision.bytes_per_other / tp / rates.bandwidth_bytes_per_s
-        compute_s = 2.0 * model.head_params / tp * (emits + self._stack.gemm_half_tokens) / rates.flops_per_s
-        return max(memory_s, compute_s) + emits * self._stack.sequence_overhead_s
+        payload = tokens * self._model.hidden * stack.activation_bytes_per_element
+        rate = float(link.bytes_per_s)
+        latency_s = link.latency_s + stack.comm_latency_s
+        bulk_rate = rate * stack.comm_bulk_efficiency
+        return all_reduce_s(
+            payload, self._deployment.tp, rate * stack.comm_efficiency, latency_s, stack.comm_bulk_bytes, bulk_rate
+        )
+
+    def _emitting_ps(self, emits: int) -> tuple[int, int]:
+        """Return the time of the LM head and of the bookkeeping for the sequences that produce a token."""
+        if not (emits and self._has_head):
+            return 0, 0
+        model, tp, precision = self._model, self._deployment.tp, self._precision
+        vocabulary = model.head_params / model.hidden / tp
+        moved = float(self._stack.activation_bytes_per_element)
+        head_s = gemm_s(emits, float(model.hidden), vocabulary, self.rates.head, precision.bytes_per_head, moved)
+        return _ps(head_s), _ps(emits * self._stack.sequence_overhead_s)
 
     def hop_ps(self, tokens: int) -> int:
-        """Time to hand this many tokens' activations to the next pipeline stage."""
+        """Return the time to hand this many tokens' activations to the next pipeline stage."""
         payload = tokens * self._model.hidden * self._stack.activation_bytes_per_element
         link = self._deployment.stage_link
         return _ps(
@@ -240,10 +321,11 @@ def work(deployment: Deployment, model: ModelSpec, precision: Precision, stack: 
     tokens = plans.decoding + plans.chunk_tokens
     sizes, where = np.unique(tokens, return_inverse=True)
     experts = np.array([model.distinct_experts(int(size)) for size in sizes])[where]
-    matrices = model.layers * (model.attention_matrix_params + model.ffn_matrix_params * experts)
-    head_bytes = model.head_params * precision.bytes_per_other * (plans.emits > 0)
+    attention_bytes = model.attention_matrix_params * precision.bytes_per_attention_weight
+    matrix_bytes = model.layers * (attention_bytes + model.ffn_matrix_params * precision.bytes_per_weight * experts)
+    head_bytes = model.head_bytes(precision) * (plans.emits > 0)
     read = plans.context_tokens + plans.chunk_past + plans.chunk_tokens
-    hbm = matrices * precision.bytes_per_weight + head_bytes + kv_bytes * (read + tokens)
+    hbm = matrix_bytes + head_bytes + kv_bytes * (read + tokens)
     hbm_slope = kv_bytes * (plans.decoding + plans.chunk_tokens)
     pairs = plans.context_tokens + plans.chunk_pairs
     flops = (

@@ -1,104 +1,348 @@
 """Software stacks: what share of a device's peaks its software reaches, and what it adds per layer and step.
 
-The few free parameters of the time model live here and nowhere else. A pool holds for an architecture (or for its cards
-with HBM, or with GDDR memory, where the two behave differently).
+The few free parameters of the time model live here and nowhere else. A file holds a stack, its tables are pools: for
+one device (`p40`), for the cards of an architecture with HBM or with GDDR memory (`pascal-hbm`), or for all of it
+(`pascal`). The most specific pool that there is holds; nothing is inherited, every pool is complete.
+
+    [pascal-gddr]
+    basis = "fitted"            # what its values stand on, one of BASES; of a model class in `seen` it is "measured"
+    seen = ["dense:int4"]       # model classes (see `model_class`) with points among those fitted to; optional
+    quantised_in = "int8"       # arithmetic of weight-only formats, where the device has it; default "fp16"
+    mem_efficiency = { value = 0.7, low = 0.5, high = 0.85, source = "..." }     # and so on, all of PARAMETERS
+    [pascal-gddr.spread]        # optional: measured over predicted time (joules) lies within nine times in ten
+    decode = { value = 1.0, low = 0.8, high = 1.3, source = "..." }
 """
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hwprofiles.errors import unknown_name
+from hwprofiles.errors import HardwareError, did_you_mean, unknown_name
 from hwprofiles.facts import Fact, Rule
+from hwprofiles.kernels import QUERY_TILE
 from hwprofiles.tables import DATA_DIR, Table, read_profile
+from modelspecs.precision import Precision
+from modelspecs.spec import ModelSpec
 
 if TYPE_CHECKING:
     from hwprofiles.devices import Device
 
 STACKS_DIR: Final = DATA_DIR / "stacks"
-_SHARE: Final = Rule(0.005, 1.0, ((0.01, "percent"),))
-_TOKENS: Final = Rule(0.0, 10_000.0)
-_OVERHEAD: Final = Rule(0.0, 0.5, ((1e-3, "milliseconds"), (1e-6, "microseconds")))
-_ELEMENTS: Final = Rule(1e9, 1e15, ((1e9, "billions"),))
+DEFAULT_STACK: Final = "generic"
+_ENGINE_OF_OLD_CARDS: Final = "llama.cpp-cuda"
+_ENGINE_OF_NEW_CARDS: Final = "vllm"
+_OLDEST_OF_NEW_ENGINES: Final = 8
+"""Major compute capability with bf16 and flash attention: what today's serving engines are written for."""
+BASES: Final = ("measured", "fitted", "pooled", "assumed")
+PHASES: Final = ("prefill", "decode", "energy")
+QUANTISED_IN: Final = ("fp16", "int8")
+
+_SHARE: Final = Rule(0.002, 1.0, ((0.01, "percent"),))
+_TIME: Final = Rule(0.0, 0.5, ((1e-3, "milliseconds"), (1e-6, "microseconds")))
+_SHARPNESS: Final = Rule(1.0, 100.0)
+_OPS: Final = Rule(0.0, 1000.0)
 _BYTES: Final = Rule(0.25, 8.0)
+_FACTOR: Final = Rule(0.01, 100.0, ((0.01, "percent"),))
+
+
+class Parameter(NamedTuple):
+    """One parameter of a stack.
+
+    Attributes:
+        name: field of `Stack`.
+        rule: bounds outside of which a value is a slip of the unit.
+        low, high: bounds within which a fit may look for it; equal for what is a fact of a format and not fitted.
+        when: iterations that it acts on: "always", "attention" (part of every iteration, told by long contexts), "tp"
+            (split models), "quantised", "fp8", "moe", "mixed" (decoding beside prompts), "batch" (many sequences).
+        kernel: part of a kernel's own law, which kernel tables tell; else the engine's around it.
+    """
+
+    name: str
+    rule: Rule
+    low: float
+    high: float
+    when: str = "always"
+    kernel: bool = False
+
+
+PARAMETERS: Final = (
+    Parameter("mem_efficiency", _SHARE, 0.02, 1.0, kernel=True),
+    Parameter("compute_efficiency", _SHARE, 0.005, 1.0, kernel=True),
+    Parameter("kernel_latency_s", _TIME, 1e-7, 2e-4, kernel=True),
+    Parameter("roofline_sharpness", _SHARPNESS, 1.0, 20.0, kernel=True),
+    Parameter("attention_mem_efficiency", _SHARE, 0.005, 1.0, "attention", kernel=True),
+    Parameter("attention_compute_efficiency", _SHARE, 0.005, 1.0, "attention", kernel=True),
+    Parameter("attention_latency_s", _TIME, 1e-7, 5e-4, "attention", kernel=True),
+    Parameter("attention_block_s", _TIME, 1e-10, 1e-6, "batch", kernel=True),
+    Parameter("attention_score_bytes", Rule(0.0, 200.0), 0.01, 100.0, "attention"),
+    Parameter("quantised_compute_efficiency", _SHARE, 0.005, 1.0, "quantised"),
+    Parameter("fp8_compute_efficiency", _SHARE, 0.005, 1.0, "fp8"),
+    Parameter("dequant_int8_ops_per_weight", _OPS, 0.05, 300.0, "quantised"),
+    Parameter("dequant_int4_ops_per_weight", _OPS, 0.05, 300.0, "quantised"),
+    Parameter("dequant_fp8_ops_per_weight", _OPS, 0.05, 300.0, "quantised"),
+    Parameter("expert_efficiency", _SHARE, 0.01, 1.0, "moe"),
+    Parameter("router_overhead_s", _TIME, 1e-7, 5e-3, "moe"),
+    Parameter("mixed_query_rows", Rule(1.0, QUERY_TILE), 1.0, QUERY_TILE, "mixed"),
+    Parameter("layer_overhead_s", _TIME, 1e-7, 2e-2),
+    Parameter("launch_s", _TIME, 1e-7, 2e-2),
+    Parameter("prompt_launch_s", _TIME, 1e-7, 2e-2),
+    Parameter("step_overhead_s", _TIME, 1e-6, 0.5),
+    Parameter("sequence_overhead_s", _TIME, 1e-7, 1e-2, "batch"),
+    Parameter("comm_efficiency", _SHARE, 0.01, 1.0, "tp"),
+    Parameter("comm_latency_s", _TIME, 1e-8, 1e-3, "tp"),
+    Parameter("comm_bulk_efficiency", _SHARE, 0.01, 1.0, "tp"),
+    Parameter("comm_bulk_bytes", Rule(1.0, 1e15, ((1e6, "MB"),)), 1e15, 1e15),
+    Parameter("kv_bytes_per_element", _BYTES, 2.0, 2.0),
+    Parameter("activation_bytes_per_element", _BYTES, 2.0, 2.0),
+)
+FREE: Final = tuple(parameter for parameter in PARAMETERS if parameter.low < parameter.high)
+"""What a fit may vary."""
+
+
+class Spread(NamedTuple):
+    """Factors on time (joules for energy) between which measured over predicted lies nine times in ten."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The free parameters of the time model, for one architecture under one software stack.
+    """The free parameters of the time model, for one pool of devices under one software stack.
 
     Attributes:
-        name, pool: stack and pool, for reports.
+        name, pool: stack (or the path of its file) and pool, for reports.
         mem_efficiency: share of peak bandwidth at which weights stream.
-        compute_efficiency: share of peak FLOP/s in large GEMMs.
-        gemm_half_tokens: tokens at which a GEMM reaches half of that (Hockney's n_half).
-        attention_mem_efficiency, attention_compute_efficiency: the same shares for attention kernels.
-        layer_overhead_s, step_overhead_s: launches and gaps per layer; scheduling and hand-over per iteration.
+        compute_efficiency: share of peak FLOP/s in large products of 16- and 32-bit weights.
+        kernel_latency_s: time of a matrix product without work.
+        roofline_sharpness: p of the p-norm that joins a product's traffic and arithmetic.
+        attention_mem_efficiency, attention_compute_efficiency, attention_latency_s: the same for attention kernels.
+        attention_block_s: time of an attention kernel per sequence and KV head.
+        attention_score_bytes: moved per head and query-key pair where scores pass through memory (no flash attention).
+        quantised_compute_efficiency: as compute_efficiency, for formats that are scaled back.
+        fp8_compute_efficiency: the same for fp8 on devices that compute in it.
+        dequant_int8_ops_per_weight, dequant_int4_ops_per_weight, dequant_fp8_ops_per_weight: vector instructions to
+            scale a weight back, in units of the device's fp32 multiply-adds; int4's holds below 8 bits.
+        expert_efficiency: share of these rates in grouped products of experts.
+        router_overhead_s: routing, sorting and merging per mixture-of-experts layer.
+        mixed_query_rows: smallest tile of queries in the kernel for prompts, which decoding queries beside prompts
+            fill as well; 1 where the engine keeps the two apart.
+        layer_overhead_s: gaps and small kernels per layer, on the device.
+        launch_s: what the host needs to launch a layer's kernels; an iteration takes no less than that times layers.
+        prompt_launch_s: the same in iterations that hold prompts.
+        step_overhead_s: scheduling and hand-over per iteration.
         sequence_overhead_s: sampling and bookkeeping per sequence that produces a token.
-        comm_efficiency, comm_latency_s: share of a link's bandwidth in collectives, and software latency per step.
-        kv_bytes_per_element, activation_bytes_per_element: as cached, and as sent between GPUs.
-        dequant_elements_per_s: stored precision -> weights scaled back per second, where that is not hidden.
+        comm_efficiency, comm_latency_s: share of a link's bandwidth in collectives, and software latency per hop.
+        comm_bulk_efficiency, comm_bulk_bytes: the share for what a payload has beyond so many bytes.
+        kv_bytes_per_element, activation_bytes_per_element: as cached, and as moved between kernels and GPUs.
+        quantised_in: arithmetic of weight-only formats, one of `QUANTISED_IN`.
+        basis: what the values stand on, one of `BASES`; seen: model classes among the points fitted to.
+        spread: phase (of `PHASES`) -> factors of the 90 % interval; absent where unknown.
+        spread_seen: the same for the model classes in `seen`, where it was found apart.
     """
 
     name: str
     pool: str
     mem_efficiency: Fact
     compute_efficiency: Fact
-    gemm_half_tokens: Fact
+    kernel_latency_s: Fact
+    roofline_sharpness: Fact
     attention_mem_efficiency: Fact
     attention_compute_efficiency: Fact
+    attention_latency_s: Fact
+    attention_block_s: Fact
+    attention_score_bytes: Fact
+    quantised_compute_efficiency: Fact
+    fp8_compute_efficiency: Fact
+    dequant_int8_ops_per_weight: Fact
+    dequant_int4_ops_per_weight: Fact
+    dequant_fp8_ops_per_weight: Fact
+    expert_efficiency: Fact
+    router_overhead_s: Fact
+    mixed_query_rows: Fact
     layer_overhead_s: Fact
+    launch_s: Fact
+    prompt_launch_s: Fact
     step_overhead_s: Fact
     sequence_overhead_s: Fact
     comm_efficiency: Fact
     comm_latency_s: Fact
+    comm_bulk_efficiency: Fact
+    comm_bulk_bytes: Fact
     kv_bytes_per_element: Fact
     activation_bytes_per_element: Fact
-    dequant_elements_per_s: Mapping[str, Fact] = field(hash=False)
+    quantised_in: str = "fp16"
+    basis: str = "assumed"
+    seen: tuple[str, ...] = ()
+    spread: Mapping[str, Spread] = field(default_factory=dict, hash=False)
+    spread_seen: Mapping[str, Spread] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """How reports call it: its name, or that of its file."""
+        return Path(self.name).stem if self.name.endswith(".toml") else self.name
+
+    def spread_for(self, kind: str) -> Mapping[str, Spread]:
+        """Return the 90 % factors that hold for a model class: those of the classes seen are narrower."""
+        return self.spread_seen if kind in self.seen and self.spread_seen else self.spread
+
+    def basis_for(self, kind: str) -> str:
+        """Return what a figure for a model class stands on: "measured" if the class was seen, else the pool's basis."""
+        return "measured" if kind in self.seen else self.basis
+
+    def with_values(self, values: Mapping[str, float]) -> "Stack":
+        """Return the stack with other values of some parameters; provenance stays, intervals stretch to hold them.
+
+        Raises:
+            HardwareError: a name is no parameter.
+        """
+        varied: dict[str, Any] = {name: _varied(self._fact(name), value) for name, value in values.items()}
+        return replace(self, **varied)
+
+    def _fact(self, name: str) -> Fact:
+        if name not in _BY_NAME:
+            raise unknown_name("parameter of a stack", name, _BY_NAME)
+        fact: Fact = getattr(self, name)
+        return fact
 
 
-def load_stack(device: "Device", name: str = "generic") -> Stack:
-    """Return the parameters of a stack on a device.
+_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+def _varied(fact: Fact, value: float) -> Fact:
+    low, high = fact.interval
+    return Fact(value, fact.source, fact.checked, fact.kind, min(low, value), max(high, value), fact.note)
+
+
+def model_class(model: ModelSpec, precision: Precision) -> str:
+    """Return how points are pooled: "dense:int4", "moe:fp16", ..."""
+    return f"{'moe' if model.experts > 1 else 'dense'}:{precision.family}"
+
+
+def dequant_parameter(family: str) -> str:
+    """Return which parameter holds the instructions to scale back a weight of a quantised family."""
+    width = family if family in ("int8", "fp8") else "int4"
+    return f"dequant_{width}_ops_per_weight"
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def stack_names() -> list[str]:
+    """Return the shipped stacks."""
+    return sorted(path.stem for path in STACKS_DIR.glob("*.toml"))
+
+
+def default_stack(device: "Device") -> str:
+    """Return the shipped stack that a device is commonly run with."""
+    major = int(device.compute_capability.partition(".")[0])
+    usual = _ENGINE_OF_NEW_CARDS if major >= _OLDEST_OF_NEW_ENGINES else _ENGINE_OF_OLD_CARDS
+    return usual if usual in stack_names() else DEFAULT_STACK
+
+
+def stack_path(name: str) -> Path:
+    """Return the file of a stack, given by its name or by the path of a TOML file.
 
     Raises:
-        HardwareError: no such stack, or it has no pool for the device's architecture.
+        HardwareError: no such stack is shipped.
     """
-    known = sorted(path.stem for path in STACKS_DIR.glob("*.toml"))
+    if name.endswith(".toml"):
+        return Path(name)
+    known = stack_names()
     if name not in known:
-        raise unknown_name("stack", name, known)
-    pools = _pools(name)
-    memory = "hbm" if device.memory_type.lower().startswith("hbm") else "gddr"
-    for pool in (f"{device.architecture}-{memory}", device.architecture):
+        hint = did_you_mean(name, known) or ";"
+        raise HardwareError(f"unknown stack {name!r}{hint} known: {', '.join(known)}, or the path of a stack TOML")
+    return STACKS_DIR / f"{name}.toml"
+
+
+def load_stack(device: "Device", name: str = DEFAULT_STACK) -> Stack:
+    """Return the parameters of a stack on a device.
+
+    Args:
+        device: the card.
+        name: a shipped stack, or the path of a TOML file of one's own.
+
+    Raises:
+        HardwareError: no such stack, a fault in its file, or no pool for the device.
+    """
+    pools = load_pools(name)
+    for pool in pool_names(device):
         if pool in pools:
             return pools[pool]
-    raise unknown_name(f"architecture of stack {name}", device.architecture, pools)
+    wanted = " or ".join(f"[{pool}]" for pool in pool_names(device))
+    raise HardwareError(
+        f"stack {name!r} has no pool for {device.key}; it needs a table {wanted} and holds {', '.join(sorted(pools))}"
+    )
 
 
-@functools.cache
-def _pools(name: str) -> dict[str, Stack]:
+def pool_names(device: "Device") -> tuple[str, str, str]:
+    """Return the pools that hold for a device, the most specific first."""
+    return device.key, f"{device.architecture}-{_memory(device)}", device.architecture
+
+
+def _memory(device: "Device") -> str:
+    return "hbm" if device.memory_type.lower().startswith("hbm") else "gddr"
+
+
+def load_pools(name: str = DEFAULT_STACK) -> Mapping[str, Stack]:
+    """Return all pools of a stack by name; errors as `load_stack`."""
+    path = stack_path(name)
+    try:
+        state = path.stat()
+    except OSError:
+        return _read_pools(name, path, 0, 0)  # says what is wrong with it
+    return _read_pools(name, path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_pools(name: str, path: Path, _changed_ns: int, _size: int) -> dict[str, Stack]:
     def build(table: Table) -> dict[str, Stack]:
-        return {pool: _read(name, pool, table.table(pool)) for pool in table.keys()}  # noqa: SIM118 - a Table is no dict
+        table.has("fit")  # how the fit went is for people to read
+        pools = [key for key in table.keys() if key != "fit"]  # noqa: SIM118 - a Table is no dict
+        return {pool: _read(name, pool, table.table(pool)) for pool in pools}
 
-    return read_profile(STACKS_DIR / f"{name}.toml", build)
+    return read_profile(path, build)
 
 
 def _read(name: str, pool: str, table: Table) -> Stack:
-    dequant = table.table("dequant_elements_per_s") if table.has("dequant_elements_per_s") else None
     return Stack(
         name=name,
         pool=pool,
-        mem_efficiency=table.fact("mem_efficiency", _SHARE),
-        compute_efficiency=table.fact("compute_efficiency", _SHARE),
-        gemm_half_tokens=table.fact("gemm_half_tokens", _TOKENS),
-        attention_mem_efficiency=table.fact("attention_mem_efficiency", _SHARE),
-        attention_compute_efficiency=table.fact("attention_compute_efficiency", _SHARE),
-        layer_overhead_s=table.fact("layer_overhead_s", _OVERHEAD),
-        step_overhead_s=table.fact("step_overhead_s", _OVERHEAD),
-        sequence_overhead_s=table.fact("sequence_overhead_s", _OVERHEAD),
-        comm_efficiency=table.fact("comm_efficiency", _SHARE),
-        comm_latency_s=table.fact("comm_latency_s", _OVERHEAD),
-        kv_bytes_per_element=table.fact("kv_bytes_per_element", _BYTES),
-        activation_bytes_per_element=table.fact("activation_bytes_per_element", _BYTES),
-        dequant_elements_per_s={} if dequant is None else {key: dequant.fact(key, _ELEMENTS) for key in dequant.keys()},  # noqa: SIM118
+        **{parameter.name: _parameter(table, parameter) for parameter in PARAMETERS},
+        quantised_in=table.text("quantised_in", QUANTISED_IN, default="fp16"),
+        basis=table.text("basis", BASES, default="assumed"),
+        seen=table.texts("seen") if table.has("seen") else (),
+        spread=_spread(table, "spread"),
+        spread_seen=_spread(table, "spread_seen"),
     )
+
+
+_STANDS_FOR: Final = {"prompt_launch_s": "launch_s", "comm_bulk_efficiency": "comm_efficiency"}
+"""What holds where a pool leaves a parameter out: engines that make no such difference need not speak of it."""
+
+
+def _absent(value: float, text: str) -> Fact:
+    return Fact(value, text, "2026-11-20", "assumed", value, value)
+
+
+_ABSENT: Final = {
+    "comm_bulk_bytes": _absent(1e15, "no payload is as large: one share of the link holds for all"),
+    "attention_score_bytes": _absent(0.01, "flash attention: scores stay on the chip; not 0, so that a fit can start"),
+}
+
+
+def _parameter(table: Table, parameter: Parameter) -> Fact:
+    name = parameter.name
+    if not table.has(name):
+        if name in _ABSENT:
+            return _ABSENT[name]
+        name = _STANDS_FOR.get(name, name)
+    return table.fact(name, parameter.rule)
+
+
+def _spread(table: Table, name: str) -> dict[str, Spread]:
+    if not table.has(name):
+        return {}
+    return {phase: Spread(*fact.interval) for phase, fact in table.facts(name, _FACTOR, PHASES).items()}

@@ -125,6 +125,23 @@ def test_what_is_from_memory_is_no_source() -> None:
         "h100-sxm",
         "h200",
         "b200",
+        "gtx1080ti",
+        "titan-rtx",
+        "rtx3060",
+        "rtx3070",
+        "rtx3080",
+        "rtx3080ti",
+        "rtx3090ti",
+        "rtx4060ti-16",
+        "rtx4080",
+        "rtx5090",
+        "rtx-a6000",
+        "a6000",
+        "a10g",
+        "a30",
+        "a40",
+        "a800",
+        "l40",
     ],
 )
 def test_the_promised_gpus_are_there_and_run_in_a_host_that_holds_them(key: str) -> None:
@@ -145,6 +162,9 @@ def test_only_arithmetic_that_the_silicon_has_is_listed() -> None:
     assert set(hw.load_device("p100-16").flops_per_s) == {"fp32", "fp16"}
     for key in hw.device_names():
         device = hw.load_device(key)
+        if device.vendor == "AMD":
+            assert device.flops_per_s["bf16"] == device.flops_per_s["fp16"], key
+            continue
         generation = ("kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell").index(
             device.architecture
         )
@@ -156,6 +176,21 @@ def test_only_arithmetic_that_the_silicon_has_is_listed() -> None:
             assert rates["int8"] >= 1.9 * rates["fp16"], key
         if "bf16" in rates:
             assert rates["bf16"] == rates["fp16"], key
+
+
+def test_rates_made_from_tensor_cores_keep_the_ratios_of_their_silicon() -> None:
+    """int8 is twice fp16 at full rate; GeForce halves fp16 (and fp8) where it accumulates in fp32, others do not."""
+    for key in hw.device_names():
+        rates = hw.load_device(key).flops_per_s
+        if "fp16" not in rates or "tensor cores x boost clock" not in rates["fp16"].source:
+            continue
+        halved = 2.0 if "half of the fp16-accumulate rate" in rates["fp16"].note else 1.0
+        assert halved == (2.0 if "GeForce" in hw.load_device(key).name else 1.0), key
+        assert rates["int8"] == pytest.approx(2.0 * halved * rates["fp16"], rel=2e-3), key
+        if "int4" in rates:
+            assert rates["int4"] == pytest.approx(2.0 * rates["int8"], rel=2e-3) or key.startswith("a800"), key
+        if "fp8" in rates:
+            assert rates["fp8"] == pytest.approx(2.0 * rates["fp16"], rel=2e-3), key
 
 
 def test_ecc_costs_memory_and_bandwidth_only_where_it_is_inline() -> None:
@@ -412,7 +447,7 @@ def test_every_location_based_row_of_the_grid_reference_is_kept() -> None:
 
 def test_act_values_follow_from_area_node_and_memory() -> None:
     """card = area x carbon per area + memory / yield + 26 packages (carbon.md, section 2)."""
-    per_cm2 = {28: 1.33, 16: 1.56, 12: 1.56, 8: 1.81, 7: 2.32, 5: 2.78, 4: 2.78}
+    per_cm2 = {28: 1.33, 16: 1.56, 12: 1.56, 8: 1.81, 7: 2.32, 6: 2.55, 5: 2.78, 4: 2.78}
     for key in hw.device_names():
         device = hw.load_device(key)
         act = next(row.gco2e for row in device.embodied_gco2e if row.method == "act")

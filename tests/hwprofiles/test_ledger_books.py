@@ -76,14 +76,19 @@ def test_a_fact_without_an_interval_is_constant():
 @given(st.floats(0.0, 1.0))
 def test_at_the_assumed_anchors_a_power_level_is_redrawn_as_itself(share):
     level = 40.0 + share * 210.0
-    same = [(value, np.full(3, value)) for value in (40.0, 75.0, 200.0)]
-    assert redrawn_power(level, *same, cap_w=250.0) == pytest.approx(level)
+    idle, busy = ((value, np.full(3, value)) for value in (40.0, 75.0))
+    assert redrawn_power(level, idle, busy, np.ones(3), cap_w=250.0) == pytest.approx(level)
 
 
-def test_redrawn_levels_follow_their_anchor_up_to_the_cap():
+def test_redrawn_levels_follow_the_joules_of_their_work_up_to_the_cap():
     idle, busy = (40.0, np.full(2, 40.0)), (75.0, np.full(2, 75.0))
-    drawn = redrawn_power(200.0, idle, busy, (200.0, np.array([150.0, 400.0])), 250.0)
-    assert drawn.tolist() == [150.0, 250.0]
+    assert redrawn_power(200.0, idle, busy, np.array([0.6, 2.6]), 250.0).tolist() == [150.0, 250.0]
+
+
+def test_a_level_at_the_cap_stays_there_unless_work_is_cheaper():
+    idle, busy = (40.0, np.full(2, 40.0)), (75.0, np.full(2, 75.0))
+    assert redrawn_power(250.0, idle, busy, np.array([1.0, 2.0]), 250.0).tolist() == [250.0, 250.0]
+    assert redrawn_power(250.0, idle, busy, np.array([0.8, 1.0]), 250.0).tolist() == [215.0, 250.0]
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -1,17 +1,19 @@
-"""GPU power: what the anchors mean, what the cap does, and how far measured runs are."""
+"""GPU power: what the anchors mean, what the cap does, and what a card that nobody measured gets."""
 
-import csv
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.devices import ARCHITECTURES
 from hwprofiles.errors import HardwareError
+from hwprofiles.facts import Fact
 from hwprofiles.power import (
+    SHARES,
     PowerModel,
+    anchors_of,
     energy_coefficient,
     facility_frac,
     gpu_power_model,
@@ -19,67 +21,130 @@ from hwprofiles.power import (
     plug_and_site_factor,
     psu_loss_frac,
 )
+from hwprofiles.stacks import pool_names
 
-SHARED = Path(__file__).parents[2] / "../shared"
 amounts = st.floats(0.0, 1e12, allow_nan=False)
+shares = st.floats(0.0, 1.0)
+CARD = PowerModel(
+    idle_w=30.0,
+    busy_w=75.0,
+    j_per_byte=5e-10,
+    j_per_flop=2e-11,
+    cap_w=250.0,
+    attention_w=25.0,
+    expert_w=10.0,
+    unpack_w=40.0,
+)
 
 
-def model_of(name, stream_frac=0.75):
-    device = load_device(name)
-    return gpu_power_model(
-        device,
-        stream_bytes_per_s=stream_frac * device.mem_bandwidth_bytes_per_s,
-        compute_flops_per_s=0.6 * max(device.flops_per_s.values()),
-    )
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_has_ordered_anchors_with_an_interval_and_a_source(architecture):
-    anchors = load_anchors(architecture)
-    assert 0.0 < anchors.busy_frac < anchors.stream_frac < anchors.compute_frac
-    for fact in (anchors.busy_frac, anchors.stream_frac, anchors.compute_frac):
+@pytest.mark.parametrize("pool", sorted(load_anchors()))
+def test_every_anchor_has_an_interval_and_a_source(pool):
+    anchors = load_anchors()[pool]
+    for fact in (getattr(anchors, name) for name in (*SHARES, "j_per_byte")):
         assert fact.low < fact < fact.high
         assert fact.kind in ("fitted", "assumed")
         assert len(fact.source) > 40
 
 
-def test_an_unknown_architecture_names_the_nearest():
+@pytest.mark.parametrize("name", device_names())
+def test_every_card_has_a_pool_the_most_specific_there_is(name):
+    device = load_device(name)
+    pools = load_anchors()
+    assert anchors_of(device).pool == next(pool for pool in pool_names(device) if pool in pools)
+
+
+def test_a_card_without_a_pool_is_told_so():
+    card = replace(load_device("m40-24"), key="mine", architecture="maxwel")
     with pytest.raises(HardwareError, match="did you mean 'maxwell'"):
-        load_anchors("maxwel")
+        anchors_of(card)
 
 
 @pytest.mark.parametrize("name", device_names())
 def test_working_at_an_anchor_draws_the_anchor(name):
-    """The coefficients are calibrated: streaming or computing for a second must give back the anchor's watts."""
-    device, model = load_device(name), model_of(name)
-    anchors = load_anchors(device.architecture)
-    streamed = model.energy_j(1.0, 0.75 * device.mem_bandwidth_bytes_per_s, 0.0)
-    assert streamed == pytest.approx(max(anchors.stream_frac * device.tdp_w, model.busy_w))
-    computed = model.energy_j(1.0, 0.0, 0.6 * max(device.flops_per_s.values()))
-    assert computed == pytest.approx(min(anchors.compute_frac * device.tdp_w, device.tdp_w))
-    assert device.idle_w <= model.busy_w < model.cap_w
+    """At the datasheet's rate for a second: idle, busy and the anchor's watts, never above the cap."""
+    device = load_device(name)
+    anchors, tdp_w = anchors_of(device), float(device.tdp_w)
+    bandwidth = float(device.mem_bandwidth_bytes_per_s)
+    for arithmetic, rate in device.flops_per_s.items():
+        model = gpu_power_model(device, arithmetic)
+        assert device.idle_w <= model.busy_w <= model.cap_w
+        busy_w = device.idle_w + anchors.busy_frac * tdp_w
+        streaming_w = busy_w + anchors.streaming(device) * bandwidth
+        computing_w = busy_w + anchors.computing(arithmetic) * tdp_w
+        assert model.energy_j(1.0, bandwidth, 0.0) == pytest.approx(min(model.cap_w, streaming_w))
+        assert model.energy_j(1.0, 0.0, float(rate)) == pytest.approx(min(model.cap_w, computing_w))
+        assert model.energy_j(1.0, 0.0, 0.0, attention_s=0.5) == pytest.approx(
+            min(model.cap_w, busy_w + 0.5 * anchors.attention_frac * tdp_w)
+        )
 
 
-@given(amounts, amounts, st.floats(1e-6, 10.0))
-def test_power_lies_between_busy_and_cap_and_never_falls_with_work(moved, flops, seconds):
-    model = PowerModel(idle_w=30.0, busy_w=75.0, j_per_byte=5e-10, j_per_flop=2e-11, cap_w=250.0)
-    energy = model.energy_j(seconds, moved, flops)
-    assert 75.0 * seconds <= energy * (1 + 1e-12)
-    assert energy <= 250.0 * seconds
-    assert model.energy_j(seconds, 2 * moved, flops) >= energy
-    assert model.energy_j(seconds, moved, 2 * flops) >= energy
-    assert model.dynamic_j(seconds, moved, flops) == pytest.approx(energy - 30.0 * seconds)
+def test_an_arithmetic_that_the_card_lacks_is_refused():
+    with pytest.raises(HardwareError, match="fp32"):
+        gpu_power_model(load_device("m40-24"), "fp8")
 
 
-def test_an_iteration_twice_as_long_with_twice_the_work_takes_twice_the_energy():
+@given(amounts, amounts, st.floats(1e-6, 10.0), st.tuples(shares, shares, shares))
+def test_power_lies_between_busy_and_cap_and_never_falls_with_work(moved, flops, seconds, parts):
+    kinds = [part * seconds for part in parts]
+    energy = CARD.energy_j(seconds, moved, flops, *kinds)
+    assert CARD.busy_w * seconds <= energy * (1 + 1e-12)
+    assert energy <= CARD.cap_w * seconds
+    assert CARD.energy_j(seconds, 2 * moved, flops, *kinds) >= energy
+    assert CARD.energy_j(seconds, moved, 2 * flops, *kinds) >= energy
+    for place in range(3):
+        longer = [2 * kind if number == place else kind for number, kind in enumerate(kinds)]
+        assert CARD.energy_j(seconds, moved, flops, *longer) >= energy
+    assert CARD.dynamic_j(seconds, moved, flops, *kinds) == pytest.approx(energy - CARD.idle_w * seconds)
+
+
+@given(amounts, amounts, st.floats(1e-6, 10.0), shares, st.floats(0.1, 100.0))
+def test_an_iteration_so_many_times_as_long_with_the_work_takes_as_many_times_the_energy(
+    moved, flops, seconds, part, factor
+):
     """Homogeneity is what lets a stride be summed in closed form."""
-    model = model_of("h100-sxm")
-    assert model.energy_j(0.02, 4e10, 8e12) == pytest.approx(2 * model.energy_j(0.01, 2e10, 4e12), rel=1e-14)
+    once = CARD.energy_j(seconds, moved, flops, part * seconds, part * seconds, part * seconds)
+    scaled = (factor * seconds, factor * moved, factor * flops, *[factor * part * seconds] * 3)
+    assert CARD.energy_j(*scaled) == pytest.approx(factor * once, rel=1e-9)
+
+
+@given(st.lists(st.tuples(amounts, amounts), min_size=1, max_size=5))
+def test_joules_of_work_add_up_below_the_cap(parts):
+    moved, flops = (np.array(column) for column in zip(*parts, strict=True))
+    apart = CARD.work_j(moved, flops, 0.0, 0.0, 0.0).sum()
+    assert CARD.work_j(float(moved.sum()), float(flops.sum()), 0.0, 0.0, 0.0) == pytest.approx(apart, rel=1e-9)
+
+
+def test_chips_of_one_kind_share_joules_per_byte_under_any_limit():
+    """An H100's memory costs per byte what an H200's does, although it is slower and the limit the same."""
+    slow, fast = load_device("h100-sxm"), load_device("h200")
+    assert slow.mem_bandwidth_bytes_per_s < fast.mem_bandwidth_bytes_per_s
+    assert gpu_power_model(slow, "fp16").j_per_byte == gpu_power_model(fast, "fp16").j_per_byte
+
+
+@pytest.mark.parametrize("name", ["m40-24", "k80", "p40", "p100-16", "v100-sxm-32", "t4", "rtx2080ti", "rtx3090"])
+def test_a_card_that_nobody_measured_gets_an_interval_that_holds_either_rule(name):
+    """Its generation's memory by joules per byte, and its power limit by the share at full bandwidth."""
+    device = load_device(name)
+    anchors = anchors_of(device)
+    by_share = anchors.stream_frac * device.tdp_w / device.mem_bandwidth_bytes_per_s
+    fact = anchors.streaming(device)
+    assert float(fact) == pytest.approx((by_share * anchors.j_per_byte) ** 0.5)
+    assert fact.low <= min(by_share, anchors.j_per_byte)
+    assert max(by_share, anchors.j_per_byte) <= fact.high
+    assert fact.kind == "assumed"
+
+
+def test_such_a_card_draws_more_under_a_higher_limit():
+    card = load_device("m40-24")
+    tdp_w = Fact(2.0 * card.tdp_w, "twice as much", "2026-11-20", "datasheet")
+    hungry = replace(card, tdp_w=tdp_w)
+    work = (1.0, 2e11, 0.0)
+    assert gpu_power_model(hungry, "fp32").energy_j(*work) > gpu_power_model(card, "fp32").energy_j(*work)
 
 
 def test_a_rate_of_zero_is_refused():
     with pytest.raises(HardwareError, match="above 0"):
-        energy_coefficient(200.0, 50.0, 0.0)
+        energy_coefficient(200.0, 0.0)
 
 
 def test_supply_and_site_multiply():
@@ -90,31 +155,3 @@ def test_supply_and_site_multiply():
         facility_frac(0.9)
     with pytest.raises(HardwareError, match=r"\(0, 1\]"):
         psu_loss_frac(0.0)
-
-
-@pytest.mark.skipif(not (SHARED / "reference/points.csv").exists(), reason="published measurements are not here")
-@pytest.mark.parametrize(
-    ("model", "batch", "bytes_per_gpu", "error_frac"),
-    [
-        # Weights alone move at batch 8 and 16; above, key-values do too, and prompts are mixed in (not modelled here).
-        ("LLaMA-3.1-8B", 8, 16.06e9, 0.10),
-        ("LLaMA-3.1-8B", 16, 16.06e9, 0.15),
-        ("LLaMA-3.1-70B", 8, 141.1e9 / 4, 0.10),
-        ("LLaMA-3.1-70B", 16, 141.1e9 / 4, 0.15),
-    ],
-)
-def test_hopper_anchors_fitted_on_kernels_of_an_h200_meet_whole_runs_on_h100s(model, batch, bytes_per_gpu, error_frac):
-    """ML.ENERGY ran vLLM on H100s; the anchors come from single GEMMs on an H200, so nothing here was fitted to it."""
-    with (SHARED / "reference/points.csv").open() as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if row["hardware"] == "H100 80GB" and row["model"] == model and row["batch"] == str(batch)
-        ]
-    step_s = next(float(row["value"]) for row in rows if row["metric"] == "tpot_s")
-    note = next(row["notes"] for row in rows if row["metric"] == "energy_j_per_tok")
-    gpus = int(rows[0]["num_gpus"])
-    measured_w = float(note.split("total ")[1].split(" W")[0]) / gpus
-    # large GEMMs with few tokens reach 0.86 of the H100's datasheet bandwidth (aiconfigurator's tables)
-    modelled_w = model_of("h100-sxm", stream_frac=0.86).energy_j(step_s, bytes_per_gpu, 0.0) / step_s
-    assert modelled_w == pytest.approx(measured_w, rel=error_frac)

@@ -1,0 +1,182 @@
+"""Stack profiles: what holds for which device, what a file must say, and variations of it."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwprofiles import device_names
+from hwprofiles.catalogue import load_device
+from hwprofiles.errors import HardwareError
+from hwprofiles.facts import Fact
+from hwprofiles.stacks import (
+    BASES,
+    FREE,
+    PARAMETERS,
+    Spread,
+    Stack,
+    default_stack,
+    dequant_parameter,
+    load_pools,
+    load_stack,
+    model_class,
+    pool_names,
+    stack_names,
+    stack_path,
+)
+from modelspecs import load_model
+from modelspecs.precision import PRECISIONS
+
+GENERIC = stack_path("generic").read_text(encoding="utf-8")
+OPTIONAL = {"attention_score_bytes", "prompt_launch_s", "comm_bulk_efficiency", "comm_bulk_bytes"}
+
+
+def pool_text(name: str, pool: str = "maxwell") -> str:
+    """A pool of the generic stack under another name, with the file's sources."""
+    sources = GENERIC[GENERIC.index("[sources]") : GENERIC.index("[kepler]")]
+    table = GENERIC.split(f"\n[{pool}]\n")[1].split("\n[")[0]
+    used = [line for line in sources.splitlines()[1:] if line and f'"{line.split(" =")[0]}"' in table]
+    return "\n".join(["[sources]", *used, f"[{name}]", table])
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("stack", stack_names())
+@pytest.mark.parametrize("device", device_names())
+def test_a_shipped_stack_knows_what_it_says_about_every_device(stack, device):
+    card = load_device(device)
+    found = load_stack(card, stack)
+    assert found.pool in pool_names(card)
+    assert found.name == stack
+    assert found.basis in BASES
+    for parameter in PARAMETERS:
+        value = getattr(found, parameter.name)
+        assert isinstance(value, Fact), parameter.name
+        assert parameter.rule.fault(value) is None
+        assert value.source
+
+
+def test_parameters_are_the_fields_of_a_stack():
+    named = [field.name for field in fields(Stack)]
+    facts = [
+        name for name in named if name not in ("name", "pool", "quantised_in", "basis", "seen", "spread", "spread_seen")
+    ]
+    assert facts == [parameter.name for parameter in PARAMETERS]
+    assert all(parameter.rule.low <= parameter.low <= parameter.high <= parameter.rule.high for parameter in PARAMETERS)
+    assert all(parameter.low > 0 for parameter in FREE)  # a fit takes their logarithm
+
+
+def test_the_most_specific_pool_holds(tmp_path):
+    device = load_device("p40")
+    assert pool_names(device) == ("p40", "pascal-gddr", "pascal")
+    text = pool_text("pascal")
+    assert load_stack(device, write(tmp_path, text)).pool == "pascal"
+    for pool in ("pascal-gddr", "p40"):
+        text += "\n" + pool_text(pool).partition(f"[{pool}]")[1] + pool_text(pool).partition(f"[{pool}]")[2]
+        path = write(tmp_path, text)
+        assert load_stack(device, path).pool == pool
+    assert load_stack(load_device("p100-16"), path).pool == "pascal"
+
+
+def test_a_file_of_ones_own_is_named_by_its_path_and_read_again_when_it_changes(tmp_path):
+    device = load_device("m40")
+    path = write(tmp_path, pool_text("maxwell"))
+    before = load_stack(device, path)
+    assert before.name == path
+    text = Path(path).read_text().replace("[maxwell]", '[maxwell]\nquantised_in = "int8"')
+    assert before.quantised_in == "fp16"
+    assert load_stack(device, write(tmp_path, text)).quantised_in == "int8"
+
+
+def test_what_a_file_may_leave_out(tmp_path):
+    found = load_stack(load_device("m40"), write(tmp_path, pool_text("maxwell")))
+    missing = OPTIONAL - {name for name in OPTIONAL if f"\n{name} " in pool_text("maxwell")}
+    assert missing == OPTIONAL
+    assert found.prompt_launch_s == found.launch_s
+    assert found.comm_bulk_efficiency == found.comm_efficiency
+    assert found.comm_bulk_bytes >= 1e15
+    assert found.attention_score_bytes <= 0.01
+    assert found.seen == ()
+    assert dict(found.spread) == {}
+
+
+def test_a_spread_and_what_was_seen(tmp_path):
+    text = pool_text("maxwell").replace("[maxwell]", '[maxwell]\nseen = ["dense:int4"]')
+    text = text.replace('basis = "assumed"', 'basis = "fitted"')
+    source = next(line.split(" =")[0] for line in text.splitlines()[1:])
+    text += (
+        f'\n[maxwell.spread]\ndecode = {{ value = 1.0, low = 0.8, high = 1.3, source = "{source}", kind = "fitted" }}\n'
+    )
+    found = load_stack(load_device("m40"), write(tmp_path, text))
+    assert found.spread == {"decode": Spread(0.8, 1.3)}
+    assert found.basis_for("dense:int4") == "measured"
+    assert found.basis_for("moe:int4") == "fitted"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("mem_efficiency", "mem_eficiency"), "mem_efficiency"),
+        (lambda text: text.replace('basis = "assumed"', 'basis = "guessed"'), "guessed"),
+        (lambda text: text.replace("[maxwell]", '[maxwell]\nquantised_in = "int9"'), "int9"),
+        (lambda text: text.replace("[maxwell]", "[turing]"), "needs a table [m40-24] or [maxwell-gddr] or [maxwell]"),
+        (lambda text: text.replace("[maxwell]", "[maxwell"), "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, change, said):
+    with pytest.raises(HardwareError) as fault:
+        load_stack(load_device("m40"), write(tmp_path, change(pool_text("maxwell"))))
+    assert said in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_an_unknown_stack_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(HardwareError, match="did you mean 'generic'"):
+        load_stack(load_device("m40"), "genric")
+    with pytest.raises(HardwareError, match="no such file"):
+        load_stack(load_device("m40"), str(tmp_path / "none.toml"))
+
+
+@given(st.sampled_from(FREE), st.floats(0.0, 1.0))
+def test_a_stack_with_other_values_has_these_and_all_others_as_before(parameter, where):
+    stack = load_stack(load_device("a100-80"), "generic")
+    value = parameter.low * (parameter.high / parameter.low) ** where
+    other = stack.with_values({parameter.name: value})
+    assert getattr(other, parameter.name) == value
+    low, high = getattr(other, parameter.name).interval
+    assert low <= value <= high
+    for kept in PARAMETERS:
+        if kept.name != parameter.name:
+            assert getattr(other, kept.name) is getattr(stack, kept.name)
+
+
+def test_a_name_that_is_no_parameter_is_refused():
+    with pytest.raises(HardwareError, match="did you mean 'launch_s'"):
+        load_stack(load_device("m40"), "generic").with_values({"lanch_s": 1.0})
+
+
+def test_every_default_stack_is_shipped_and_holds_for_its_device():
+    for key in device_names():
+        device = load_device(key)
+        assert load_stack(device, default_stack(device)).pool in pool_names(device)
+
+
+def test_every_quantised_family_has_its_instructions():
+    for precision in PRECISIONS.values():
+        if precision.quantised:
+            assert dequant_parameter(precision.family) in {parameter.name for parameter in FREE}
+        assert model_class(load_model("llama-2-7b"), precision) == f"dense:{precision.family}"
+    assert model_class(load_model("mixtral-8x7b"), PRECISIONS["fp16"]) == "moe:fp16"
+
+
+def test_the_generic_stack_says_what_is_fitted_and_what_is_carried_over():
+    for pool, stack in load_pools("generic").items():
+        kinds = {parameter.name: getattr(stack, parameter.name).kind for parameter in PARAMETERS}
+        assert (kinds["mem_efficiency"] == "fitted") == (stack.basis == "pooled"), pool
+        assert all("points" not in getattr(stack, parameter.name).source for parameter in PARAMETERS)
