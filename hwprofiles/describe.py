@@ -50,6 +50,7 @@ _UNITS: Final = (
     ("usd_per_kwh", "USD/kWh"),
     ("usd_per_byte", "USD/byte"),
     ("w_per_byte", "W/byte"),
+    ("j_per_byte", "J/byte"),
     ("bytes_per_s", "bytes/s"),
     ("flops_per_s", "FLOP/s"),
     ("read_per_s", "reads/s"),

@@ -33,8 +33,8 @@ STACKS_DIR: Final = DATA_DIR / "stacks"
 DEFAULT_STACK: Final = "generic"
 _ENGINE_OF_OLD_CARDS: Final = "llama.cpp-cuda"
 _ENGINE_OF_NEW_CARDS: Final = "vllm"
-_OLDEST_OF_NEW_ENGINES: Final = 8
-"""Major compute capability with bf16 and flash attention: what today's serving engines are written for."""
+_OLD: Final = ("kepler", "maxwell", "pascal", "volta", "turing")
+"""Before bf16 and flash attention: what today's serving engines are not written for."""
 BASES: Final = ("measured", "fitted", "pooled", "assumed")
 PHASES: Final = ("prefill", "decode", "energy")
 QUANTISED_IN: Final = ("fp16", "int8")
@@ -237,9 +237,9 @@ def stack_names() -> list[str]:
 
 def default_stack(device: "Device") -> str:
     """Return the shipped stack that a device is commonly run with."""
-    major = int(device.compute_capability.partition(".")[0])
-    usual = _ENGINE_OF_NEW_CARDS if major >= _OLDEST_OF_NEW_ENGINES else _ENGINE_OF_OLD_CARDS
-    return usual if usual in stack_names() else DEFAULT_STACK
+    usual = _ENGINE_OF_OLD_CARDS if device.architecture in _OLD else _ENGINE_OF_NEW_CARDS
+    held = usual in stack_names() and any(pool in load_pools(usual) for pool in pool_names(device))
+    return usual if held else DEFAULT_STACK
 
 
 def stack_path(name: str) -> Path:

@@ -11,6 +11,7 @@ parts, add overheads. `SPREAD` says how far the catalogue's models lie from the 
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -41,8 +42,32 @@ def width_over_depth(params: float) -> float:
     return float(min(120.0, 62.0 * (params / 1e9) ** 0.3))
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of a shape that a `ModelSpec` cannot say in full.
+
+    Attributes:
+        layers, hidden, vocab, tied: as in `ModelSpec`.
+        heads, kv_heads, head_dim: such that the cache of a token is as large as the model's, layer for layer or on
+            average over layers that keep one and layers that do not.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+
+
 def generic_shape(
-    params: float, active_params: float | None = None, name: str | None = None, *, vocab: int | None = None
+    params: float,
+    active_params: float | None = None,
+    name: str | None = None,
+    *,
+    vocab: int | None = None,
+    outline: Outline | None = None,
 ) -> ModelSpec:
     """Return a plausible shape of that many parameters.
 
@@ -51,6 +76,7 @@ def generic_shape(
         active_params: parameters one token passes through, if they are fewer: a mixture of experts.
         name: what reports call it; default: `generic-9b`, `generic-30b-a3b`.
         vocab: rows of the embedding table, if known.
+        outline: widths and depth, where they are known; the rule gives them otherwise.
 
     Raises:
         ModelError: the counts are out of range, or the active ones are more than all.
@@ -59,39 +85,42 @@ def generic_shape(
         raise ModelError(f"params = {params:g} of a generic model is out of range; expected 5e7 to 5e12 (not billions)")
     active = params if active_params is None else active_params
     if not 0.01 * params <= active <= params:
-        raise ModelError(
-            f"active_params = {active:g} of a generic model must lie in 1 % to 100 % of params = {params:g}"
-        )
-    rows = vocab or _VOCAB
-    tied = active < _TIED_BELOW
-    hidden, layers = _width_and_depth(active, rows, tied)
-    heads = max(1, hidden // _HEAD_DIM)
-    kv_heads = max(k for k in range(1, _KV_HEADS + 1) if heads % k == 0)
-    attention = 2 * hidden * (heads + kv_heads) * _HEAD_DIM
-    outside = rows * hidden * (1 if tied else 2) + hidden
-    norms = 2 * hidden * layers
-    experts, per_token = _experts(params, active, outside + norms + layers * attention)
-    left = (params - outside - norms) / layers - attention - (hidden * experts if experts > 1 else 0)
-    ffn = max(16, round(left / (3 * hidden * experts)))
+        raise ModelError(f"active_params = {active:g} of a generic model must be 1 to 100 % of params = {params:g}")
+    form = _by_rule(active, vocab or _VOCAB) if outline is None else outline
+    attention = 2 * form.hidden * (form.heads + form.kv_heads) * form.head_dim
+    outside = form.vocab * form.hidden * (1 if form.tied else 2) + form.hidden
+    norms = 2 * form.hidden * form.layers
+    experts, per_token = _experts(params, active, outside + norms + form.layers * attention)
+    left = (params - outside - norms) / form.layers - attention - (form.hidden * experts if experts > 1 else 0)
     uncertain = f"layers and width within a factor of {SPREAD['layers']:g}, cache, vocabulary and head count unknown"
+    if outline is not None:
+        uncertain = "its own layers, width, cache and vocabulary; other kinds of layers are taken as attention and FFN"
     return ModelSpec(
         name=name or _name(params, active),
         family=FAMILY,
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=_HEAD_DIM,
-        ffn=ffn,
+        layers=form.layers,
+        hidden=form.hidden,
+        heads=form.heads,
+        kv_heads=form.kv_heads,
+        head_dim=form.head_dim,
+        ffn=max(16, round(left / (3 * form.hidden * experts))),
         ffn_matrices=3,
-        vocab=rows,
+        vocab=form.vocab,
         max_context=_MAX_CONTEXT,
         norm="rms",
         experts=experts,
         active_experts=per_token,
-        tied_embeddings=tied,
+        tied_embeddings=form.tied,
         source=f"generic shape of {_count(params)} parameters by the rule of modelspecs/generic.py: {uncertain}",
     )
+
+
+def _by_rule(active: float, vocab: int) -> Outline:
+    tied = active < _TIED_BELOW
+    hidden, layers = _width_and_depth(active, vocab, tied)
+    heads = max(1, hidden // _HEAD_DIM)
+    kv_heads = max(k for k in range(1, _KV_HEADS + 1) if heads % k == 0)
+    return Outline(layers, hidden, heads, kv_heads, _HEAD_DIM, vocab, tied)
 
 
 def _width_and_depth(active: float, vocab: int, tied: bool) -> tuple[int, int]:

@@ -114,7 +114,7 @@ _OTHERS = (
         4.5,
         4.5,
         "int4",
-        "mlc-ai/mlc-llm quantization.py q4f16_1: groups of 32 with an fp16 scale, embedding and head too",
+        "mlc-ai/mlc-llm quantization.py q4f16_1: groups of 32 with an fp16 scale, head included",
     ),
     ("nf4", 4 + 32 / 64, None, "int4", "QLoRA, arXiv:2305.14314: blocks of 64 with an fp32 scale"),
     ("nf4-dq", 4.127, None, "int4", "QLoRA, arXiv:2305.14314: double quantisation, 0.127 bits of scales per weight"),

@@ -7,7 +7,7 @@ how it was found and what was passed over, and a parameter count that contradict
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from modelspecs.catalogue import load_model, model_names
 from modelspecs.errors import ModelError
 from modelspecs.generic import generic_shape
+from modelspecs.outlines import known_model
 from modelspecs.spec import ModelSpec
 
 EXACT, SIBLING, GENERIC = "exact", "sibling", "generic"
@@ -27,6 +28,7 @@ SAME_SHAPE: Final[Mapping[str, tuple[frozenset[str], ...]]] = MappingProxyType(
         "mistral": (frozenset({"0.1", "0.2", "0.3", ""}), frozenset({"3", "3.1", "3.2", ""})),
         "mixtral": (frozenset({"0.1", ""}),),
         "phi": (frozenset({"3", "3.5"}),),
+        "tinyllama": (frozenset({"", "0.4", "1.0"}),),
     }
 )
 """Versions of a family that differ in their weights, context or at most a few rows of vocabulary, at equal size."""
@@ -61,6 +63,7 @@ _STORED_WORDS: Final = re.compile(
     r"|[348]bit|g\d+|\d+k|qat|mmap|hqq|marlin|mlx|quantized|dynamic|dyn|e4m3|fp32|static|pertensor)$"
 )
 _SIZE: Final = re.compile(r"^(\d+(?:\.\d+)?)(b|m)$")
+_SIZE_OF_BLOOM: Final = re.compile(r"^(\d+)b(\d+)$")
 _PRODUCT: Final = re.compile(r"^(\d+)x(\d+(?:\.\d+)?)b$")
 _ACTIVE: Final = re.compile(r"^a(\d+(?:\.\d+)?)b$")
 _EFFECTIVE: Final = re.compile(r"^e(\d+(?:\.\d+)?)b$")
@@ -69,24 +72,6 @@ _SEVERAL: Final = re.compile(r"\b(?:avg|average|mean|over|several|various|all|ll
 _SAME_SIZE: Final = 0.04
 _MISMATCH: Final = 1.2
 """A parameter count that lies by more than this factor from the named model's is another model's."""
-
-ACTIVE_OF: Final[Mapping[str, tuple[float, float, str]]] = MappingProxyType(
-    {
-        "deepseek-v2-lite": (15.7e9, 2.4e9, "DeepSeek-V2 README: 16B in total, 2.4B activated (15.7B in the paper)"),
-        "deepseek-coder-v2-lite": (15.7e9, 2.4e9, "DeepSeek-V2 README, the same shape"),
-        "deepseek-v2": (236e9, 21e9, "DeepSeek-V2 README: 236B in total, 21B activated"),
-        "deepseek-v3": (671e9, 37e9, "DeepSeek-V3 README: 671B in total, 37B activated"),
-        "deepseek-r1": (671e9, 37e9, "DeepSeek-R1 README: 671B in total, 37B activated"),
-        "deepseek-v4-flash": (
-            284e9,
-            13e9,
-            "mlx-community/DeepSeek-V4-Flash-2bit-DQ: 284B, about 13B active",
-        ),
-        "llama-4-scout": (109e9, 17e9, "model card quoted in public files: 109B in total, 17B active"),
-        "llama-4-maverick": (400e9, 17e9, "model card quoted in public files: 400B in total, 17B active"),
-    }
-)
-"""Mixtures whose names do not tell both counts: beginning of the name -> (all, active, source)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +131,8 @@ def resolve_model(text: str, params_b: float | None = None) -> ResolvedModel:
         found = _in_catalogue(name._replace(family=family, version=version, words=(name.family, *name.words)), params)
     if found is not None and _agrees(found.spec, name, params_b):
         return found
-    known = next((row for start, row in ACTIVE_OF.items() if plain.startswith(start)), None)
-    if known is not None:
-        total, active, source = known
-        spec = generic_shape(total, active, name=plain)
-        return ResolvedModel(spec, GENERIC, f"not in the catalogue; {source}; {spec.source}")
+    if found is None and (outlined := _outlined(plain, name, params_b)) is not None:
+        return outlined
     if params is None:
         raise ModelError(f"model {text!r} is not in the catalogue and tells no size; add its parameters, as in '7B'")
     return _generic(plain, name, params, params_b, found)
@@ -171,6 +153,8 @@ def _read(plain: str, mixture: bool = False) -> _Name:
     for place, word in enumerate(filter(None, rest.split("-"))):
         if match := _SIZE.match(word):
             params = params or float(match[1]) * (1e9 if match[2] == "b" else 1e6)
+        elif match := _SIZE_OF_BLOOM.match(word):
+            params = float(f"{match[1]}.{match[2]}") * 1e9
         elif match := _PRODUCT.match(word):
             product = int(match[1]), float(match[2]) * 1e9
         elif match := _ACTIVE.match(word):
@@ -212,11 +196,14 @@ def _in_catalogue(name: _Name, params: float | None) -> ResolvedModel | None:
         if known.family == name.family and distance is not None and _same_marks(known, name):
             off = 0.0 if known.product and known.product == name.product else _off(key, known, params)
             extra = tuple(word for word in name.words if word not in known.words)
-            candidates.append((-len(known.words), distance + bool(extra), off, key, known, extra))
+            untold = known.active is not None and name.active is None
+            candidates.append((-len(known.words), distance + bool(extra) + untold, off, key, known, extra))
     close = sorted((row for row in candidates if row[2] is not None), key=lambda row: row[:3])
     told = params is not None or name.product is not None
     if not close or (not told and len(close) > 1 and close[1][0] == close[0][0]):
         return None  # nothing, or without a size more than one to choose from
+    if not told and any(character.isdigit() for word in close[0][-1] for character in word):
+        return None  # what is passed over may be a size in a spelling of its own
     _, distance, _, key, known, extra = close[0]
     return ResolvedModel(load_model(key), EXACT if distance == 0 else SIBLING, _note(key, name, known, extra))
 
@@ -224,7 +211,8 @@ def _in_catalogue(name: _Name, params: float | None) -> ResolvedModel | None:
 def _same_marks(known: _Name, name: _Name) -> bool:
     """Return whether words that tell members of a family apart (nemo, mini, 8x7b, a3b) are all there."""
     same_product = name.product is None or known.product == name.product
-    return set(known.words) <= set(name.words) and (known.active is None) == (name.active is None) and same_product
+    same_active = name.active is None or known.active == name.active
+    return set(known.words) <= set(name.words) and same_active and same_product
 
 
 def _off(key: str, known: _Name, params: float | None) -> float | None:
@@ -251,9 +239,27 @@ def _note(key: str, name: _Name, known: _Name, extra: tuple[str, ...]) -> str:
     notes = []
     if name.version != known.version:
         notes.append(f"version {name.version or 'not told'}, taken as {key}")
+    if known.active is not None and name.active is None:
+        notes.append(f"active parameters not told, taken as {key}")
     if extra:
         notes.append(f"{' '.join(extra)!r} passed over, taken as {key}")
     return "; ".join(notes)
+
+
+def _outlined(plain: str, name: _Name, params_b: float | None) -> ResolvedModel | None:
+    """Return a generic shape of a model of which more is known than its name tells, unless that contradicts it."""
+    known = known_model(plain)
+    if known is None:
+        return None
+    stated = [count for count in (name.params, (params_b or 0.0) * 1e9) if count]
+    if not all(_near(count, (known.params, known.active)) for count in stated):
+        return None
+    spec = generic_shape(known.params, known.active, name=plain, outline=known.outline)
+    return ResolvedModel(spec, GENERIC, f"not in the catalogue; {known.source}; {spec.source}")
+
+
+def _near(stated: float, counts: Iterable[float]) -> bool:
+    return any(1 / _MISMATCH < stated / count < _MISMATCH for count in counts)
 
 
 def _agrees(spec: ModelSpec, name: _Name, params_b: float | None) -> bool:
@@ -263,7 +269,7 @@ def _agrees(spec: ModelSpec, name: _Name, params_b: float | None) -> bool:
     counts = [spec.params, spec.active_params, name.params or spec.params]
     if name.product:
         counts.append(name.product[0] * name.product[1])
-    return any(1 / _MISMATCH < params_b * 1e9 / count < _MISMATCH for count in counts)
+    return _near(params_b * 1e9, counts)
 
 
 def _generic(
@@ -272,7 +278,7 @@ def _generic(
     notes = ["not in the catalogue"]
     if passed is not None:
         notes = [f"{params_b:g}B is not {passed.spec.name} of {passed.spec.params / 1e9:.3g}B"]
-    if params_b and not 1 / _MISMATCH < params_b * 1e9 / params < _MISMATCH:
+    if params_b and not _near(params_b * 1e9, [params]):
         notes = [f"the name says {params / 1e9:g}B, the count {params_b:g}B; the count is taken"]
         plain, params = "", params_b * 1e9
     elif params_b:

@@ -142,6 +142,9 @@ def test_what_is_from_memory_is_no_source() -> None:
         "a40",
         "a800",
         "l40",
+        "mi210",
+        "mi250x",
+        "mi300x",
     ],
 )
 def test_the_promised_gpus_are_there_and_run_in_a_host_that_holds_them(key: str) -> None:
@@ -160,6 +163,8 @@ def test_only_arithmetic_that_the_silicon_has_is_listed() -> None:
     assert set(hw.load_device("k80").flops_per_s) == {"fp32"}
     assert set(hw.load_device("p40").flops_per_s) == {"fp32", "int8"}
     assert set(hw.load_device("p100-16").flops_per_s) == {"fp32", "fp16"}
+    assert set(hw.load_device("mi250x").flops_per_s) == {"fp32", "fp16", "bf16", "int8"}
+    assert set(hw.load_device("mi300x").flops_per_s) == {"fp32", "fp16", "bf16", "int8", "fp8"}
     for key in hw.device_names():
         device = hw.load_device(key)
         if device.vendor == "AMD":
@@ -204,7 +209,7 @@ def test_ecc_costs_memory_and_bandwidth_only_where_it_is_inline() -> None:
         assert (device.usable_memory_bytes(True) == device.memory_bytes) == free
         assert (device.bandwidth_bytes_per_s(True) == device.mem_bandwidth_bytes_per_s) == free
         if "HBM" in device.memory_type:
-            assert device.ecc == "sideband"
+            assert device.ecc == ("none" if key == "titan-v" else "sideband")
 
 
 def test_each_card_host_and_disk_is_known_under_the_complete_methods() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from modelspecs import ModelError, generic_shape, load_model, model_names
+from modelspecs import ModelError, generic_shape, load_model, model_names, weight_bytes_read
 from modelspecs.generic import SPREAD
 
 counts = st.floats(math.log(5.1e7), math.log(4.9e12)).map(math.exp)
@@ -62,6 +62,15 @@ def test_nine_in_ten_of_the_catalogue_lie_within_the_stated_factor_of_the_rule(q
     assert abs(sorted(offs)[len(offs) // 2]) < 0.1, "the rule is centred"
 
 
+@pytest.mark.parametrize("form", ["fp16", "q4_k_m"])
+def test_nine_in_ten_read_the_weights_of_a_step_within_seven_percent(form):
+    offs = []
+    for name in model_names():
+        spec, guess = as_if_unknown(name)
+        offs.append(abs(weight_bytes_read(guess, 1, form) / weight_bytes_read(spec, 1, form) - 1))
+    assert sorted(offs)[int(0.9 * len(offs))] < 0.07
+
+
 def test_heads_are_as_today_s_models_have_them():
     for params in (7e9, 14e9, 32e9, 70e9, 400e9):
         spec = generic_shape(params)
@@ -91,7 +100,12 @@ def test_it_is_named_by_its_size(params, active, name):
 
 @pytest.mark.parametrize(
     ("params", "active", "says"),
-    [(7, None, "not billions"), (1e14, None, "out of range"), (7e9, 8e9, "must lie in"), (7e9, 1e6, "must lie in")],
+    [
+        (7, None, "not billions"),
+        (1e14, None, "out of range"),
+        (7e9, 8e9, "must be 1 to 100 %"),
+        (7e9, 1e6, "must be 1 to 100 %"),
+    ],
 )
 def test_absurd_counts_are_refused(params, active, says):
     with pytest.raises(ModelError, match=says):

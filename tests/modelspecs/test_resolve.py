@@ -26,6 +26,7 @@ EXACT = {
     "LLaMA-2-7B AWQ": "llama-2-7b",
     "Qwen2.5-14B": "qwen2.5-14b",
     "Qwen3-30B-A3B (MoE)": "qwen3-30b-a3b",
+    "Qwen3 32B": "qwen3-32b",
     "Qwen3-235B-A22B-Instruct-2507": "qwen3-235b-a22b",
     "Mixtral-8x7B (MoE)": "mixtral-8x7b",
     "Mixtral 8x22B": "mixtral-8x22b",
@@ -41,6 +42,7 @@ EXACT = {
     "phi-2": "phi-2",
     "Phi-3-mini-4k-instruct": "phi-3-mini-3.8b",
     "TinyLlama": "tinyllama-1.1b",
+    "LLAMA 7B v2": "llama-2-7b",
     "Ministral-3-3B": "ministral-3-3b",
     "CodeLlama-34B": "codellama-34b",
 }
@@ -50,6 +52,7 @@ SIBLINGS = {
     "Qwen2-7B": "qwen2.5-7b",
     "Qwen2.5-Coder-32B": "qwen2.5-32b",
     "Qwen3-Coder-30B-A3B": "qwen3-30b-a3b",
+    "Qwen3-30B": "qwen3-30b-a3b",
     "QwQ-32B": "qwen2.5-32b",
     "DeepSeek-R1-Distill-Llama-8B": "llama-3.1-8b",
     "vicuna-13b-v1.5": "llama-2-13b",
@@ -59,8 +62,11 @@ SIBLINGS = {
 GENERIC = {
     "7B model (best)": (7e9, 7e9),
     "Yi-34B": (34e9, 34e9),
+    "BLOOM-7B1": (7.1e9, 7.1e9),
+    "DeepSeek-R1-Distill-Llama-13B": (13e9, 13e9),
     "Qwen-7B": (7e9, 7e9),
-    "Qwen3.5-9B": (9e9, 9e9),
+    "Qwen3.5-9B": (8.95e9, 8.95e9),
+    "StableLM-3B": (3e9, 3e9),
     "Mistral-Small-22B": (22e9, 22e9),
     "Llama-3.3-Nemotron-Super-49B": (49e9, 49e9),
     "gemma-4-26B-A4B-it": (26e9, 4e9),
@@ -105,12 +111,39 @@ def test_anything_else_is_a_marked_guess_of_the_right_size(text, counts):
 def test_a_count_decides_where_the_name_tells_no_size():
     assert resolve_model("Mixtral", 46.7).spec.name == "mixtral-8x7b"
     assert resolve_model("mystery", 13).spec.params == pytest.approx(13e9, rel=0.01)
-    assert resolve_model("Qwen3.6-27B", 27.36).spec.params == pytest.approx(27.36e9, rel=0.01)
+    assert resolve_model("Yi-34B", 34.39).spec.params == pytest.approx(34.39e9, rel=0.01)
 
 
 @pytest.mark.parametrize("params_b", [12.9, 46.7, 56, None])
 def test_a_mixture_may_be_counted_in_all_in_active_or_in_experts_times_size(params_b):
     assert resolve_model("Mixtral-8x7B", params_b).spec.name == "mixtral-8x7b"
+
+
+@pytest.mark.parametrize(
+    ("text", "layers", "hidden", "cached"),
+    [
+        # config.json: a quarter of the layers keeps 4 heads of 256; latent attention keeps 512 + 64 numbers a layer.
+        ("Qwen3.6-27B", 64, 5120, 16 * 2 * 4 * 256),
+        ("Qwen3.5-9B", 32, 4096, 8 * 2 * 4 * 256),
+        ("Qwen3.6-35B-A3B", 40, 2048, 10 * 2 * 2 * 256),
+        ("DeepSeek-V2-Lite 16B (MoE)", 27, 2048, 27 * 576),
+        ("DeepSeek-R1", 61, 7168, 61 * 576),
+    ],
+)
+def test_what_is_known_of_a_model_that_no_shape_can_say_is_kept(text, layers, hidden, cached):
+    spec = resolve_model(text).spec
+    assert (spec.layers, spec.hidden, spec.family) == (layers, hidden, "generic")
+    assert spec.kv_bytes_per_token(1) == pytest.approx(cached, rel=0.15)
+
+
+def test_a_gguf_of_a_generic_shape_weighs_as_published():
+    # "Qwen3.5-35B-A3B Q4_K_Medium | 20.09 GiB | 34.66 B" in public llama-bench tables.
+    spec = resolve_model("Qwen3.5-35B-A3B").spec
+    assert spec.stored_bytes("q4_k_m") == pytest.approx(20.09 * 2**30, rel=0.04)
+
+
+def test_a_count_that_contradicts_what_is_known_overrules_it():
+    assert resolve_model("Qwen3.5-27B", 9).spec.params == pytest.approx(9e9, rel=0.01)
 
 
 def test_a_count_that_contradicts_the_name_overrules_it():
