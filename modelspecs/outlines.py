@@ -97,6 +97,17 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
         ),
     ),
     (
+        r"gemma-?4-e4b",
+        Known(
+            4.65e9,
+            4.65e9,
+            Outline(42, 2560, 8, 1, 256, _GEMMA_VOCAB, tied=True),
+            "config.json quoted in tests of NVIDIA-NeMo/Megatron-Bridge's E4B recipe: 42 layers of 2,560 and "
+            "10,240, 8/2 heads of 256 (512 in one layer of six), 18 layers without a cache of their own; counted from "
+            "it: 3.98 B in matrices, 0.67 B in the embedding; 2.8 B of embeddings per layer are looked up, left out",
+        ),
+    ),
+    (
         r"deepseek-(?:coder-)?v2-lite",
         Known(
             15.7e9,
@@ -126,6 +137,16 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
             17e9,
             Outline(48, 5120, 40, 8, 128, 202_048, tied=False),
             _AIC.format("Llama-4-Scout") + "; model card quoted in public files: 109B in total, 17B active",
+        ),
+    ),
+    (
+        r"lfm-?2(?:\.\d)?-1\.2b",
+        Known(
+            1.17e9,
+            1.17e9,
+            Outline(16, 2048, 32, 4, 64, 65_536, tied=True),
+            "ollama.com/library/lfm2.5-thinking quoted in public files: 1.17 B, 16 layers, 6 of them with a cache, "
+            "vocabulary 65,536; width by the usual weights of a layer",
         ),
     ),
     (r"llama-?4-maverick", Known(400e9, 17e9, None, "model card quoted in public files: 400B in total, 17B active")),

@@ -8,6 +8,7 @@ llama.cpp the embedding too. Norms, biases and routers are counted at the width 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
@@ -244,7 +245,9 @@ def load_precision(name: str) -> Precision:
         squashed = re.sub(r"[^a-z0-9]", "", text)
         if squashed in _SPELLINGS:
             return PRECISIONS[_SPELLINGS[squashed]]
-    raise ModelError(f"unknown precision {name!r}{hint(lowered, PRECISIONS)}")
+    usual = get_close_matches(lowered, COMMON_PRECISIONS, n=1)
+    known = COMMON_PRECISIONS if usual else PRECISIONS  # of two that are as near, the one more often meant
+    raise ModelError(f"unknown precision {name!r}{hint(lowered, known)}")
 
 
 def _exl(bits: float) -> Precision:
