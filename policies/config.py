@@ -9,7 +9,14 @@ from policies.errors import PolicyError
 from policies.routing import ROUTING
 
 PREEMPTION = ("recompute", "swap")
-_NUMBERS = {"budget": "token_budget", "seqs": "max_seqs", "block": "block_tokens", "queue": "max_queue"}
+_NUMBERS = {
+    "budget": "token_budget",
+    "seqs": "max_seqs",
+    "block": "block_tokens",
+    "kv": "kv_blocks",
+    "queue": "max_queue",
+}
+_OPTIONS = [*_NUMBERS, "watermark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +27,11 @@ class PolicySet:
         batching: which sequences run next, a key of `BATCHING`.
         routing: which replica gets a request, a key of `ROUTING`.
         preemption: what happens to a sequence whose memory is needed: `recompute` or `swap` to host memory.
-        share_prefixes: reuse the KV of equal prompt prefixes, where a trace names them.
+        share_prefixes: reuse the KV of equal prompt prefixes, where a trace names them, and what is left of one's own
+            after a preemption.
         token_budget: most tokens per iteration; max_seqs: most sequences admitted at a time.
         block_tokens: tokens per KV block.
+        kv_blocks: KV blocks per replica, as an engine's log states them (None: what the memory model finds room for).
         watermark_frac: share of the KV blocks that admission leaves free.
         max_queue: most waiting requests per replica (None: no bound).
     """
@@ -34,6 +43,7 @@ class PolicySet:
     token_budget: int = 2048
     max_seqs: int = 256
     block_tokens: int = 16
+    kv_blocks: int | None = None
     watermark_frac: float = 0.01
     max_queue: int | None = None
 
@@ -49,7 +59,8 @@ class PolicySet:
                 )
         if not 0.0 <= self.watermark_frac < 1.0:
             raise PolicyError(
-                f"watermark_frac = {self.watermark_frac} is out of range; expected 0 up to, not including, 1"
+                f"watermark_frac = {self.watermark_frac:.10g} is out of range; expected 0 up to, not including, 1 "
+                "(watermark=1 is a percentage: 0.01)"
             )
 
     @property
@@ -67,6 +78,8 @@ class PolicySet:
         for word, field in _NUMBERS.items():
             if getattr(self, field) != getattr(default, field):
                 words.append(f"{word}={getattr(self, field)}")
+        if self.watermark_frac != default.watermark_frac:
+            words.append(f"watermark={100.0 * self.watermark_frac:.10g}")
         return "+".join(words)
 
 
@@ -74,23 +87,18 @@ def parse_policies(text: str) -> PolicySet:
     """Read a policy set such as `chunked`, `prefill-first+swap` or `chunked+budget=512+prefix-affinity`.
 
     Words joined by `+` in any order: a batching, a routing, a preemption policy, `no-prefix`, and sizes `budget=`
-    (tokens per iteration), `seqs=` (sequences), `block=` (tokens per KV block), `queue=` (waiting requests).
+    (tokens per iteration), `seqs=` (sequences), `block=` (tokens per KV block), `kv=` (KV blocks per replica),
+    `queue=` (waiting requests), `watermark=` (percent of the KV blocks that admission leaves free).
 
     Raises:
-        PolicyError: a word is unknown or a size is not a whole number in range.
+        PolicyError: a word is unknown or a size is not a number in range.
     """
-    chosen: dict[str, str | int | bool] = {}
+    chosen: dict[str, str | int | float | bool] = {}
     for word in (part.strip() for part in text.split("+")):
         name, equals, value = word.partition("=")
+        entry: tuple[str, str | int | float | bool]
         if equals:
-            field = _NUMBERS.get(name)
-            if field is None:
-                raise _unknown("policy option", name, _NUMBERS)
-            if not value.isdecimal():
-                raise PolicyError(
-                    f"policy option {word!r}: {value!r} is not a whole number; write for example {name}=512"
-                )
-            entry: tuple[str, str | int | bool] = (field, int(value))
+            entry = _sized(word, name, value)
         elif word in BATCHING:
             entry = ("batching", word)
         elif word in ROUTING:
@@ -101,12 +109,27 @@ def parse_policies(text: str) -> PolicySet:
             entry = ("share_prefixes", False)
         else:
             raise _unknown(
-                "policy", word, [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", *(f"{key}=N" for key in _NUMBERS)]
+                "policy", word, [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", *(f"{key}=N" for key in _OPTIONS)]
             )
         if entry[0] in chosen:
             raise PolicyError(f"policy {text!r} says {entry[0]} twice ({chosen[entry[0]]} and {entry[1]}); keep one")
         chosen[entry[0]] = entry[1]
     return replace(PolicySet(), **chosen)  # type: ignore[arg-type]
+
+
+def _sized(word: str, name: str, value: str) -> tuple[str, int | float]:
+    """Read an option with a number: (field, number)."""
+    if name == "watermark":
+        whole, _, part = value.partition(".")
+        if not (whole.isdecimal() and (part.isdecimal() or "." not in value)):
+            raise PolicyError(f"policy option {word!r}: {value!r} is not a percentage; write for example watermark=0.5")
+        return "watermark_frac", float(value) / 100.0
+    field = _NUMBERS.get(name)
+    if field is None:
+        raise _unknown("policy option", name, _OPTIONS)
+    if not value.isdecimal():
+        raise PolicyError(f"policy option {word!r}: {value!r} is not a whole number; write for example {name}=512")
+    return field, int(value)
 
 
 def _known(what: str, name: str, known: Iterable[str]) -> None:

@@ -3,6 +3,10 @@
 Only numbers are kept, never addresses: which physical block holds what is the business of a body with memory. A
 *prefix block* is the unit in which a trace names shared content (512 tokens in Mooncake's, 16 in Qwen's) and is made of
 whole KV blocks. A prefix block nobody uses stays until its room is needed; the least recently used goes first.
+
+Free blocks form a queue, as in vLLM: taken at its head, given back at its tail, a sequence's last block first. What a
+preempted sequence had computed is therefore still there until the head has reached it. Of the queue only places are
+known: everything ever given back lies before `given_blocks`, and the `free_blocks` before that are still free.
 """
 
 from collections import OrderedDict
@@ -19,16 +23,19 @@ class KvPool:
         block_tokens: tokens per KV block.
         unit_tokens: tokens per prefix block (None: nothing is shared).
         unit_blocks: KV blocks per prefix block.
-        free_blocks: blocks that hold nothing.
+        free_blocks: blocks that nobody holds, cached prefixes apart.
+        given_blocks: place of the free queue's tail: blocks ever put there, less those taken out of its middle.
         evictable_blocks: blocks of cached prefixes that no sequence uses.
     """
 
     __slots__ = (
         "_cached",
         "_idle",
+        "_left",
         "block_tokens",
         "evictable_blocks",
         "free_blocks",
+        "given_blocks",
         "total_blocks",
         "unit_blocks",
         "unit_tokens",
@@ -44,8 +51,11 @@ class KvPool:
         self.block_tokens = block_tokens
         self.unit_tokens = unit_tokens
         self.unit_blocks = 0 if unit_tokens is None else unit_tokens // block_tokens
-        self.free_blocks = total_blocks
+        self.free_blocks = self.given_blocks = total_blocks
         self.evictable_blocks = 0
+        self._left: dict[
+            int, tuple[int, int, int]
+        ] = {}  # who was preempted -> (first block, place of the last, blocks)
         self._cached: dict[int, int] = {}  # prefix block -> sequences that use it
         self._idle: OrderedDict[int, None] = OrderedDict()  # those with none, least recently used first
 
@@ -66,20 +76,22 @@ class KvPool:
     def match(self, prefix: Sequence[int], most: int) -> tuple[int, int]:
         """Look up a prompt: (leading prefix blocks that are cached, at most `most`; KV blocks of those in use).
 
-        What matches counts as recently used, so that looking twice in a row is the same as looking once.
+        What matches counts as recently used, its beginning most of all: of one prefix the end goes first, however often
+        it is looked at. Looking twice in a row is the same as looking once.
         """
         cached, idle = self._cached, self._idle
-        matched = used = 0
+        matched = 0
+        unused: list[int] = []
         for key in prefix[:most]:
             users = cached.get(key)
             if users is None:
                 break
             matched += 1
-            if users:
-                used += 1
-            else:
-                idle.move_to_end(key)
-        return matched, used * self.unit_blocks
+            if not users:
+                unused.append(key)
+        for key in reversed(unused):
+            idle.move_to_end(key)
+        return matched, (matched - len(unused)) * self.unit_blocks
 
     def cached_units(self, prefix: Sequence[int], most: int) -> int:
         """Return how many leading prefix blocks are cached, at most `most`; asking changes nothing."""
@@ -112,6 +124,7 @@ class KvPool:
                 key, _ = self._idle.popitem(last=False)
                 del self._cached[key]
                 free += self.unit_blocks
+                self.given_blocks += self.unit_blocks
                 self.evictable_blocks -= self.unit_blocks
         self.free_blocks = free - blocks
 
@@ -140,6 +153,33 @@ class KvPool:
                 idle[key] = None
                 self.evictable_blocks += self.unit_blocks
         self.free_blocks += private_blocks
+        self.given_blocks += private_blocks
+
+    def leave(self, owner: int, first: int, blocks: int) -> None:
+        """Note what a preempted sequence has just given back last: computed blocks of its own, from its `first` on."""
+        self._left[owner] = first, self.given_blocks - blocks, blocks
+
+    def left(self, owner: int, first: int, ahead: int) -> int:
+        """Return how many of those blocks are still there, from the same `first` on, once `ahead` more are taken."""
+        note = self._left.get(owner)
+        if note is None or note[0] != first:
+            return 0
+        _, place, blocks = note
+        gone = self.given_blocks - self.free_blocks + ahead - place
+        return blocks if gone <= 0 else max(0, blocks - gone)
+
+    def reclaim(self, owner: int, blocks: int) -> None:
+        """Find that many of those blocks again, which come out of the middle of the queue; the rest is forgotten.
+
+        They are counted as taken by the `take` that follows, for all blocks of the sequence.
+        """
+        note = self._left.pop(owner, None)
+        if note is None or not blocks:
+            return
+        self.given_blocks -= blocks
+        for other, (first, place, count) in self._left.items():
+            if place > note[1]:
+                self._left[other] = first, place - blocks, count
 
     def check_integrity(self, private_blocks: int) -> None:
         """Assert that every block is accounted for, given those that sequences hold privately."""
@@ -148,4 +188,5 @@ class KvPool:
         assert all(self._cached[key] == 0 for key in self._idle)
         assert sum(1 for users in self._cached.values() if not users) == len(self._idle)
         assert self.free_blocks >= 0
+        assert sum(self.left(owner, first, 0) for owner, (first, _, _) in self._left.items()) <= self.free_blocks
         assert self.free_blocks + self.evictable_blocks + shared + private_blocks == self.total_blocks

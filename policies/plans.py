@@ -1,6 +1,7 @@
 """What passes between a scheduler and the body that works for it."""
 
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
 from policies.sequence import S
@@ -15,7 +16,8 @@ class PrefillChunk(NamedTuple, Generic[S]):
     past_tokens: int
 
 
-class StepPlan(NamedTuple, Generic[S]):
+@dataclass(slots=True)
+class StepPlan(Generic[S]):
     """What a worker does next.
 
     Attributes:
@@ -49,7 +51,8 @@ class Idle(NamedTuple):
     wake_at_s: float | None = None
 
 
-class StepOutcome(NamedTuple):
+@dataclass(slots=True)
+class StepOutcome:
     """What came of a plan: it ends at an iteration boundary, perhaps an earlier one than planned."""
 
     iterations: int
@@ -65,13 +68,13 @@ class Shown(NamedTuple):
     Attributes:
         decoding: sequences ready to decode.
         prefilling: those in the middle of their prompts.
-        looked: (id, tokens to fill, cached prefix blocks) of the candidates that it looked at.
+        looked: (id, tokens to fill, cached prefix blocks, own KV blocks found again) of the candidates it looked at.
         free_blocks: as in `BatchView`.
     """
 
     decoding: int
     prefilling: Items[Prefilling]
-    looked: Items[tuple[int, int, int]]
+    looked: Items[tuple[int, int, int, int]]
     free_blocks: int
 
     def numbers(self) -> list[int]:

@@ -26,15 +26,14 @@ NONE_BEGUN: tuple[Prefilling, ...] = ()
 class _Lane(Generic[S]):
     """What one decode group holds besides its decoding members."""
 
-    __slots__ = ("decode", "group", "in_flight", "new_blocks", "prefilling", "view")
+    __slots__ = ("decode", "group", "plan", "prefilling", "view")
 
     def __init__(self, group: int, block_tokens: int) -> None:
         self.group = group
         self.decode: DecodeGroup[S] = DecodeGroup(block_tokens)
         self.prefilling: list[S] = []
-        self.in_flight = False
-        self.new_blocks = 0  # set aside for the first iteration of the plan in flight
-        self.view: BatchView | None = None  # that the plan in flight was made on
+        self.plan: StepPlan[S] | None = None  # that is in flight
+        self.view: BatchView | None = None  # that it was made on
 
 
 def _begun(lane: _Lane[S]) -> Items[Prefilling]:
@@ -67,10 +66,10 @@ class Scheduler(Generic[S]):
         self._most_kv_tokens = (config.kv_blocks - config.watermark_blocks) * config.block_tokens
         self._steady = batching.steady
         # Groups share the memory: what one does changes what another may, so that no plan holds beyond its iteration.
-        self._strides = batching.steady and config.groups == 1
-        self._reserved = 0  # blocks set aside for the plans in flight
+        self._shared = config.groups > 1
+        self._strides = batching.steady and not self._shared
         self._swap_free = config.swap_blocks
-        self._looked: dict[int, tuple[S, int]] = {}
+        self._looked: dict[int, tuple[S, int, int]] = {}  # id -> (whom, prefix blocks found, own blocks found)
         self._looked_evictable = 0
         self._queue_exhausted = False
         self.preempted: list[S] = []  # by the last plan, for the body's records
@@ -111,7 +110,7 @@ class Scheduler(Generic[S]):
         if self._told:
             self._forget()
         for lane in self._lanes:
-            if lane.in_flight:
+            if lane.plan is not None:
                 continue
             if self.waiting or lane.prefilling or self.swapped or not self._steady:
                 plan = self._choose(lane, now_s)
@@ -121,8 +120,8 @@ class Scheduler(Generic[S]):
                 continue
             if plan is not None:
                 self._told = self.moved
-                lane.in_flight = True
-                if len(self._lanes) > 1:
+                lane.plan = plan
+                if self._shared:
                     self._lanes.remove(lane)  # the others come first next time
                     self._lanes.append(lane)
                 return plan
@@ -136,19 +135,14 @@ class Scheduler(Generic[S]):
     def _decode_on(self, lane: _Lane[S]) -> StepPlan[S] | None:
         """Plan a group in which there is nothing to choose from; None if its next iteration lacks memory."""
         decode, pool = lane.decode, self.pool
-        need = decode.next_blocks()
-        room = pool.free_blocks + pool.evictable_blocks - self._reserved
-        if need > room:
+        available = pool.free_blocks + pool.evictable_blocks
+        room = available - self._promised_blocks() if self._shared else available
+        if decode.next_blocks() > room:
             return None
         lane.view = None
-        if self._looked:
-            self._looked.clear()
-            self._looked_evictable = 0
         members = len(decode.members)
         repeat = decode.stride(UNBOUNDED, room) - 1 if self._strides else 0
-        lane.new_blocks = need
-        self._reserved += need
-        used = pool.total_blocks - pool.free_blocks - pool.evictable_blocks
+        used = pool.total_blocks - available
         return StepPlan(lane.group, members, decode.context_tokens(), NO_CHUNKS, members, repeat, True, members, used)
 
     def _choose(self, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
@@ -156,18 +150,18 @@ class Scheduler(Generic[S]):
         decode, pool = lane.decode, self.pool
         swap_in = self._swap_in(lane) if self.swapped else 0
         need = decode.next_blocks()
-        room = pool.free_blocks + pool.evictable_blocks - self._reserved
+        room = self._room()
         if need > room:
             freed, need = self._make_room(lane)
             self._owed_swap_out += freed
-            room = pool.available_blocks - self._reserved
+            room = self._room()
         members = len(decode.members)
         free_blocks = room - need - self._watermark_blocks
-        limits = self._limits if len(self._lanes) == 1 else self._share_of_seats()
-        lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(), free_blocks, limits)
-        decode_now, chosen = self.batching.select(view)
-        chunks = self._admit(lane, chosen) if chosen else NO_CHUNKS
-        decoding = members if decode_now else 0
+        limits = self._share_of_seats() if self._shared else self._limits
+        lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(need), free_blocks, limits)
+        decision = self.batching.select(view)
+        chunks = self._admit(lane, decision.chunks) if decision.chunks else NO_CHUNKS
+        decoding = members if decision.decode else 0
         if not (decoding or chunks):
             return None
         swap_out, self._owed_swap_out = self._owed_swap_out, 0
@@ -179,10 +173,7 @@ class Scheduler(Generic[S]):
             context = decode.context_tokens()
             if iterations > 1:
                 # A cached prefix that a candidate has been shown is not evicted within.
-                room = pool.free_blocks + pool.evictable_blocks - self._reserved - self._looked_evictable
-                iterations = decode.stride(iterations, room)
-            lane.new_blocks = need
-            self._reserved += need
+                iterations = decode.stride(iterations, max(0, self._room() - self._looked_evictable))
         return StepPlan(
             lane.group,
             decoding,
@@ -201,7 +192,7 @@ class Scheduler(Generic[S]):
         """Return a group's limits, so that all get their share of what there is: a pipeline wants to be full."""
         groups = len(self._lanes)
         everybody = self.admitted_sequences() + len(self.waiting) + len(self.swapped)
-        return self._limits._replace(max_seqs=min(self._limits.max_seqs, -(-everybody // groups)))
+        return BatchLimits(min(self._limits.max_seqs, -(-everybody // groups)), self._limits.token_budget)
 
     def sequences(self) -> Iterator[S]:
         """Yield all that it was given and has not finished."""
@@ -222,8 +213,9 @@ class Scheduler(Generic[S]):
         if view is None:  # nothing waited, nothing was being prefilled
             available = self.pool.available_blocks - self.config.watermark_blocks
             return Shown(plan.decoding, (), (), available - lane.decode.new_blocks(step + 1))
-        looked = [(seq.seq_id, seq.fill_tokens, matched) for seq, matched in self._looked.values()]
+        seen = self._looked.values()
         if step == 0:
+            looked = [(seq.seq_id, seq.fill_tokens, matched, own) for seq, matched, own in seen]
             return Shown(view.decoding, view.prefilling, looked, view.free_blocks)
         # A stride has at most one prompt in it, which is computed in equal chunks; those admitted wait no longer.
         pace = {chunk.seq.seq_id: chunk.tokens * step for chunk in plan.chunks}
@@ -231,35 +223,51 @@ class Scheduler(Generic[S]):
             Prefilling(seq.seq_id, seq.fill_tokens - seq.kv_tokens - pace.get(seq.seq_id, 0)) for seq in lane.prefilling
         ]
         taken = {seq.seq_id for seq in self.admitted}
-        left = [item for item in looked if item[0] not in taken]
-        free_blocks = self.pool.available_blocks - self.config.watermark_blocks
-        free_blocks -= lane.decode.new_blocks(step + 1 if plan.decoding else 1)
+        grown = lane.decode.new_blocks(step + 1 if plan.decoding else 1)
+        left = [
+            (seq.seq_id, seq.fill_tokens, matched, self._own(seq, matched, grown))
+            for seq, matched, _ in seen
+            if seq.seq_id not in taken
+        ]
+        free_blocks = self.pool.available_blocks - self.config.watermark_blocks - grown
         return Shown(view.decoding, begun, left, free_blocks)
 
-    def _candidates(self) -> Iterator[Candidate]:
-        """Yield waiting sequences in order; while any is swapped out, nobody is admitted before it."""
+    def _candidates(self, growth: int) -> Iterator[Candidate]:
+        """Yield waiting sequences in order; while any is swapped out, nobody is admitted before it.
+
+        `growth`: KV blocks that decoding takes first.
+        """
         self._looked.clear()
         self._looked_evictable = 0
         if self.waiting:
             self._queue_exhausted = False
-            return self._look()
+            return self._look(growth)
         self._queue_exhausted = not self.swapped  # a policy that did look would find the end
         return iter(NOBODY)
 
-    def _look(self) -> Iterator[Candidate]:
+    def _look(self, growth: int) -> Iterator[Candidate]:
         if not self.swapped:
             blocks_for, looked = self.pool.blocks_for, self._looked
             for seq in self.waiting:
+                matched = used_blocks = own = 0
+                tokens = seq.fill_tokens
                 if seq.prefix and self.pool.unit_tokens:
                     matched, used_blocks = self._match(seq)
-                    looked[seq.seq_id] = seq, matched
                     self._looked_evictable += matched * self.pool.unit_blocks - used_blocks
-                    tokens = seq.fill_tokens - matched * self.pool.unit_tokens
-                    yield Candidate(seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks)
-                else:
-                    looked[seq.seq_id] = seq, 0
-                    yield Candidate(seq.seq_id, seq.fill_tokens, blocks_for(seq.fill_tokens))
+                    tokens -= matched * self.pool.unit_tokens
+                if seq.preemptions:
+                    own = self._own(seq, matched, growth)
+                    tokens -= own * self.pool.block_tokens
+                looked[seq.seq_id] = seq, matched, own
+                yield Candidate(seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks)
             self._queue_exhausted = True
+
+    def _own(self, seq: S, matched: int, growth: int) -> int:
+        """Return how many blocks a sequence finds again that it had before it was preempted, behind a matched prefix.
+
+        Growing (by so many blocks) comes first. The block of its last token is never one of them: that token is new.
+        """
+        return self.pool.left(seq.seq_id, matched * self.pool.unit_blocks, growth) if seq.preemptions else 0
 
     def _match(self, seq: S) -> tuple[int, int]:
         unit = self.pool.unit_tokens
@@ -296,16 +304,21 @@ class Scheduler(Generic[S]):
         found = self._looked.get(seq_id)
         if found is None:
             raise PolicyError(f"{type(self.batching).__name__} chose sequence {seq_id}, which its view did not show")
-        seq, matched = found
+        seq, matched, own = found
         waiting = self.waiting
         if waiting[0] is seq:
             waiting.popleft()
         else:
             waiting.remove(seq)
         if matched:
+            idle = self.pool.evictable_blocks
             self.pool.hold(seq.prefix[:matched])
+            self._looked_evictable -= idle - self.pool.evictable_blocks  # those that others look at are left
             seq.held = matched
-            seq.kv_tokens = cached = matched * (self.pool.unit_tokens or 0)
+        if seq.preemptions:
+            self.pool.reclaim(seq_id, own)
+        if matched or own:
+            seq.kv_tokens = cached = matched * (self.pool.unit_tokens or 0) + own * self.pool.block_tokens
             self.outstanding_tokens -= cached
         lane.prefilling.append(seq)
         self.admitted.append(seq)
@@ -327,12 +340,21 @@ class Scheduler(Generic[S]):
 
     # -- memory --------------------------------------------------------------------------------------------------
 
+    def _room(self) -> int:
+        """Return the KV blocks that can be had, those promised set aside."""
+        available = self.pool.free_blocks + self.pool.evictable_blocks
+        return available - self._promised_blocks() if self._shared else available
+
+    def _promised_blocks(self) -> int:
+        """Return the KV blocks that the first iterations of the plans in flight are about to take."""
+        return sum(lane.decode.next_blocks() for lane in self._lanes if lane.plan is not None and lane.plan.decoding)
+
     def _make_room(self, lane: _Lane[S]) -> tuple[int, int]:
         """Preempt the youngest until the next decode iteration fits: (blocks swapped out, blocks it needs)."""
         swapped = 0
         while True:
-            need = lane.decode.new_blocks(1)
-            if need <= self.pool.available_blocks - self._reserved:
+            need = lane.decode.next_blocks()
+            if need <= self._room():
                 return swapped, need
             victim = (
                 lane.prefilling[-1] if lane.prefilling else lane.decode.members[next(reversed(lane.decode.members))]
@@ -352,12 +374,15 @@ class Scheduler(Generic[S]):
             lane.decode.leave(seq)
         else:
             lane.prefilling.remove(seq)
-        blocks = self.pool.blocks_for(seq.kv_tokens)
-        self._release(seq, blocks if decoding else self.pool.blocks_for(seq.fill_tokens))
+        pool, shared = self.pool, seq.held * self.pool.unit_blocks
+        blocks = pool.blocks_for(seq.kv_tokens)
+        self._release(seq, blocks if decoding else pool.blocks_for(seq.fill_tokens))
         if decoding and blocks <= self._swap_free:
             self._swap_free -= blocks
             self.swapped.append(seq)
             return blocks
+        if self.config.keep_preempted:
+            pool.leave(seq.seq_id, shared, seq.kv_tokens // pool.block_tokens - shared)
         self.outstanding_tokens += seq.kv_tokens
         seq.fill_tokens = seq.prompt_tokens + seq.emitted
         if decoding:
@@ -372,6 +397,7 @@ class Scheduler(Generic[S]):
             seq.held = 0
         else:
             self.pool.free_blocks += blocks
+            self.pool.given_blocks += blocks
 
     def _swap_in(self, lane: _Lane[S]) -> int:
         """Bring swapped sequences back while they fit; return the KV blocks to move."""
@@ -379,10 +405,8 @@ class Scheduler(Generic[S]):
         while self.swapped:
             seq = self.swapped[0]
             blocks = self.pool.blocks_for(seq.kv_tokens)
-            spare = (
-                self.pool.available_blocks - self._reserved - lane.decode.new_blocks(1) - self.config.watermark_blocks
-            )
-            limits = self._limits if len(self._lanes) == 1 else self._share_of_seats()
+            spare = self._room() - lane.decode.next_blocks() - self._watermark_blocks
+            limits = self._share_of_seats() if self._shared else self._limits
             seats = limits.max_seqs - len(lane.decode.members) - len(lane.prefilling)
             if self.pool.blocks_for(seq.kv_tokens + 1) > spare or seats <= 0:  # with room for its next token
                 break
@@ -400,12 +424,11 @@ class Scheduler(Generic[S]):
     def apply(self, plan: StepPlan[S], outcome: StepOutcome) -> Applied[S]:
         """Take in what came of a plan."""
         lane = self._by_group[plan.group]
-        lane.in_flight = False
+        lane.plan = None
         iterations = outcome.iterations
         finished: list[S] = []
         if plan.decoding:
             decode, pool = lane.decode, self.pool
-            self._reserved -= lane.new_blocks
             finished = decode.advance(iterations)
             blocks = self.grown_blocks = decode.grown_blocks
             if blocks > pool.free_blocks:

@@ -1,7 +1,7 @@
 """One request as the brain knows it, and the set of those that decode together."""
 
 from collections.abc import Sequence as Keys
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 
@@ -20,20 +20,18 @@ class Sequence:
         preemptions: how often it lost its memory.
     """
 
-    # Defaults on the class, not slots: most of these are never written in a short life, and one is made per request.
-    emitted: int = 0
-    kv_tokens: int = 0
-    held: int = 0
-    finish_step: int | None = None
-    kv_offset: int = 0
-    preemptions: int = 0
-
     def __init__(self, seq_id: int, prompt_tokens: int, output_tokens: int, prefix: Keys[int] = ()) -> None:
         self.seq_id = seq_id
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.prefix = prefix
+        self.emitted = 0
+        self.kv_tokens = 0
         self.fill_tokens = prompt_tokens
+        self.held = 0
+        self.finish_step: int | None = None
+        self.kv_offset = 0
+        self.preemptions = 0
 
 
 S = TypeVar("S", bound=Sequence)
@@ -58,7 +56,7 @@ class DecodeGroup(Generic[S]):
         self.grown_blocks = 0
         self.members: dict[int, S] = {}
         self._block_tokens = block_tokens
-        self._finishes: list[tuple[int, int]] = []  # heap of (step, seq_id); entries of the preempted are stale
+        self._finishes: list[tuple[int, int]] = []  # heap of the members' (finish step, id)
         self._kv_sum = 0  # sum over members of (KV tokens - step)
         self._residues = [0] * block_tokens  # members by the step, modulo the block size, at which they need a block
 
@@ -82,13 +80,18 @@ class DecodeGroup(Generic[S]):
         heappush(self._finishes, (finish, seq.seq_id))
 
     def leave(self, seq: S) -> None:
-        """Take a member out, its counters brought up to date."""
-        offset = seq.kv_offset
+        """Take a member out that is not done, its counters brought up to date."""
+        self._finishes.remove((seq.finish_step or 0, seq.seq_id))
+        heapify(self._finishes)
+        self._take_out(seq)
+
+    def _take_out(self, seq: S) -> None:
+        step, offset = self.step, seq.kv_offset
         del self.members[seq.seq_id]
         self._kv_sum -= offset
         self._residues[-offset % self._block_tokens] -= 1
-        seq.kv_tokens = offset + self.step
-        seq.emitted = seq.output_tokens - (seq.finish_step or 0) + self.step
+        seq.kv_tokens = offset + step
+        seq.emitted = seq.output_tokens - (seq.finish_step or 0) + step
         seq.finish_step = None
 
     def stride(self, most: int, blocks: int) -> int:
@@ -96,16 +99,10 @@ class DecodeGroup(Generic[S]):
 
         The iteration with which a member finishes counts. There must be a member; one iteration is always granted.
         """
-        finishes, members = self._finishes, self.members
-        while True:
-            finish, seq_id = finishes[0]
-            if seq_id in members and members[seq_id].finish_step == finish:
-                break
-            heappop(finishes)
-        steps = finish - self.step
+        steps = self._finishes[0][0] - self.step
         if most < steps:
             steps = most
-        if len(members) * (steps // self._block_tokens + 1) <= blocks:
+        if len(self.members) * (steps // self._block_tokens + 1) <= blocks:
             return steps
         return self.steps_within(blocks, steps) or 1
 
@@ -115,14 +112,11 @@ class DecodeGroup(Generic[S]):
 
     def new_blocks(self, steps: int) -> int:
         """Return the KV blocks that the next iterations take."""
-        size = self._block_tokens
-        cycles = steps // size
+        size, residues = self._block_tokens, self._residues
         first = self.step % size
-        last = first + steps - cycles * size
-        residues = self._residues
-        if last > size:  # round the corner
-            return cycles * len(self.members) + sum(residues[first:]) + sum(residues[: last - size])
-        return cycles * len(self.members) + sum(residues[first:last])
+        last = first + steps % size
+        blocks = steps // size * len(self.members) + sum(residues[first:last])
+        return blocks + sum(residues[: last - size]) if last > size else blocks  # round the corner
 
     def steps_within(self, blocks: int, most: int) -> int:
         """Return how many of the next `most` iterations can run on this many new blocks."""
@@ -147,9 +141,7 @@ class DecodeGroup(Generic[S]):
         finishes = self._finishes
         done: list[S] = []
         while finishes and finishes[0][0] <= now:
-            finish, seq_id = heappop(finishes)
-            seq = self.members.get(seq_id)
-            if seq is not None and seq.finish_step == finish:
-                done.append(seq)
-                self.leave(seq)
+            seq = self.members[heappop(finishes)[1]]
+            done.append(seq)
+            self._take_out(seq)
         return done

@@ -18,6 +18,7 @@ class SchedulerConfig:
         max_queue: most waiting sequences (None: no bound).
         swap_blocks: KV blocks that host memory can hold; 0 preempts by recomputing.
         prefix_unit_tokens: tokens per shared prefix block (None: prefixes are not shared).
+        keep_preempted: a preempted sequence finds again what nobody has written over when it resumes.
         groups: decode groups, one per pipeline stage.
     """
 
@@ -30,4 +31,5 @@ class SchedulerConfig:
     max_queue: int | None = None
     swap_blocks: int = 0
     prefix_unit_tokens: int | None = None
+    keep_preempted: bool = False
     groups: int = 1

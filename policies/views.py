@@ -1,15 +1,17 @@
 """What a policy may see, and what it answers.
 
-Views and decisions are immutable records. They are named tuples rather than frozen dataclasses because one of each is
-made per scheduling step, the innermost loop of the simulator: a frozen slotted dataclass costs about three times as
-much to build.
+Views and decisions are records: made once, read, never changed. One of each is made per scheduling step, the innermost
+loop of the simulator, where slotted dataclasses cost less than half of named tuples to make and to read by name, and a
+third of frozen ones to make. What policies take apart in a loop (candidates, chunks) are named tuples.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
-class BatchLimits(NamedTuple):
+@dataclass(slots=True)
+class BatchLimits:
     """What a worker's configuration allows in one iteration.
 
     Attributes:
@@ -42,7 +44,8 @@ class Prefilling(NamedTuple):
     tokens: int
 
 
-class BatchView(NamedTuple):
+@dataclass(slots=True)
+class BatchView:
     """The state of one worker at an iteration boundary.
 
     Attributes:
@@ -70,7 +73,8 @@ class Chunk(NamedTuple):
     tokens: int
 
 
-class BatchDecision(NamedTuple):
+@dataclass(slots=True)
+class BatchDecision:
     """What runs next: one token for every decoding sequence (or none of them), and these prompt chunks."""
 
     decode: bool

@@ -19,6 +19,8 @@ Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1 + 1e-9)]
 Json = Any
 Body = Literal["sim", "emulator", "engine"]
+Basis = Literal["measured", "fitted", "pooled", "assumed"]
+Quantile = Literal["mean", "p50", "p90", "p99"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -174,6 +176,49 @@ class BreakEven(Strict):
     lives: dict[str, HardwareLife] = {}
 
 
+class Range(Strict):
+    """Where a value lies nine times in ten."""
+
+    low: NonNegative
+    high: NonNegative
+
+
+class TimeError(Strict):
+    """Factors on predicted service times that hold nine times in ten, found by cross-validation; null: unknown."""
+
+    prefill: Range | None
+    decode: Range | None
+
+
+class Ranges(Strict):
+    """What the error of the time model (and of power, for joules) leaves of each metric."""
+
+    ttft_s: dict[Quantile, Range | None]
+    tpot_s: dict[Quantile, Range | None]
+    itl_s: dict[Quantile, Range | None]
+    e2e_s: dict[Quantile, Range | None]
+    output_tokens_per_s: Range | None
+    offered_frac: Range | None
+    devices_needed: Range | None
+    energy_j: Range | None
+
+
+class Prediction(Strict):
+    """How far the times can be trusted.
+
+    basis: `measured` (runs of this class of model on this device with this stack), `fitted` (of other models),
+    `pooled` (on cards of the same architecture) or `assumed` (none).
+    """
+
+    stack: str
+    pool: str
+    model_class: str
+    basis: Basis
+    time_error_90: TimeError
+    energy_error_90: Range | None
+    range_90: Ranges | None
+
+
 class Summary(Strict):
     """``summary.json``."""
 
@@ -200,6 +245,7 @@ class Summary(Strict):
     cost_usd: Cost
     quality: Quality
     breakeven: BreakEven | None = None
+    prediction: Prediction | None = None
 
 
 class FactRow(Strict):

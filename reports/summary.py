@@ -112,11 +112,12 @@ def duration_s(run: Run) -> float | None:
     return float(ends.max()) if len(ends) else None
 
 
-def summarise(run: Run) -> Block:
+def summarise(run: Run, done: Served | None = None) -> Block:
     """Compute the blocks of summary.json that a run's own files hold.
 
     Args:
         run: a run directory, finished or about to be (``RunWriter.run()``); it needs no summary.json yet.
+        done: the result of :func:`served`, if it is at hand.
 
     Returns:
         requests, rejected_by, the five latency blocks, throughput, bytes_moved and duration_s.
@@ -133,7 +134,7 @@ def summarise(run: Run) -> Block:
             f"{run.file('requests')}: {statuses['rejected']} requests are rejected but {sum(reasons.values())} have a "
             "reason; give a reject_reason to each rejected one and to no other"
         )
-    done = served(run, run.manifest.slo())
+    done = served(run, run.manifest.slo()) if done is None else done
     length_s = duration_s(run)
     mask = counted(run)
     return {
@@ -209,6 +210,7 @@ def _unknown_blocks(run: Run) -> Block:
         "cost_usd": nulls("hardware", "electricity", "total", "per_million_output_tokens"),
         "quality": {"perplexity": None, "source": "not measured"},
         "breakeven": None,
+        "prediction": None,
     }
 
 

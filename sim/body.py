@@ -27,6 +27,7 @@ from sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, set
 from sim.rows import Columns, RowOrder
 from sim.ticket import Ticket
 from sim.timeline import Bins
+from sim.times import time_model
 from sim.worker import Worker
 from sim.workload import Workload
 
@@ -62,7 +63,7 @@ class Body:
     Args:
         config: the run; memory: its replicas' memory; workload: what arrives.
         meter: works out energy; None where only the requests' times are wanted.
-        sink: takes rows of requests.parquet as columns.
+        sink: takes rows of requests.parquet as columns; None where nobody wants them.
         log: takes decision log entries; progress: called now and then with (requests done, virtual seconds).
     """
 
@@ -72,7 +73,7 @@ class Body:
         memory: MemoryPlan,
         workload: Workload,
         meter: StrideMeter | None,
-        sink: Callable[[Columns], None],
+        sink: Callable[[Columns], None] | None,
         log: Callable[[DecisionEntry], None] | None = None,
         progress: Callable[[int, float], None] | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class Body:
         self._meter = meter
         self._progress = progress
         self._env = env = VirtualEnvironment(config.shuffle_ties)
-        self._rows = RowOrder(sink)
+        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S))
         self._router = ROUTING[config.policies.routing]()
         self.workers = [
             self._worker(number, memory, DecisionLog(log) if log else None)
@@ -97,7 +98,6 @@ class Body:
         self._open_loop = workload.open_loop
         self._settle_by_ps = SETTLE_WITHIN_PS
         self._last_arrival_ps = 0
-        self._warmup_ps = round(config.warmup_s * PS_PER_S)
         self._kv_blocks = memory.kv_blocks
         workload.start(env, self.submit)
 
@@ -105,9 +105,7 @@ class Body:
         config, env = self.config, self._env
         policies, deployment = config.policies, config.deployment
         scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), BATCHING[policies.batching]())
-        stages = [
-            TimeModel(deployment, config.model, config.precision, config.stack, stage) for stage in range(deployment.pp)
-        ]
+        stages = [self.time_model(stage) for stage in range(deployment.pp)]
         swap = None
         if policies.preemption == "swap":
             pcie = deployment.host_link
@@ -117,6 +115,10 @@ class Body:
         return Worker(
             env, number, scheduler, stages[0], swap, memory.block_bytes, self._finished, config.single_step, log
         )
+
+    def time_model(self, stage: int) -> TimeModel:
+        """Build the physics of a pipeline stage; whoever wants to listen in overrides this."""
+        return time_model(self.config, stage)
 
     def _scheduler_config(self, memory: MemoryPlan) -> SchedulerConfig:
         config, policies = self.config, self.config.policies
@@ -135,6 +137,7 @@ class Body:
             max_queue=policies.max_queue,
             swap_blocks=int(swap_bytes // memory.replica_block_bytes),
             prefix_unit_tokens=unit,
+            keep_preempted=policies.share_prefixes,
             groups=config.deployment.pp,
         )
 
@@ -144,20 +147,20 @@ class Body:
         """Take in a request that arrives now: refuse it, or route it to a replica."""
         if self._closed:
             return
-        if ticket.arrival_ps > self._settle_by_ps:
+        self._last_arrival_ps = now = ticket.arrival_ps
+        if now > self._settle_by_ps:
             self._settle()
         self._arrived += 1
-        self._last_arrival_ps = ticket.arrival_ps
-        ticket.in_stats = ticket.arrival_ps >= self._warmup_ps
-        workers = self.workers
-        ticket.refused = workers[0].scheduler.refusal(ticket)
-        if ticket.refused is None or ticket.refused == "queue_full":
-            worker = workers[0] if len(workers) == 1 else workers[self._route(ticket)]
-            ticket.refused = worker.scheduler.refusal(ticket) if self.config.policies.max_queue else None
-            if ticket.refused is None:
-                ticket.replica = worker.number
-                worker.arrive(ticket)
-                return
+        worker = self.workers[0]
+        refused = worker.scheduler.refusal(ticket)
+        if (refused is None or refused == "queue_full") and len(self.workers) > 1:
+            worker = self.workers[self._route(ticket)]
+            refused = worker.scheduler.refusal(ticket)
+        if refused is None:
+            ticket.replica = worker.number
+            worker.arrive(ticket)
+            return
+        ticket.refused = refused
         self._refused += 1
         self._done.append(ticket)
         self._workload.finished(ticket)

@@ -1,16 +1,17 @@
 """Capacity: what one replica carries when the same mix of requests saturates it."""
 
 from dataclasses import dataclass, replace
+from itertools import compress
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.roofline import TimeModel
 from sim.body import Body
 from sim.config import RunConfig
 from sim.memory import MemoryPlan
 from sim.ticket import Ticket
+from sim.times import time_model
 from sim.workload import Saturation, Workload
 
 TARGET_FRAC = 0.85
@@ -44,10 +45,12 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
     """
     mix = workload.sample(MAX_SAMPLE, config.seed)
     most = most_tokens(config, memory)
-    served = [ticket for ticket in mix if ticket.prompt_tokens + ticket.output_tokens <= most]
-    if not served:
+    lengths = lengths_of(mix)
+    fits = lengths.sum(axis=1) <= most
+    if not fits.any():
         return None
-    together = tokens_in_memory(config, memory) / float(np.mean([t.prompt_tokens + t.output_tokens for t in served]))
+    served = list(compress(mix, fits.tolist()))
+    together = tokens_in_memory(config, memory) / float(lengths[fits].sum(axis=1).mean())
     together = min(config.policies.max_seqs, max(1.0, together))
     size = int(np.clip(TURNOVERS * together, MIN_SAMPLE, MAX_SAMPLE))
     sample = [served[i % len(served)] for i in range(size)] if workload.prefix_unit_tokens is None else served[:size]
@@ -59,9 +62,16 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
         hosts=ceil(config.deployment.hosts / config.deployment.replicas),
     )
     probe = replace(config, deployment=single, workload=saturation, horizon_s=None, warmup_s=0.0, decisions=False)
-    Body(probe, memory, saturation, None, lambda _: None).run()
-    weights = token_weights(config, int(together))
-    return throughput([t for t in saturation.submitted if t.finish_ps is not None], served, weights)
+    Body(probe, memory, saturation, None, None).run()
+    weights = np.array(token_weights(config, int(together)))
+    done = [ticket for ticket in saturation.submitted if ticket.finish_ps is not None]
+    return throughput(done, float((lengths[fits] @ weights).mean()), weights)
+
+
+def lengths_of(tickets: list[Ticket]) -> NDArray[np.float64]:
+    """Return the prompt and output tokens of tickets, a row each."""
+    rows = [(ticket.prompt_tokens, ticket.output_tokens) for ticket in tickets]
+    return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
 def most_tokens(config: RunConfig, memory: MemoryPlan) -> int:
@@ -77,23 +87,20 @@ def tokens_in_memory(config: RunConfig, memory: MemoryPlan) -> float:
 
 def token_weights(config: RunConfig, together: int) -> tuple[float, float]:
     """Return what a prompt token and an output token cost in a full iteration, relative to each other."""
-    times = TimeModel(config.deployment, config.model, config.precision, config.stack)
+    times = time_model(config)
     budget = config.policies.token_budget
     prompt_ps = times.step(0, 0, ((None, budget, 0),), 1, 1)[0] / budget
     output_ps = times.step(together, together * 512, (), together, 1)[0] / together
     return prompt_ps, output_ps
 
 
-def throughput(done: list[Ticket], mix: list[Ticket], weights: tuple[float, float]) -> float | None:
-    """Return requests of the mix per second of work done between the first fifth's finish and the last admission."""
+def throughput(done: list[Ticket], mean_work: float, weights: NDArray[np.float64]) -> float | None:
+    """Return requests per second by the work done between the first fifth's finish and the last admission.
+
+    `mean_work`: of a request; `weights`: work per prompt token and per output token.
+    """
     if not done:
         return None
-
-    def work_of(tickets: list[Ticket]) -> NDArray[np.float64]:
-        return np.asarray(
-            np.array([[t.prompt_tokens, t.output_tokens] for t in tickets], dtype=np.float64) @ np.array(weights)
-        )
-
     done = sorted(done, key=lambda ticket: (ticket.finish_ps or 0, ticket.seq_id))
     finishes = np.array([ticket.finish_ps for ticket in done], dtype=np.float64) * 1e-12
     # What finishes together is on one side of the window's beginning.
@@ -101,8 +108,8 @@ def throughput(done: list[Ticket], mix: list[Ticket], weights: tuple[float, floa
     last = int(np.searchsorted(finishes, max(t.scheduled_ps or 0 for t in done) * 1e-12, side="right")) - 1
     if last - first < len(done) // 5:  # hardly any queue: the whole sample fits at once
         return len(done) / float(finishes[-1])
-    rate = work_of(done[first + 1 : last + 1]).sum() / (finishes[last] - finishes[first])
-    return float(rate / work_of(mix).mean())
+    work = (lengths_of(done[first + 1 : last + 1]) @ weights).sum()
+    return float(work / (finishes[last] - finishes[first]) / mean_work)
 
 
 def load_of(

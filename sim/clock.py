@@ -7,7 +7,7 @@ a boundary sees all that happened at that very instant.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from enum import IntEnum
 from heapq import heappop, heappush
 from typing import Any
@@ -46,6 +46,15 @@ class Alarm(simpy.Event):
         heappush(env._queue, (env._now + delay_ps, rank, next(env._eid), self))  # type: ignore[misc]
 
 
+class VirtualProcess(simpy.Process):
+    """A process all of whose events come to pass: none fails, none is past when waited for, none is interrupted."""
+
+    def _resume(self, event: simpy.Event) -> None:  # noqa: ARG002 - SimPy's signature
+        target = next(self._generator, None)
+        if target is not None:
+            target.callbacks.append(self._resume)
+
+
 class VirtualEnvironment(simpy.Environment):
     """SimPy's environment, counting picoseconds.
 
@@ -66,6 +75,23 @@ class VirtualEnvironment(simpy.Environment):
         """The current time in picoseconds."""
         return self._now
 
+    def skip(self, delay_ps: int) -> bool:
+        """Let time pass at once, for the process that runs now; tell whether that was possible.
+
+        It is where nothing else is due until then, that instant included: all that is to come stands in the queue.
+        """
+        queue, end = self._queue, self._now + delay_ps
+        while queue and queue[0][0] <= end:
+            if queue[0][3].callbacks is not None:
+                return False
+            heappop(queue)  # it was brought forward
+        self._now = end
+        return True
+
+    def process(self, generator: Generator[simpy.Event, None, None]) -> simpy.Process:
+        """Begin a process, now."""
+        return VirtualProcess(self, generator)
+
     def step(self) -> None:
         """Handle the next event; what is left of one that was brought forward is skipped."""
         try:
@@ -84,7 +110,8 @@ class VirtualEnvironment(simpy.Environment):
     def run(self, until: simpy.Event | None = None) -> None:  # type: ignore[override]
         """Handle events until there are none left, or until one has happened. `step`, without a call for each."""
         queue = self._queue
-        while queue and (until is None or until.callbacks is not None):
+        end = simpy.Event(self) if until is None else until
+        while queue and end.callbacks is not None:
             self._now, _, _, event = heappop(queue)  # type: ignore[assignment]
             callbacks = event.callbacks
             if callbacks is None:

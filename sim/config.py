@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from hwprofiles.deployment import Deployment
 from hwprofiles.draws import DEFAULT_DRAWS
@@ -48,6 +49,13 @@ class CarbonOptions:
     grid: HourlyGrid | None = None
 
 
+class Slowness(NamedTuple):
+    """Factors on the predicted time of iterations that process prompts, and of those that only decode."""
+
+    prefill: float
+    decode: float
+
+
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """One run.
@@ -63,6 +71,8 @@ class RunConfig:
         seed: of everything random.
         single_step: take every iteration singly; shuffle_ties: scramble the creation order of same-instant events.
         decisions: write decisions.parquet.
+        slowness: how much longer than predicted iterations take; None: as predicted.
+        bounds: run twice more, as fast and as slow as the stack's 90 % interval says, and report the range.
     """
 
     deployment: Deployment
@@ -81,6 +91,8 @@ class RunConfig:
     single_step: bool = False
     shuffle_ties: int | None = None
     decisions: bool = False
+    slowness: Slowness | None = None
+    bounds: bool = False
 
     @property
     def start_utc_s(self) -> float | None:

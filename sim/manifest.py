@@ -8,7 +8,8 @@ from typing import Any
 
 from hwprofiles.describe import describe_profile, unit_of
 from hwprofiles.facts import Fact
-from hwprofiles.stacks import STACKS_DIR
+from hwprofiles.power import ANCHORS_FILE, anchors_of
+from hwprofiles.stacks import stack_path
 from hwprofiles.tables import DATA_DIR
 from modelspecs.describe import describe_spec
 from reports.schema import SCHEMA_VERSION
@@ -67,7 +68,7 @@ def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[st
         "hw": config.deployment.name,
         "model": config.model.name,
         "precision": config.precision.name,
-        "stack": config.stack.name,
+        "stack": config.stack.label,
         "policy": config.policies.name,
         "policies": asdict(config.policies),
         "site": config.site.key,
@@ -89,9 +90,15 @@ def _profiles(config: RunConfig) -> dict[str, str]:
         DATA_DIR / "gpus" / f"{deployment.device.key}.toml",
         DATA_DIR / "hosts" / f"{deployment.host.key}.toml",
         DATA_DIR / "sites" / f"{config.site.key}.toml",
-        STACKS_DIR / f"{config.stack.name}.toml",
+        stack_path(config.stack.name),
+        ANCHORS_FILE,
     ]
-    return {str(path.relative_to(DATA_DIR)): _sha256(path) for path in paths if path.is_file()}
+    return {_label(path): _sha256(path) for path in paths if path.is_file()}
+
+
+def _label(path: Path) -> str:
+    """Return a shipped profile's path within the data, another's as it was given."""
+    return str(path.relative_to(DATA_DIR)) if path.is_relative_to(DATA_DIR) else str(path)
 
 
 def _sha256(path: Path) -> str:
@@ -110,12 +117,15 @@ def _facts(config: RunConfig) -> Iterator[dict[str, Any]]:
                 "kind": row.kind,
                 "source": row.source,
             }
-    for item in fields(config.stack):
-        value = getattr(config.stack, item.name)
-        if isinstance(value, Fact):
-            yield _fact(f"{config.stack.name}/{config.stack.pool}: {item.name}", value, unit_of(item.name))
-    for stored, rate in config.stack.dequant_elements_per_s.items():
-        yield _fact(f"{config.stack.name}/{config.stack.pool}: dequant_elements_per_s.{stored}", rate, "weights/s")
+    anchors = anchors_of(deployment.device)
+    for label, holder in (
+        (f"{config.stack.name}/{config.stack.pool}", config.stack),
+        (f"power/{anchors.pool}", anchors),
+    ):
+        for item in fields(holder):
+            value = getattr(holder, item.name)
+            if isinstance(value, Fact):
+                yield _fact(f"{label}: {item.name}", value, unit_of(item.name))
     for shape in describe_spec(config.model):
         yield {"field": f"{config.model.name}: {shape.label}", "value": shape.value, "source": shape.source or None}
 

@@ -1,13 +1,13 @@
 """Does it fit? Weights, KV cache and reserves on the GPUs of a replica, and what would help if not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwprofiles.catalogue import ALIASES, device_names, load_device
 from hwprofiles.deployment import Deployment, parse_deployment
 from hwprofiles.errors import HardwareError
 from hwprofiles.roofline import stage_layers
-from hwprofiles.stacks import Stack, load_stack
-from modelspecs.precision import PRECISIONS, Precision
+from hwprofiles.stacks import Stack
+from modelspecs.precision import COMMON_PRECISIONS, Precision
 from modelspecs.spec import ModelSpec
 from sim.errors import Infeasible
 
@@ -82,9 +82,9 @@ def _stage_weights(model: ModelSpec, precision: Precision, layers: int, first: b
         return model.stored_bytes(precision)
     weights = layers * model.layer_bytes(precision)
     if first:
-        weights += model.embedding_params * precision.bytes_per_other
+        weights += model.embedding_bytes(precision)
     if last:
-        weights += model.head_params * precision.bytes_per_other
+        weights += model.head_bytes(precision)
     return weights
 
 
@@ -109,6 +109,25 @@ def require_fit(
     )
 
 
+def with_stated_blocks(plan: MemoryPlan, kv_blocks: int) -> MemoryPlan:
+    """Return the plan with as many KV blocks as somebody says there are, such as an engine's log.
+
+    What the engine reserves besides is its own business; only what the card cannot hold is refused.
+
+    Raises:
+        Infeasible: weights and blocks together exceed the memory.
+    """
+    needed = plan.weights_bytes + kv_blocks * plan.block_bytes
+    if needed > plan.capacity_bytes:
+        most = max(0, int((plan.capacity_bytes - plan.weights_bytes) // plan.block_bytes))
+        raise Infeasible(
+            f"kv={kv_blocks} does not fit: {kv_blocks:,} KV blocks of {plan.block_bytes / 1e6:.3f} MB beside "
+            f"{plan.weights_bytes / _GIGA:.2f} GB of weights need {needed / _GIGA:.2f} GB on each GPU, which has "
+            f"{plan.capacity_bytes / _GIGA:.2f} GB; at most kv={most} do"
+        )
+    return replace(plan, kv_blocks=kv_blocks)
+
+
 def _options(
     deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, block_tokens: int, token_budget: int
 ) -> list[str]:
@@ -117,14 +136,14 @@ def _options(
     def fits(hw: str, stored: Precision) -> bool:
         try:
             other = parse_deployment(hw)
-            plan = plan_memory(other, model, stored, load_stack(other.device, stack.name), block_tokens, token_budget)
+            plan = plan_memory(other, model, stored, stack, block_tokens, token_budget)
         except HardwareError:
             return False
         return plan.kv_blocks > 0
 
     options = [
         f"--precision {name}"
-        for name, stored in PRECISIONS.items()
+        for name, stored in COMMON_PRECISIONS.items()
         if stored.bits_per_weight < precision.bits_per_weight
         and plan_memory(deployment, model, stored, stack, block_tokens, token_budget).kv_blocks > 0
     ]

@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.deployment import Deployment
+from hwprofiles.occupancy import occupancy
 from hwprofiles.power import PowerModel
 from hwprofiles.replicas import ReplicaPower
-from hwprofiles.roofline import PlanArrays, work
+from hwprofiles.roofline import PlanArrays, Rates, work
 from hwprofiles.stacks import Stack
 from modelspecs.precision import Precision
 from modelspecs.spec import ModelSpec
-from sim.clock import S_PER_PS
-from sim.recorder import StrideEnergy
+from sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,7 +53,7 @@ class Meter:
     """Energy of strides under a power model; see `sim.recorder.StrideMeter`.
 
     Attributes:
-        deployment, model, precision, stack: what runs where.
+        deployment, model, precision, stack: what runs where; rates: what it reaches.
         gpu: power of one GPU; replica: power around it.
         swap_block_bytes: bytes of a KV block over all GPUs of a replica.
     """
@@ -62,36 +62,43 @@ class Meter:
     model: ModelSpec
     precision: Precision
     stack: Stack
+    rates: Rates
     gpu: PowerModel
     replica: ReplicaPower
     swap_block_bytes: float
 
-    def __call__(self, columns: Ints) -> StrideEnergy:
-        """Return energies and bytes of strides given by column."""
-        steps, first_ps, slope_ps = columns[3], columns[4], columns[5]
-        values = columns.astype(np.float64)
-        done = work(
-            self.deployment,
-            self.model,
-            self.precision,
-            self.stack,
-            PlanArrays(values[6], values[7], values[8], *values[9:13]),
+    def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
+        """Return energies and bytes of strides."""
+        steps = strides.steps
+        plans = PlanArrays(
+            strides.decoding.astype(np.float64),
+            strides.context_tokens.astype(np.float64),
+            strides.emits.astype(np.float64),
+            chunks.tokens,
+            chunks.past,
+            chunks.pairs,
+            chunks.pairs_slope,
         )
+        what = (self.deployment, self.model, self.precision, self.stack)
+        done, kernels = work(*what, plans), occupancy(*what, self.rates, plans)
         gpus, gpu = self.replica.gpus, self.gpu
         # Stages of a pipeline compute one after another: a plan keeps one stage's GPUs busy at a time.
         busy_gpus = gpus / self.deployment.pp
         over_idle_w = (gpu.busy_w - gpu.idle_w) * busy_gpus
         cap_w = (gpu.cap_w - gpu.idle_w) * busy_gpus
-        first_s, slope_s = first_ps * S_PER_PS, slope_ps * S_PER_PS
+        first_s, slope_s = seconds(strides.first_ps), seconds(strides.slope_ps)
+        work_j = gpu.work_j(done.hbm_bytes, done.flops, kernels.attention_s, kernels.expert_s, kernels.unpack_s)
+        slope_j = gpu.work_j(done.hbm_slope_bytes, done.flops_slope, kernels.attention_slope_s, 0.0, 0.0)
         dynamic_j = capped_sum(
-            over_idle_w * first_s + gpu.j_per_byte * done.hbm_bytes + gpu.j_per_flop * done.flops,
-            over_idle_w * slope_s + gpu.j_per_byte * done.hbm_slope_bytes + gpu.j_per_flop * done.flops_slope,
+            over_idle_w * first_s + work_j,
+            over_idle_w * slope_s + slope_j,
             cap_w * first_s,
             cap_w * slope_s,
             steps,
         )
-        busy_s = values[1] * S_PER_PS
+        busy_s = seconds(strides.busy_ps)
         baseline_w = self.replica.it_baseline_w + self.replica.it_busy_w
         active_j = (baseline_w * busy_s + dynamic_j) * self.replica.site_factor
         hbm_bytes = done.hbm_bytes * steps + done.hbm_slope_bytes * triangle(steps)
-        return StrideEnergy(dynamic_j, active_j, hbm_bytes, done.link_bytes * steps, values[16] * self.swap_block_bytes)
+        swapped_bytes: Floats = np.multiply(strides.swapped_blocks, self.swap_block_bytes)
+        return StrideEnergy(dynamic_j, active_j, hbm_bytes, done.link_bytes * steps, swapped_bytes)

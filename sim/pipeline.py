@@ -10,9 +10,9 @@ from policies.plans import Idle, StepOutcome, StepPlan
 from policies.scheduler import Scheduler
 from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import Lane, pack_stride
+from sim.recorder import Lane, pack_jump, pack_level_jump, pack_stride
 from sim.ticket import Ticket
-from sim.worker import NO_CHUNKS, chunk_sums, note_admissions, note_prefills, resting
+from sim.worker import note_admissions, note_prefills, resting
 
 
 class PipelineWorker:
@@ -57,7 +57,7 @@ class PipelineWorker:
         if self._rest is not None:
             for resting_lane in self.lanes:
                 resting_lane.count_from(self._env.now)
-        lane.queue_jumps.extend((self._env.now - lane.origin_ps, 1))
+        lane.queue_jumps += pack_jump(self._env.now - lane.origin_ps, 1)
         self._wake()
 
     def outstanding_tokens(self) -> int:
@@ -76,7 +76,9 @@ class PipelineWorker:
         """Note by how much the running sequences and the KV blocks in use have changed: plans overlap here."""
         running, used = self.scheduler.admitted_sequences(), self.scheduler.pool.used_blocks
         lane = self.lanes[0]
-        lane.level_jumps.extend((self._env.now - lane.origin_ps, running - self._running, used - self._used_blocks))
+        lane.level_jumps += pack_level_jump(
+            self._env.now - lane.origin_ps, running - self._running, used - self._used_blocks
+        )
         self._running, self._used_blocks = running, used
 
     def _wake(self) -> None:
@@ -131,12 +133,11 @@ class PipelineWorker:
         start, end = begin - lane.origin_ps, now - lane.origin_ps
         lane.strides += pack_stride(
             *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
-            *(chunk_sums(plan) if plan.chunks else NO_CHUNKS),
             *(0, 0, 0, plan.swap_out_blocks + plan.swap_in_blocks),
         )
         self._note_levels()
         if plan.chunks:
-            note_prefills(lane, plan, first_tokens, now)
+            note_prefills(lane, plan.chunks, first_tokens, now)
         for ticket in finished:
             ticket.finish_ps = now
             if ticket.seq_id in lane.live:

@@ -1,10 +1,10 @@
 """What happened, written down cheaply while it happens and worked out later, many strides at a time.
 
-The hot loop appends one tuple per stride. Energy, stalls, inter-token gaps and the time series follow from closed forms
-over whole arrays of strides: `settle` does that every so often, so that memory does not grow with the run.
+The hot loop packs whole numbers into bytes, a row per stride, prompt piece and membership. Energy, stalls, inter-token
+gaps and the time series follow from closed forms over whole arrays of them: `settle` does that every so often, so that
+memory does not grow with the run.
 """
 
-from array import array
 from struct import Struct
 from typing import NamedTuple, Protocol
 
@@ -20,38 +20,50 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Stride(NamedTuple):
-    """Iterations k < steps of one plan, of first_ps + slope_ps * k each; see `PlanArrays` for the chunk sums.
+class Strides(NamedTuple):
+    """Iterations k < steps of one plan each, of first_ps + slope_ps * k; arrays over the strides of a lane, in order.
 
     Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days.
     """
 
-    start_ps: int
-    busy_ps: int
-    end_ps: int
-    steps: int
-    first_ps: int
-    slope_ps: int
-    decoding: int
-    context_tokens: int
-    emits: int
-    chunk_tokens: int
-    chunk_past: int
-    chunk_pairs: int
-    chunk_pairs_slope: int
-    running: int
-    used_blocks: int
-    grown_blocks: int
-    swapped_blocks: int
+    start_ps: Ints
+    busy_ps: Ints
+    end_ps: Ints
+    steps: Ints
+    first_ps: Ints
+    slope_ps: Ints
+    decoding: Ints
+    context_tokens: Ints
+    emits: Ints
+    running: Ints
+    used_blocks: Ints
+    grown_blocks: Ints
+    swapped_blocks: Ints
 
 
-WIDTH = len(Stride._fields)
-_PACKED = Struct(f"={WIDTH}q")
-STRIDE_BYTES = _PACKED.size
-pack_stride = _PACKED.pack
-"""The fields of a stride as bytes: a third of the time that an array of integers takes to grow by them."""
-DECODING = Stride._fields.index("decoding")
-END = Stride._fields.index("end_ps")
+def _packer(width: int) -> Struct:
+    """Pack so many whole numbers into bytes: a third of the time that an array of integers takes to grow by them."""
+    return Struct(f"={width}q")
+
+
+_STRIDE = _packer(len(Strides._fields))
+STRIDE_BYTES = _STRIDE.size
+pack_stride = _STRIDE.pack
+pack_chunk, pack_span = _packer(3).pack, _packer(4).pack
+pack_jump, pack_level_jump = _packer(2).pack, _packer(3).pack
+DECODING = Strides._fields.index("decoding")
+END = Strides._fields.index("end_ps")
+
+
+def _unpack(rows: bytearray, width: int) -> Ints:
+    """Return packed rows as an array of (column, row)."""
+    return np.frombuffer(rows, dtype=np.int64).reshape(-1, width).T.copy()
+
+
+def seconds(times_ps: Ints) -> Floats:
+    """Return picoseconds as seconds."""
+    times_s: Floats = np.multiply(times_ps, S_PER_PS)
+    return times_s
 
 
 class Spans(NamedTuple):
@@ -59,7 +71,7 @@ class Spans(NamedTuple):
 
     Attributes:
         tickets: whose.
-        joined, left: first stride, and one past the last.
+        joined, left: position of the first stride (negative: settled before), and one past the last.
         last_ps: the ticket's last token before; carried: whether it decoded in the lane right before `joined`.
     """
 
@@ -71,25 +83,33 @@ class Spans(NamedTuple):
 
 
 class Prefills(NamedTuple):
-    """Prompt pieces, one per position: whose, in which stride, and the share of the stride's prompt tokens."""
+    """Prompt pieces, one per position: whose, in which stride (by position), and as in `PrefillChunk`."""
 
     tickets: list[Ticket]
     stride: Ints
-    share: Floats
+    tokens: Ints
+    past_tokens: Ints
+
+
+class ChunkSums(NamedTuple):
+    """Sums over the prompt pieces of a stride's first iteration, arrays over strides; see `PlanArrays`."""
+
+    tokens: Floats
+    past: Floats
+    pairs: Floats
+    pairs_slope: Floats
 
 
 class Lane:
     """The strides of one decode group, in order, and who took part in them.
 
-    Numbers go into flat arrays of 64-bit integers: a tenth of the memory of tuples, and nothing to convert later.
-
     Attributes:
         strides: those not yet settled, packed one after another; base: the index of the first.
-        prefill_tickets, prefill_numbers: prompt pieces, (stride index, tokens, tokens of the stride) each.
+        prefill_tickets, prefills: prompt pieces, (stride index, tokens, past tokens) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
         level_jumps: (time, change of running sequences, change of KV blocks in use) each; only where plans overlap, as
             strides that follow one another say it themselves.
-        origin_ps: where the times in these arrays count from: the end of the last stride that is settled.
+        origin_ps: where the times in these rows count from: the end of the last stride that is settled.
         lost_gaps: gaps between output tokens across a preemption, in picoseconds.
         live: tickets that are members now.
         decoded: (index, end) of the last decode stride before `strides`; index -1: none yet.
@@ -100,15 +120,15 @@ class Lane:
         self.strides = bytearray()
         self.base = 0
         self.prefill_tickets: list[Ticket] = []
-        self.prefill_numbers = array("q")
-        self.queue_jumps = array("q")
-        self.level_jumps = array("q")
+        self.prefills = bytearray()
+        self.queue_jumps = bytearray()
+        self.level_jumps = bytearray()
         self.origin_ps = 0
         self.lost_gaps: list[int] = []
         self.live: dict[int, Ticket] = {}
         self.decoded = (-1, 0)
         self._span_tickets: list[Ticket] = []
-        self._span_numbers = array("q")
+        self._spans = bytearray()
 
     def count_from(self, now_ps: int) -> None:
         """Let times count from now, if nothing is noted that counts from before; for a lane that has rested."""
@@ -118,10 +138,12 @@ class Lane:
     def leave(self, ticket: Ticket) -> None:
         """End a ticket's membership with the last stride noted."""
         del self.live[ticket.seq_id]
-        self._span_tickets.append(ticket)
-        count = self.base + len(self.strides) // STRIDE_BYTES
-        self._span_numbers.extend((ticket.joined, count, ticket.last_ps - self.origin_ps, ticket.carried))
+        self._note_span(ticket, self.base + len(self.strides) // STRIDE_BYTES)
         ticket.carried = False
+
+    def _note_span(self, ticket: Ticket, left: int) -> None:
+        self._span_tickets.append(ticket)
+        self._spans += pack_span(ticket.joined, left, ticket.last_ps - self.origin_ps, ticket.carried)
 
     def lose(self, ticket: Ticket) -> None:
         """End the membership of a ticket that is preempted, and note when it produced its last token."""
@@ -138,31 +160,37 @@ class Lane:
     def last_decode(self) -> tuple[int, int]:
         """Return (index, end) of the last stride that decoded."""
         for at in range(len(self.strides) - STRIDE_BYTES, -1, -STRIDE_BYTES):
-            stride = _PACKED.unpack_from(self.strides, at)
+            stride = _STRIDE.unpack_from(self.strides, at)
             if stride[DECODING]:
                 return self.base + at // STRIDE_BYTES, stride[END] + self.origin_ps
         return self.decoded
 
-    def take(self) -> tuple[Ints, Spans, Prefills, int]:
-        """Hand over what is to be settled: (strides by column, memberships, prompt pieces, last decode before)."""
-        columns = np.frombuffer(bytes(self.strides), dtype=np.int64).reshape(-1, WIDTH).T.copy()
-        count = self.base + columns.shape[1]
+    def take(self) -> tuple[Strides, Spans, Prefills, int]:
+        """Hand over what is to be settled: (strides, memberships, prompt pieces, last decode before)."""
+        base, strides = self.base, Strides(*_unpack(self.strides, len(Strides._fields)))
+        count = base + len(strides.steps)
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
             if index >= ticket.joined:  # else it has not decoded yet: all is still to come
-                self._span_tickets.append(ticket)
-                self._span_numbers.extend((ticket.joined, count, ticket.last_ps - self.origin_ps, ticket.carried))
+                self._note_span(ticket, count)
                 ticket.joined, ticket.carried, ticket.last_ps = count, True, end_ps
-        spans = Spans(self._span_tickets, *np.array(self._span_numbers, dtype=np.int64).reshape(-1, 4).T)
-        stride, tokens, total = np.array(self.prefill_numbers, dtype=np.int64).reshape(-1, 3).T
-        prefills = Prefills(self.prefill_tickets, stride, tokens / np.maximum(total, 1))
-        if columns.shape[1]:
-            self.origin_ps += int(columns[END, -1])
+        joined, left, last_ps, carried = _unpack(self._spans, 4)
+        spans = Spans(self._span_tickets, joined - base, left - base, last_ps, carried)
+        stride, tokens, past = _unpack(self.prefills, 3)
+        prefills = Prefills(self.prefill_tickets, stride - base, tokens, past)
+        if len(strides.steps):
+            self.origin_ps += int(strides.end_ps[-1])
         self.strides, self.base = bytearray(), count
-        self._span_tickets, self._span_numbers = [], array("q")
-        self.prefill_tickets, self.prefill_numbers = [], array("q")
-        return columns, spans, prefills, before_ps
+        self._span_tickets, self._spans = [], bytearray()
+        self.prefill_tickets, self.prefills = [], bytearray()
+        return strides, spans, prefills, before_ps
+
+    def take_jumps(self) -> tuple[Ints, Ints]:
+        """Hand over the changes of levels to be settled: (of the queue, of sequences and blocks)."""
+        jumps, self.queue_jumps = _unpack(self.queue_jumps, 2), bytearray()
+        levels, self.level_jumps = _unpack(self.level_jumps, 3), bytearray()
+        return jumps, levels
 
 
 WAITING, RUNNING, HOLDING = range(3)
@@ -193,61 +221,74 @@ class StrideEnergy(NamedTuple):
 
 
 class StrideMeter(Protocol):
-    """Works out `StrideEnergy` from stride columns; `sim.meter` has the one that knows the physics."""
+    """Works out `StrideEnergy`; `sim.meter` has the one that knows the physics."""
 
-    def __call__(self, columns: Ints) -> StrideEnergy:
+    def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of the strides."""
 
 
 def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> None:
     """Work out everything about a lane's strides since the last settlement."""
-    base, origin_ps = lane.base, lane.origin_ps
-    columns, spans, prefills, before_ps = lane.take()
-    jumps, lane.queue_jumps = np.array(lane.queue_jumps, dtype=np.int64).reshape(-1, 2).T, array("q")
+    origin_ps = lane.origin_ps
+    strides, spans, prefills, before_ps = lane.take()
+    jumps, levels = lane.take_jumps()
     bins.step(WAITING, lane.replica, origin_ps, jumps[0], jumps[1].astype(np.float64))
-    levels, lane.level_jumps = np.array(lane.level_jumps, dtype=np.int64).reshape(-1, 3).T, array("q")
     bins.step(RUNNING, lane.replica, origin_ps, levels[0], levels[1].astype(np.float64))
     bins.step(HOLDING, lane.replica, origin_ps, levels[0], levels[2].astype(np.float64))
     lost, lane.lost_gaps = lane.lost_gaps, []
     gaps.add(np.array(lost) * S_PER_PS, np.ones(len(lost)))
-    if not columns.shape[1]:
+    if not len(strides.steps):
         return
-    energy = meter(columns)
-    tokens = columns[DECODING] + columns[9]
-    decode_share = np.divide(columns[DECODING], tokens, out=np.zeros(len(tokens)), where=tokens > 0)
-    _share_energy(columns, energy.active_j, decode_share, spans, prefills, base)
-    _note_gaps(columns, spans, gaps, base, before_ps)
-    _note_time(lane.replica, origin_ps, columns, energy, decode_share, bins)
+    chunks = _chunk_sums(prefills, len(strides.steps))
+    energy = meter(strides, chunks)
+    tokens = strides.decoding + chunks.tokens
+    decode_share = np.divide(strides.decoding, tokens, out=np.zeros(len(tokens)), where=tokens > 0)
+    _share_energy(strides, chunks, energy.active_j, decode_share, spans, prefills)
+    _note_gaps(strides, spans, gaps, before_ps)
+    _note_time(lane.replica, origin_ps, strides, chunks, energy, decode_share, bins)
+
+
+def _chunk_sums(prefills: Prefills, strides: int) -> ChunkSums:
+    """Add up the prompt pieces of each stride; a piece of n tokens after p past ones has n p + n (n + 1) / 2 pairs."""
+
+    def sums(parts: Ints) -> Floats:
+        return np.bincount(prefills.stride, parts, minlength=strides).astype(np.float64, copy=False)
+
+    tokens, past = prefills.tokens, prefills.past_tokens
+    pairs = tokens * past + tokens * (tokens + 1) // 2
+    # Each further iteration has `tokens` more past ones.
+    return ChunkSums(sums(tokens), sums(past), sums(pairs), sums(tokens * tokens))
 
 
 def _share_energy(
-    columns: Ints, active_j: Floats, decode_share: Floats, spans: Spans, prefills: Prefills, base: int
+    strides: Strides, chunks: ChunkSums, active_j: Floats, decode_share: Floats, spans: Spans, prefills: Prefills
 ) -> None:
     """Give each ticket its part: decoding shared equally among the members, prompts by their tokens."""
-    decoding = columns[DECODING]
+    decoding = strides.decoding
     each = np.divide(active_j * decode_share, decoding, out=np.zeros(len(decoding)), where=decoding > 0)
     total = np.concatenate(([0.0], np.cumsum(each)))
-    start = np.maximum(spans.joined - base, 0)  # before, it did not decode
-    for ticket, part in zip(spans.tickets, (total[spans.left - base] - total[start]).tolist(), strict=True):
+    start = np.maximum(spans.joined, 0)  # before, it did not decode
+    for ticket, part in zip(spans.tickets, (total[spans.left] - total[start]).tolist(), strict=True):
         ticket.energy_j += part
-    parts = (active_j * (1.0 - decode_share))[prefills.stride - base] * prefills.share
+    share = prefills.tokens / np.maximum(chunks.tokens[prefills.stride], 1)
+    parts = (active_j * (1.0 - decode_share))[prefills.stride] * share
     for ticket, part in zip(prefills.tickets, parts.tolist(), strict=True):
         ticket.energy_j += part
 
 
-def _note_gaps(columns: Ints, spans: Spans, gaps: LogHistogram, base: int, before_ps: int) -> None:
+def _note_gaps(strides: Strides, spans: Spans, gaps: LogHistogram, before_ps: int) -> None:
     """Note the times between output tokens, and each ticket's longest."""
-    decodes = np.flatnonzero(columns[DECODING] > 0)
+    decodes = np.flatnonzero(strides.decoding > 0)
     if not len(decodes):
         return
-    _, _, end, steps, first, slope, decoding = columns[:7, decodes]
+    _, _, end, steps, first, slope, decoding = (column[decodes] for column in strides[: DECODING + 1])
     first_end = end - (steps * first + slope * (steps * (steps - 1) // 2)) + first
     since = np.concatenate(([before_ps], end[:-1]))
     first_gap = first_end - since  # what a member feels that decoded in the stride before
     last_step = np.where(steps > 1, first + slope * (steps - 1), 0)
     # Positions among the decode strides: the member's first one, and one past its last.
-    begin = np.searchsorted(decodes, spans.joined - base)
-    stop = np.searchsorted(decodes, spans.left - base)
+    begin = np.searchsorted(decodes, spans.joined)
+    stop = np.searchsorted(decodes, spans.left)
     some = begin < stop
     at = np.where(some, begin, 0)
     fresh = some & (spans.carried == 0)
@@ -258,9 +299,9 @@ def _note_gaps(columns: Ints, spans: Spans, gaps: LogHistogram, base: int, befor
         if value > ticket.stall_ps:
             ticket.stall_ps = value
     weight = decoding - np.bincount(at[fresh], minlength=len(decoding))
-    gaps.add(own_gap[fresh] * S_PER_PS, np.ones(int(fresh.sum())))
-    gaps.add(first_gap * S_PER_PS, weight.astype(np.float64))
-    gaps.add_runs((first + slope) * S_PER_PS, slope * S_PER_PS, steps - 1, decoding.astype(np.float64))
+    gaps.add(seconds(own_gap[fresh]), np.ones(int(fresh.sum())))
+    gaps.add(seconds(first_gap), weight.astype(np.float64))
+    gaps.add_runs(seconds(first + slope), seconds(slope), steps - 1, decoding.astype(np.float64))
 
 
 def _range_max(values: Ints, begin: Ints, stop: Ints) -> Ints:
@@ -274,20 +315,25 @@ def _range_max(values: Ints, begin: Ints, stop: Ints) -> Ints:
 
 
 def _note_time(
-    replica: int, origin_ps: int, columns: Ints, energy: StrideEnergy, decode_share: Floats, bins: Bins
+    replica: int,
+    origin_ps: int,
+    strides: Strides,
+    chunks: ChunkSums,
+    energy: StrideEnergy,
+    decode_share: Floats,
+    bins: Bins,
 ) -> None:
     """Spread the strides over the time series; the KV blocks that decoding takes come in evenly along a stride."""
-    start, busy, end, steps = columns[:4]
-    busy_s = busy * S_PER_PS
-    span_s = (end - start) * S_PER_PS
+    start, end, steps = strides.start_ps, strides.end_ps, strides.steps
+    busy_s, span_s = seconds(strides.busy_ps), seconds(end - start)
     amounts = np.stack(
         [
             busy_s * (1.0 - decode_share),
             busy_s * decode_share,
-            columns[13] * span_s,
-            (columns[14] + columns[15] * (steps + 1) / (2.0 * steps)) * span_s,
-            columns[9] * steps,
-            columns[8] * steps,
+            strides.running * span_s,
+            (strides.used_blocks + strides.grown_blocks * (steps + 1) / (2.0 * steps)) * span_s,
+            chunks.tokens * steps,
+            strides.emits * steps,
             energy.dynamic_j * (1.0 - decode_share),
             energy.dynamic_j * decode_share,
             energy.hbm_bytes,

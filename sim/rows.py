@@ -15,12 +15,17 @@ Columns = Mapping[str, NDArray[np.generic] | Sequence[object]]
 class RowOrder:
     """Hands rows on in order of the request ids, holding back those that finished before an earlier one.
 
+    Args:
+        sink: takes them; None where nobody wants them.
+        warmup_ps: requests that arrive before are left out of the statistics.
+
     Attributes:
         count: rows handed on.
     """
 
-    def __init__(self, sink: Callable[[Columns], None]) -> None:
+    def __init__(self, sink: Callable[[Columns], None] | None, warmup_ps: int = 0) -> None:
         self._sink = sink
+        self._warmup_ps = warmup_ps
         self._held: list[Ticket] = []
         self.count = 0
 
@@ -32,9 +37,9 @@ class RowOrder:
             ids = np.array([ticket.seq_id for ticket in held], dtype=np.int64)
             gaps = np.flatnonzero(ids != self.count + np.arange(len(ids)))
             ready = int(gaps[0]) if len(gaps) else len(ids)
-        if ready:
-            self._sink(columns_of(held[:ready]))
-            self.count += ready
+        if ready and self._sink is not None:
+            self._sink(columns_of(held[:ready], self._warmup_ps))
+        self.count += ready
         self._held = held[ready:]
 
 
@@ -54,12 +59,11 @@ FIELDS = (
     "stall_ps",
     "preemptions",
     "energy_j",
-    "in_stats",
 )
 _read = attrgetter(*FIELDS)
 
 
-def columns_of(tickets: list[Ticket]) -> Columns:
+def columns_of(tickets: list[Ticket], warmup_ps: int = 0) -> Columns:
     """Return the columns of requests.parquet for tickets; null is NaN in floats, None elsewhere."""
     read = dict(zip(FIELDS, zip(*map(_read, tickets), strict=True), strict=True))
     arrival, scheduled, first, finish = (
@@ -93,5 +97,5 @@ def columns_of(tickets: list[Ticket]) -> Columns:
         "longest_stall_s": np.where(many, np.array(read["stall_ps"], dtype=np.float64) * S_PER_PS, np.nan),
         "preemptions": np.array(read["preemptions"], dtype=np.int32),
         "energy_j": np.where(refused, np.nan, np.array(read["energy_j"])),
-        "in_stats": np.array(read["in_stats"], dtype=bool),
+        "in_stats": np.array([arrival_ps >= warmup_ps for arrival_ps in read["arrival_ps"]], dtype=bool),
     }

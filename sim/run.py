@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from reports.rundir import Run, RunWriter, load_run
 from reports.schema import SCHEMA_VERSION
 from reports.summary import assemble_summary, served, summarise
 from sim.body import Body, BodyResult
+from sim.bounds import prediction
 from sim.capacity import load_of, measure_capacity
 from sim.config import RunConfig
 from sim.decisions import DecisionWriter
 from sim.manifest import manifest_of
-from sim.memory import MemoryPlan, require_fit
+from sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
 from sim.meter import Meter
 from sim.workload import Workload
 
@@ -65,24 +67,21 @@ def simulate(config: RunConfig, out: str | Path, progress: Progress | None = Non
 
 def memory_of(config: RunConfig) -> MemoryPlan:
     """Lay out the memory of a run's replicas, or raise `Infeasible`."""
-    return require_fit(
-        config.deployment,
-        config.model,
-        config.precision,
-        config.stack,
-        config.policies.block_tokens,
-        config.policies.token_budget,
-    )
+    policies = config.policies
+    parts = (config.deployment, config.model, config.precision, config.stack)
+    if policies.kv_blocks is None:
+        return require_fit(*parts, policies.block_tokens, policies.token_budget)
+    return with_stated_blocks(plan_memory(*parts, policies.block_tokens, policies.token_budget), policies.kv_blocks)
 
 
 def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     """Build the virtual meter of a run."""
     device = config.deployment.device
-    rates = reached_rates(device, config.deployment.ecc_on, config.precision.name, config.stack)
-    gpu = gpu_power_model(device, stream_bytes_per_s=rates.bandwidth_bytes_per_s, compute_flops_per_s=rates.flops_per_s)
+    rates = reached_rates(device, config.deployment.ecc_on, config.precision, config.stack)
+    gpu = gpu_power_model(device, rates.computed_in)
     replica = replica_power(config.deployment, config.site, config.carbon.host_share)
     return Meter(
-        config.deployment, config.model, config.precision, config.stack, gpu, replica, memory.replica_block_bytes
+        config.deployment, config.model, config.precision, config.stack, rates, gpu, replica, memory.replica_block_bytes
     )
 
 
@@ -91,17 +90,14 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
     capacity = measure_capacity(config, memory, config.workload) if result.accepted else None
     load = load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
     writer.write_manifest(manifest_of(config, memory, _versions()))
-    # The summary needs the tables, and the ledger counts of what was served: two passes over files just written.
-    books = close_books(
-        result.timeline,
-        config.deployment,
-        config.site,
-        _counts(writer.settled("requests")),
-        books_options(config),
-    )
+    requests = writer.settled("requests")  # the ledger counts what was served, and is itself part of the summary
+    done = served(requests, requests.manifest.slo())
+    counts = Counts(done.requests, done.output_tokens, done.slo_met_tokens)
+    books = close_books(result.timeline, config.deployment, config.site, counts, books_options(config))
     writer.write("timeline", books.columns)
     writer.write("draws", books.draw_columns())
     run = writer.run()
+    computed = summarise(run, done)
     blocks: dict[str, Any] = {
         "model": config.model.name,
         "hardware": config.deployment.name,
@@ -111,12 +107,8 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
         "quality": {"perplexity": None, "source": "not measured"},
         **books.summary(),
     }
-    writer.write_summary(assemble_summary(run, blocks, summarise(run)))
-
-
-def _counts(run: Run) -> Counts:
-    done = served(run, run.manifest.slo())
-    return Counts(done.requests, done.output_tokens, done.slo_met_tokens)
+    blocks["prediction"] = prediction(config, {**computed, **blocks}, simulate)
+    writer.write_summary(assemble_summary(run, blocks, computed))
 
 
 def books_options(config: RunConfig) -> BooksOptions:
@@ -148,6 +140,7 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
+@cache
 def _versions() -> dict[str, str]:
     names = ("afterwatt", "simpy", "numpy", "pyarrow")
     return {"schema": SCHEMA_VERSION, "python": platform.python_version()} | {

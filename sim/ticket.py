@@ -19,22 +19,7 @@ class Ticket(Sequence):
         joined: index of the first stride in its lane that it may have decoded in.
         energy_j: active energy allocated so far.
         stall_ps: longest gap between two of its output tokens so far.
-        in_stats: False within the warm-up.
     """
-
-    scheduled_ps: int | None = None
-    first_ps: int | None = None
-    finish_ps: int | None = None
-    replica: int | None = None
-    user: int | None = None
-    refused: str | None = None
-    cached_tokens: int = 0
-    last_ps: int = 0
-    joined: int = 0
-    carried: bool = False
-    energy_j: float = 0.0
-    stall_ps: int = 0
-    in_stats: bool = True
 
     def __init__(
         self,
@@ -46,10 +31,19 @@ class Ticket(Sequence):
         klass: str | None = None,
         session: str | None = None,
     ) -> None:
-        self.seq_id = seq_id
-        self.prompt_tokens = self.fill_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.prefix = prefix
+        super().__init__(seq_id, prompt_tokens, output_tokens, prefix)
         self.arrival_ps = arrival_ps
         self.klass = klass
         self.session = session
+        self.scheduled_ps: int | None = None
+        self.first_ps: int | None = None
+        self.finish_ps: int | None = None
+        self.replica: int | None = None
+        self.user: int | None = None
+        self.refused: str | None = None
+        self.cached_tokens = 0
+        self.last_ps = 0
+        self.joined = 0
+        self.carried = False
+        self.energy_j = 0.0
+        self.stall_ps = 0

@@ -7,14 +7,12 @@ import simpy
 
 from hwprofiles.roofline import TimeModel
 from policies.log import DecisionLog
-from policies.plans import Idle, StepOutcome, StepPlan
+from policies.plans import Idle, PrefillChunk, StepOutcome
 from policies.scheduler import Scheduler
 from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import STRIDE_BYTES, Lane, pack_stride
+from sim.recorder import STRIDE_BYTES, Lane, pack_chunk, pack_jump, pack_stride
 from sim.ticket import Ticket
-
-OUTCOMES = [StepOutcome(iterations) for iterations in range(1024)]
 
 
 def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
@@ -85,10 +83,10 @@ class Worker:
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it, at once if idle, else at the next iteration boundary."""
         self.scheduler.add(ticket)
-        lane, rest = self.lanes[0], self._rest
+        lane, rest, now = self.lanes[0], self._rest, self._env._now
         if rest is not None:
-            lane.count_from(self._env._now)
-        lane.queue_jumps.extend((self._env._now - lane.origin_ps, 1))
+            lane.count_from(now)
+        lane.queue_jumps += pack_jump(now - lane.origin_ps, 1)
         if rest is not None:
             self._rest = None
             self._env.schedule(rest, self._plan_rank)  # type: ignore[arg-type]
@@ -120,11 +118,7 @@ class Worker:
         self._alarm = None
         elapsed = self._env._now - self._start_ps
         first, slope = self._first_ps, self._slope_ps
-        steps = 1
-        if elapsed > first:
-            steps = steps_within(elapsed, first, slope, self._steps)
-            if steps * first + slope * (steps * (steps - 1) // 2) < elapsed:
-                steps += 1
+        steps = steps_within(elapsed - 1, first, slope, self._steps) + 1 if elapsed > first else 1
         if steps < self._steps:
             self._steps = steps
             end = self._start_ps + steps * first + slope * (steps * (steps - 1) // 2)
@@ -135,18 +129,19 @@ class Worker:
     def _run(self) -> Generator[simpy.Event, None, None]:
         env, scheduler, step_time = self._env, self.scheduler, self._times.step
         lane, single_step, log = self.lanes[0], self._single_step, self._log
-        step_rank, plan_rank = self._step_rank, self._plan_rank
+        step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
         while not self._stopped:
             plan = scheduler.plan(env._now * S_PER_PS)
             if isinstance(plan, Idle):
                 self._rest = rest = resting(env)
                 yield rest
                 continue
-            _, decoding, context, chunks, emits, repeat, may_cut, running, used_blocks, swap_out, swap_in = plan
+            decoding, context, emits, chunks = plan.decoding, plan.context_tokens, plan.emits, plan.chunks
+            may_cut, swap_out, swap_in = plan.open_to_arrivals, plan.swap_out_blocks, plan.swap_in_blocks
             begin = env._now
             if scheduler.moved:
                 note_admissions(scheduler, self.lanes, lane, begin)
-            iterations = 1 if single_step else repeat + 1
+            iterations = 1 if single_step else plan.repeat + 1
             if swap_out or swap_in:
                 self._came = False
                 yield from self._move(swap_out, swap_in)
@@ -154,35 +149,36 @@ class Worker:
                     return
                 if self._came and may_cut:
                     iterations = 1  # who came meanwhile is seen at the next boundary
+            start = env._now
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
-            tokens, past, pairs, growth = chunk_sums(plan) if chunks else NO_CHUNKS
-            self._start_ps, self._first_ps, self._slope_ps, self._steps = env._now, first, slope, steps
-            self._gain = emits + tokens
-            self._stride = alarm = Alarm(env, step_rank, steps * first + slope * (steps * (steps - 1) // 2))
-            if steps > 1 and may_cut:
-                self._alarm = alarm
-            yield alarm
-            self._alarm = None
-            steps = self._steps
-            self._steps = 0
+            span = steps * first + slope * (steps * (steps - 1) // 2)
+            if not env.skip(span):
+                self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps
+                self._gain = emits + sum([chunk.tokens for chunk in chunks])
+                self._stride = alarm = Alarm(env, step_rank, span)
+                if steps > 1 and may_cut:
+                    self._alarm = alarm
+                yield alarm
+                self._alarm = None
+                steps = self._steps
+                self._steps = 0
             if log is not None:
-                log.write(self.number, self._start_ps * S_PER_PS, plan, steps, scheduler)
-            outcome = OUTCOMES[steps] if steps < len(OUTCOMES) else StepOutcome(steps)
-            first_tokens, finished = scheduler.apply(plan, outcome)
+                log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
+            first_tokens, finished = scheduler.apply(plan, StepOutcome(steps))
             now, origin = env._now, lane.origin_ps
             # fmt: off
             lane.strides += pack_stride(
                 begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits,
-                tokens, past, pairs, growth, running, used_blocks, scheduler.grown_blocks, swap_out + swap_in,
+                plan.running, plan.used_blocks, scheduler.grown_blocks, swap_out + swap_in,
             )
             # fmt: on
             if chunks:
-                note_prefills(lane, plan, first_tokens, now)
+                note_prefills(lane, chunks, first_tokens, now)
             for ticket in finished:
                 ticket.finish_ps = now
                 if ticket.seq_id in lane.live:
                     lane.leave(ticket)
-                self._on_finish(ticket)
+                on_finish(ticket)
             # What else happens at this instant comes before the next plan, which is to see it.
             if env._queue and env._queue[0][0] == now:
                 yield Alarm(env, plan_rank, 0)
@@ -195,50 +191,35 @@ class Worker:
                 yield self._swap.transfer(blocks * self._block_bytes)
 
 
-NO_CHUNKS = (0, 0, 0, 0)
-
-
-def chunk_sums(plan: StepPlan[Ticket]) -> tuple[int, int, int, int]:
-    """Return a plan's (chunk tokens, past tokens, query-key pairs, growth of the pairs per iteration)."""
-    tokens = pasts = pairs = growth = 0
-    for _, size, past in plan.chunks:
-        tokens += size
-        pasts += past
-        pairs += size * past + size * (size + 1) // 2
-        growth += size * size
-    return tokens, pasts, pairs, growth if plan.repeat else 0
-
-
 def note_admissions(scheduler: Scheduler[Ticket], lanes: list[Lane], lane: Lane, now_ps: int) -> None:
     """Write down who lost its memory, who got it back, and who was admitted (to this lane) by the last plan."""
-    jumps = lane.queue_jumps
-    now_ps -= lane.origin_ps
+    at_ps = now_ps - lane.origin_ps
     for ticket in scheduler.preempted:
-        jumps.extend((now_ps, 1))
+        lane.queue_jumps += pack_jump(at_ps, 1)
         for other in lanes:
             if ticket.seq_id in other.live:
                 other.lose(ticket)
     for ticket in scheduler.resumed:
-        jumps.extend((now_ps, -1))
+        lane.queue_jumps += pack_jump(at_ps, -1)
         lane.join(ticket)
     for ticket in scheduler.admitted:
-        jumps.extend((now_ps, -1))
+        lane.queue_jumps += pack_jump(at_ps, -1)
         if ticket.scheduled_ps is None:
-            ticket.scheduled_ps = now_ps + lane.origin_ps
+            ticket.scheduled_ps = now_ps
             ticket.cached_tokens = ticket.kv_tokens
 
 
-def note_prefills(lane: Lane, plan: StepPlan[Ticket], first_tokens: list[Ticket], now_ps: int) -> None:
+def note_prefills(
+    lane: Lane, chunks: tuple[PrefillChunk[Ticket], ...], first_tokens: list[Ticket], now_ps: int
+) -> None:
     """Write down whose prompts advanced, and who produced a first token or its next one after a preemption.
 
     Called when the stride has been noted.
     """
-    chunks = plan.chunks
     index = lane.base + len(lane.strides) // STRIDE_BYTES - 1
-    total = chunks[0].tokens if len(chunks) == 1 else sum([chunk.tokens for chunk in chunks])
-    for ticket, tokens, _ in chunks:
+    for ticket, tokens, past in chunks:
         lane.prefill_tickets.append(ticket)
-        lane.prefill_numbers.extend((index, tokens, total))
+        lane.prefills += pack_chunk(index, tokens, past)
     for ticket in first_tokens:
         if ticket.first_ps is None:
             ticket.first_ps = now_ps

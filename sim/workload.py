@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Protocol
 
 import numpy as np
@@ -89,12 +90,12 @@ class TraceWorkload:
         """Nobody waits."""
 
     def _all(self) -> Iterator[Ticket]:
+        return islice(chain.from_iterable(self._batches()), self.limit)
+
+    def _batches(self) -> Iterator[Iterator[Ticket]]:
         count = 0
         for batch in self.trace.batches():
-            for ticket in tickets(batch, count):
-                if ticket.seq_id == self.limit:
-                    return
-                yield ticket
+            yield tickets(batch, count)
             count += len(batch)
 
     def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:

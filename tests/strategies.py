@@ -26,7 +26,7 @@ def policy_sets(draw: st.DrawFn, preemption: str | None = None, prefixes: bool =
         batching=draw(st.sampled_from(sorted(BATCHING))),
         routing=draw(st.sampled_from(sorted(ROUTING))),
         preemption=preemption or draw(st.sampled_from(["recompute", "swap"])),
-        share_prefixes=prefixes,
+        share_prefixes=prefixes or draw(st.booleans()),
         token_budget=draw(st.integers(1, 30) | st.integers(30, 200)),
         max_seqs=draw(st.integers(1, 3) | st.just(8)),
         block_tokens=draw(st.sampled_from([1, 2, 4, 8] if prefixes else [1, 3, 4, 16])),

@@ -1,13 +1,20 @@
 """A serving engine without any cleverness: every sequence, token and block by itself, one iteration at a time.
 
 Slow and short, to hold the scheduler's sums, strides and closed forms against. It knows the rules of the three batching
-policies and preemption by recomputing; no prefixes, no swapping, one replica.
+policies and preemption by recomputing, with what is left of one's blocks; no prefixes, no swapping, one replica.
 """
 
 from dataclasses import dataclass, field
 
 from hwprofiles.roofline import TimeModel
 from policies.config import PolicySet
+
+
+@dataclass(eq=False)
+class Block:
+    """A KV block; what it last held stays in it until somebody takes it: (whose, the how manieth)."""
+
+    holds: tuple[int, int] | None = None
 
 
 @dataclass
@@ -21,7 +28,7 @@ class Job:
     emitted: int = 0
     computed: int = 0
     to_fill: int = 0
-    blocks: list[object] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     scheduled_ps: int | None = None
     first_ps: int | None = None
     finish_ps: int | None = None
@@ -33,7 +40,7 @@ class NaiveEngine:
 
     def __init__(self, policies: PolicySet, times: TimeModel, kv_blocks: int, watermark: int) -> None:
         self.policies, self.times, self.watermark = policies, times, watermark
-        self.free: list[object] = [object() for _ in range(kv_blocks)]
+        self.free = [Block() for _ in range(kv_blocks)]
         self.waiting: list[Job] = []
         self.prefilling: list[Job] = []
         self.decoding: list[Job] = []
@@ -61,7 +68,7 @@ class NaiveEngine:
         decoding = list(self.decoding) if decode else []
         for job in decoding:
             if self.needs_block(job):
-                job.blocks.append(self.free.pop())
+                self.take(job)
             job.computed += 1
         emits = len(decoding) + sum(job.computed + tokens == job.to_fill for job, tokens in pieces)
         chunks = [(job, tokens, job.computed) for job, tokens in pieces]
@@ -90,9 +97,30 @@ class NaiveEngine:
     def needs_block(self, job: Job) -> bool:
         return job.computed == len(job.blocks) * self.policies.block_tokens
 
+    def take(self, job: Job) -> None:
+        """A block from the head of the queue of free ones; what it held is lost."""
+        block = self.free.pop(0)
+        block.holds = None
+        job.blocks.append(block)
+
     def give_back(self, job: Job) -> None:
-        self.free += job.blocks
+        """The last block first, at the tail of the queue."""
+        full = job.computed // self.policies.block_tokens
+        for index, block in reversed(list(enumerate(job.blocks))):
+            block.holds = (job.number, index) if index < full else None
+            self.free.append(block)
         job.blocks = []
+
+    def own_blocks(self, job: Job) -> list[Block]:
+        """What is left of a job's blocks, as far as it is whole, once those who decode have taken theirs."""
+        if not self.policies.share_prefixes:
+            return []
+        spare = self.free[sum(self.needs_block(other) for other in self.decoding) :]
+        there = {block.holds: block for block in spare if block.holds is not None}
+        found: list[Block] = []
+        while (job.number, len(found)) in there:
+            found.append(there[job.number, len(found)])
+        return found
 
     def make_room(self) -> None:
         """The youngest loses its memory until everybody who decodes can take one more step."""
@@ -110,6 +138,7 @@ class NaiveEngine:
             return True, []
         room = len(self.free) - sum(self.needs_block(job) for job in self.decoding) - self.watermark
         pieces: list[tuple[Job, int]] = []
+        admitted: list[tuple[Job, int]] = []
         split = policies.batching == "chunked"
         left = policies.token_budget - (len(self.decoding) if split else 0)
         if left <= 0:
@@ -118,14 +147,23 @@ class NaiveEngine:
             if left > 0:
                 pieces.append((job, min(left, job.to_fill - job.computed)))
                 left -= pieces[-1][1]
+        found = {job.number: self.own_blocks(job) for job in self.waiting}  # before anybody takes anything
         while self.waiting and left > 0 and len(self.decoding) + len(self.prefilling) < policies.max_seqs:
             job = self.waiting[0]
             blocks = -(-job.to_fill // policies.block_tokens)
-            if blocks > room or (not split and job.to_fill > left and pieces):
+            own = found[job.number]
+            tokens = job.to_fill - len(own) * policies.block_tokens
+            if blocks > room or (not split and tokens > left and pieces):
                 break
             room -= blocks
-            job.blocks = [self.free.pop() for _ in range(blocks)]
+            job.blocks = own
+            job.computed = job.to_fill - tokens
+            admitted.append((job, blocks))
+            self.free = [block for block in self.free if block not in own]
             self.prefilling.append(self.waiting.pop(0))
-            pieces.append((job, min(left, job.to_fill) if split else job.to_fill))
+            pieces.append((job, min(left, tokens) if split else tokens))
             left -= pieces[-1][1]
+        for job, blocks in admitted:
+            while len(job.blocks) < blocks:
+                self.take(job)
         return (split or not pieces), pieces

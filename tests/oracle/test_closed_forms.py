@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprofiles.roofline import TimeModel, all_reduce_s, stage_layers
+from hwprofiles.kernels import all_reduce_s, attention_costs, prompt_attention_s
+from hwprofiles.roofline import TimeModel, stage_layers
 from policies.config import PolicySet
 from sim.workload import StaticBatch
 from tests.helpers import PS_PER_S, Outcome, Requests, make_config, run_body
@@ -73,23 +74,77 @@ def test_the_time_of_a_decode_step_by_hand():
     assert not config.deployment.ecc_on or device.ecc == "inline"
     bandwidth = device.bandwidth_bytes_per_s(config.deployment.ecc_on)
     flops = device.flops_per_s["fp32"]  # it stores fp16 and computes fp32
-    weights = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    head = 32000 * 4096
-    kv_bytes = 2 * 32 * 4096 * 2 * 1000
-    work = 2 * weights * (1 + stack.gemm_half_tokens) / (flops * stack.compute_efficiency)
-    layers_s = max(2 * weights / (bandwidth * stack.mem_efficiency), work)
-    layers_s += 32 * stack.layer_overhead_s + stack.step_overhead_s
-    head_s = max(
-        2 * head / (bandwidth * stack.mem_efficiency),
-        2 * head * (1 + stack.gemm_half_tokens) / (flops * stack.compute_efficiency),
+
+    def product_s(inputs: int, outputs: int) -> float:
+        memory = 2 * (inputs * outputs + inputs + outputs) / (bandwidth * stack.mem_efficiency)
+        compute = 2 * inputs * outputs / (flops * stack.compute_efficiency)
+        p = stack.roofline_sharpness
+        return stack.kernel_latency_s + (memory**p + compute**p) ** (1 / p)
+
+    products_s = product_s(4096, 3 * 4096) + product_s(4096, 4096) + product_s(4096, 2 * 11008) + product_s(11008, 4096)
+    # Two norms with residual (4 vectors each), rotary of queries and keys, gate and up into one, a key and a value.
+    moved = 2 * (8 * 4096 + 2 * 2 * 4096 + 3 * 11008 + 2 * 4096)
+    entries, pair_flops = 1000, 4 * 4096 * 1000
+    attention_s = (
+        stack.attention_latency_s
+        + 32 * stack.attention_block_s  # one sequence, 32 KV heads
+        + 2 * 2 * 4096 * (entries + 1) / (bandwidth * stack.attention_mem_efficiency)  # keys, values; query and output
+        + pair_flops / (flops * stack.attention_compute_efficiency)
     )
-    pair_flops = 4 * 4096 * 32 * 1000
-    attention_s = max(
-        kv_bytes / (bandwidth * stack.attention_mem_efficiency),
-        pair_flops / (flops * stack.attention_compute_efficiency),
+    layer_s = products_s + moved / (bandwidth * stack.mem_efficiency) + attention_s + stack.layer_overhead_s
+    around_s = product_s(4096, 32000) + stack.step_overhead_s + stack.sequence_overhead_s
+    assert layer_s > stack.launch_s
+    assert times.step(1, 1000, (), 1, 1)[0] / PS_PER_S == pytest.approx(32 * layer_s + around_s, rel=1e-6)
+
+
+def test_the_host_is_a_floor_under_the_device():
+    """Kernels that are launched slower than they run: an iteration takes what launching takes, until contexts grow."""
+    config = make_config(StaticBatch(1, 1, 1), "a100-80")
+    slow = replace(config.stack, launch_s=1e-3, prompt_launch_s=2e-3)
+    fast = replace(config.stack, launch_s=0.0, prompt_launch_s=0.0)
+    host, device = (TimeModel(config.deployment, config.model, config.precision, stack) for stack in (slow, fast))
+    serial_s = slow.step_overhead_s + slow.sequence_overhead_s
+    for chunks, launch_s in (((), 1e-3), (((None, 8, 0),), 2e-3)):
+        assert host.step(1, 100, chunks, 1, 1)[0] / PS_PER_S == pytest.approx(32 * launch_s + serial_s, rel=1e-9)
+    first, slope, held = host.step(8, 8000, (), 8, 10**9)
+    assert slope == 0
+    assert device.step(8, 8000 + 8 * (held - 1), (), 8, 1)[0] < first
+    assert device.step(8, 8000 + 8 * held, (), 8, 1) == host.step(8, 8000 + 8 * held, (), 8, 1)
+
+
+@given(st.integers(1, 3000), st.integers(0, 5000), st.integers(1, 20))
+@settings(max_examples=50, deadline=None)
+def test_a_prompt_piece_takes_what_its_kernels_take(size, past, pieces):
+    """Attention by integers, as the simulator adds it up, against the formula that kernel tables are fitted to."""
+    config = make_config(StaticBatch(1, 1, 1), "a100-80", model="llama-3.1-8b")
+    model, stack = config.model, replace(config.stack, prompt_launch_s=0.0, mixed_query_rows=16.0)
+    times = TimeModel(config.deployment, model, config.precision, stack)
+    costs = attention_costs(model.heads, model.kv_heads, model.head_dim, times.rates.attention)
+    with_context, without = (
+        times.step(0, 0, ((None, size, before),) * pieces, 0, 1)[0] / PS_PER_S for before in (past, 0)
     )
-    expected = layers_s + head_s + attention_s + stack.sequence_overhead_s
-    assert times.step(1, 1000, (), 1, 1)[0] / PS_PER_S == pytest.approx(expected, rel=1e-6)
+    formula_s = [float(prompt_attention_s(costs, pieces, size, before, 16.0)) for before in (past, 0)]
+    assert with_context - without == pytest.approx(model.layers * (formula_s[0] - formula_s[1]), rel=1e-3, abs=1e-9)
+    alone = times.step(0, 0, ((None, size * pieces, 0),), 0, 1)[0] / PS_PER_S  # the same products and norms
+    other_s = float(prompt_attention_s(costs, 1, size * pieces, 0, 16.0))
+    assert without - alone == pytest.approx(model.layers * (formula_s[1] - other_s), rel=1e-3, abs=1e-9)
+
+
+def test_decoding_beside_a_prompt_may_go_through_the_kernel_for_prompts():
+    """Its one query then costs a tile of them, as far as the stack says; what is read stays the same."""
+    config = make_config(StaticBatch(1, 1, 1), "a100-80", model="llama-3.1-8b")
+
+    def per_entry_s(rows: float, chunks: tuple) -> float:
+        stack = replace(config.stack, mixed_query_rows=rows, attention_score_bytes=0.0)
+        times = TimeModel(config.deployment, config.model, config.precision, stack)
+        ends = [times.step(10, entries, chunks, 10, 1)[0] for entries in (10**6, 2 * 10**6)]
+        return (ends[1] - ends[0]) / 10**6 / PS_PER_S
+
+    alone, beside = (), ((None, 16, 0),)
+    assert per_entry_s(128.0, alone) == per_entry_s(1.0, alone) == per_entry_s(1.0, beside)
+    device, model = config.deployment.device, config.model
+    pair_s = 4 * model.layers * 4096 / (device.flops_per_s["fp16"] * config.stack.attention_compute_efficiency)
+    assert per_entry_s(128.0, beside) - per_entry_s(1.0, beside) == pytest.approx(127 * pair_s, rel=1e-3)
 
 
 # -- tensor parallelism ------------------------------------------------------------------------------------------------
@@ -122,17 +177,23 @@ def test_a_split_layer_adds_two_all_reduces(hw, tokens):
     assert between_ps == pytest.approx(2 * model.layers * one_s * PS_PER_S, rel=1e-9, abs=2)
 
 
-def test_with_a_free_link_two_cards_halve_what_is_not_overhead():
+def test_with_a_free_link_two_cards_halve_all_but_overheads_and_what_both_must_read():
     config = make_config(StaticBatch(1, 1, 1), "2xm40:tp2")
-    stack = replace(
-        config.stack, comm_latency_s=0.0, layer_overhead_s=0.0, step_overhead_s=0.0, sequence_overhead_s=0.0
-    )
+    times_s = [
+        name for name in config.stack.__dataclass_fields__ if name.endswith("_s") and name != "attention_block_s"
+    ]
+    stack = replace(config.stack, **dict.fromkeys(times_s, 0.0))
     link = replace(config.deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
     two = TimeModel(replace(config.deployment, gpu_link=link), config.model, config.precision, stack)
     alone = make_config(StaticBatch(1, 1, 1), "m40")
     one = TimeModel(alone.deployment, config.model, config.precision, stack)
+    model, rate = config.model, config.deployment.bandwidth_bytes_per_s * stack.mem_efficiency
     for plan in ((3, 5000, (), 3), (0, 0, ((None, 600, 40),), 1)):
-        assert one.step(*plan, 1)[0] == pytest.approx(2 * two.step(*plan, 1)[0], rel=1e-6)
+        tokens = plan[0] + sum(size for _, size, _ in plan[2])
+        # The residual stream is whole on each card: two norms (4 vectors each), two products' inputs, two's outputs.
+        both_read_s = 2 * model.hidden * (model.layers * 12 * tokens + plan[3]) / rate
+        excess_s = (2 * two.step(*plan, 1)[0] - one.step(*plan, 1)[0]) / PS_PER_S
+        assert 0 < excess_s <= both_read_s * (1 + 1e-6)
 
 
 # -- pipelines ---------------------------------------------------------------------------------------------------------

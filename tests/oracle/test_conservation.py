@@ -9,6 +9,7 @@ import pytest
 
 from hwprofiles.audit import check_conservation
 from hwprofiles.grid import HourlyGrid
+from hwprofiles.occupancy import occupancy
 from hwprofiles.roofline import PlanArrays, TimeModel, work
 from policies.log import DecisionEntry
 from sim.config import CarbonOptions
@@ -101,23 +102,32 @@ def brute_force_j(outcome: Outcome) -> float:
         sizes, pasts = [size for _, size, _ in pieces], [past for _, _, past in pieces]
         pairs = sum(size * past + size * (size + 1) // 2 for size, past in zip(sizes, pasts, strict=True))
         numbers = (entry.decoding, entry.context_tokens, emits, sum(sizes), sum(pasts), pairs, 0)
-        effort = work(
-            *(deployment, config.model, config.precision, config.stack),
-            PlanArrays(*(np.array([float(number)]) for number in numbers)),
-        )
+        plans = PlanArrays(*(np.array([float(number)]) for number in numbers))
+        what = (deployment, config.model, config.precision, config.stack)
+        effort = work(*what, plans)
         gpus = deployment.tp
-        return gpus * meter.gpu.dynamic_j(duration_s, effort.hbm_bytes[0] / gpus, effort.flops[0] / gpus)
+        kernels = occupancy(*what, meter.rates, plans)
+        seconds = (kernels.attention_s[0], kernels.expert_s[0], kernels.unpack_s[0])
+        totals = (effort.hbm_bytes[0], effort.flops[0], *seconds)
+        return gpus * meter.gpu.dynamic_j(duration_s, *(float(total) / gpus for total in totals))
 
     return sum(map(energy_j, outcome.log))
 
 
-@pytest.mark.parametrize("hw", ["m40", "2xa100-80:tp2", "k80", "h100-sxm"])
+@pytest.mark.parametrize(
+    ("hw", "model"),
+    [
+        ("m40", "qwen2.5-7b"),
+        ("2xa100-80:tp2", "qwen2.5-7b"),
+        ("k80", "qwen2.5-7b"),
+        ("h100-sxm", "qwen2.5-7b"),
+        ("h100-sxm", "mixtral-8x7b"),
+    ],
+)
 @pytest.mark.parametrize("policy", ["chunked+budget=200", "prefill-first"])
-def test_the_energy_of_strides_is_that_of_their_iterations(hw, policy):
+def test_the_energy_of_strides_is_that_of_their_iterations(hw, model, policy):
     """Closed forms over strides, power cap included, against the power model asked once per iteration."""
-    outcome = run_body(
-        poisson(40, 1.0, between(1, 900), between(1, 300)), hw, policy, model="qwen2.5-7b", precision="int4"
-    )
+    outcome = run_body(poisson(40, 1.0, between(1, 900), between(1, 300)), hw, policy, model=model, precision="int4")
     assert not any(ticket.preemptions for ticket in outcome.tickets)
     timeline = outcome.result.timeline
     dynamic_j = (timeline["gpu_dynamic_prefill_j"] + timeline["gpu_dynamic_decode_j"]).sum()

@@ -56,7 +56,7 @@ def test_no_iteration_beats_the_roofline(device_name, model_name, stored, split,
     columns = PlanArrays(*(np.array([float(value)]) for value in (decoding, context, emits, *sums(pieces, iterations))))
     done = work(deployment, model, precision, stack, columns)
     peak_bytes = tp * deployment.bandwidth_bytes_per_s
-    peak_flops = tp * device.flops_per_s[computed_precision(device, stored)]
+    peak_flops = tp * device.flops_per_s[computed_precision(device, precision, stack.quantised_in)]
     for k in {0, min(held for _, _, held in parts) - 1}:
         time_s = sum(first + slope * k for first, slope, _ in parts) / PS_PER_S
         assert time_s >= (done.hbm_bytes[0] + k * done.hbm_slope_bytes[0]) / peak_bytes

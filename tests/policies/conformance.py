@@ -169,16 +169,26 @@ class BatchPolicyConformance:
             queue = (*shown.queue, Candidate(5000, 1, 1)) if some else shown.queue
             assert self.make().select(shown._replace(queue=queue).view()) == decision
 
-    @given(st.data(), st.floats(0.0, 100.0), st.integers(0, 20))
+    @given(st.data(), st.floats(0.0, 100.0), st.integers(0, 20), st.integers(0, 50))
     @inherited
-    def test_steady_means_that_the_answer_stays(self, data, later_s, fewer_blocks):
-        """Time passes, blocks are used up, one prompt gets shorter by equal chunks: no other answer than before."""
+    def test_steady_means_that_the_answer_stays(self, data, later_s, fewer_blocks, more_tokens):
+        """No other answer than before while nothing happens but that time passes, that blocks are used up, those that
+        somebody waiting had computed among them, and that one prompt gets shorter by equal chunks.
+        """
         policy = self.make()
         if not policy.steady:
             pytest.skip("says of itself that it must be asked at every boundary")
         shown = self.shown(data)
         decision = policy.select(shown.view())
-        after = shown._replace(now_s=shown.now_s + later_s, free_blocks=shown.free_blocks - fewer_blocks)
+        taken = {chunk.seq_id for chunk in decision.chunks}
+        after = shown._replace(
+            now_s=shown.now_s + later_s,
+            free_blocks=shown.free_blocks - fewer_blocks,
+            queue=tuple(
+                item if item.seq_id in taken else item._replace(tokens=item.tokens + more_tokens)
+                for item in shown.queue
+            ),
+        )
         if not decision.chunks:
             assert policy.select(after.view()) == decision
             return
@@ -190,7 +200,7 @@ class BatchPolicyConformance:
         while left > chunk.tokens:
             after = after._replace(
                 prefilling=(Prefilling(chunk.seq_id, left), *shown.prefilling[1:]),
-                queue=tuple(item for item in shown.queue if item.seq_id != chunk.seq_id),
+                queue=tuple(item for item in after.queue if item.seq_id != chunk.seq_id),
                 free_blocks=after.free_blocks - fewer_blocks,
             )
             assert policy.select(after.view()) == decision

@@ -19,6 +19,8 @@ sets = st.builds(
     token_budget=sizes | st.just(2048),
     max_seqs=sizes | st.just(256),
     block_tokens=sizes | st.just(16),
+    kv_blocks=st.none() | sizes,
+    watermark_frac=st.integers(0, 9999).map(lambda number: number / 100 / 100.0),
     max_queue=st.none() | sizes,
 )
 
@@ -39,6 +41,7 @@ def test_names_are_as_short_as_they_can_be():
     assert PolicySet().name == "chunked"
     assert parse_policies(" prefill-first + swap ").name == "prefill-first+swap"
     assert PolicySet(share_prefixes=False, token_budget=512).name == "chunked+no-prefix+budget=512"
+    assert parse_policies("watermark=0.50+kv=2588").name == "chunked+kv=2588+watermark=0.5"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,11 @@ def test_names_are_as_short_as_they_can_be():
         ("chunked+budget=", "'' is not a whole number; write for example budget=512"),
         ("chunked+seqs=0", "policy option seqs = 0 is out of range; expected a whole number from 1 to 10,000,000"),
         ("chunked+block=99999999", "policy option block = 99999999 is out of range"),
+        ("chunked+kv=2.5", "'2.5' is not a whole number; write for example kv=512"),
+        ("chunked+watermark=-1", "'-1' is not a percentage; write for example watermark=0.5"),
+        ("chunked+watermark=1.", "'1.' is not a percentage"),
+        ("chunked+watermark=100", "watermark_frac = 1 is out of range; expected 0 up to, not including, 1"),
+        ("chunked+watermark=1+watermark=2", "says watermark_frac twice (0.01 and 0.02); keep one"),
         ("chunked+prefill-first", "says batching twice (chunked and prefill-first); keep one"),
         ("swap+recompute", "says preemption twice (swap and recompute); keep one"),
         ("", "unknown policy ''"),
@@ -70,7 +78,7 @@ def test_a_slip_is_named_with_its_rule_and_a_way_out(text, sentence):
         ({"batching": "greedy"}, "unknown batching policy 'greedy'; known: prefill-first, chunked, decode-first"),
         ({"routing": "round_robin"}, "unknown routing policy 'round_robin'; did you mean 'round-robin'?"),
         ({"preemption": "swop"}, "unknown preemption 'swop'; did you mean 'swap'?"),
-        ({"watermark_frac": 1.0}, "watermark_frac = 1.0 is out of range"),
+        ({"watermark_frac": 1.0}, "watermark_frac = 1 is out of range"),
         ({"watermark_frac": -0.1}, "watermark_frac = -0.1 is out of range"),
         ({"max_queue": 0}, "policy option queue = 0 is out of range"),
     ],

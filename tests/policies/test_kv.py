@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from policies.errors import PolicyError
 from policies.kv import KvPool
@@ -89,6 +89,15 @@ def test_of_one_prefix_the_end_goes_first():
     assert (pool.free_blocks, pool.evictable_blocks) == (PER_UNIT - 1, 2 * PER_UNIT)
 
 
+def test_the_end_goes_first_even_if_the_whole_prefix_is_looked_at_again_and_again():
+    """As a request does that waits for room: what is left of its prefix must stay of use."""
+    pool = pool_of(8)
+    cache(pool, 1, 2, 3, 4)
+    for left in (4, 3, 2, 1):
+        assert pool.match((1, 2, 3, 4), 4) == (left, 0)
+        pool.take(PER_UNIT)
+
+
 def test_a_block_in_use_is_never_given_up():
     pool = pool_of(6)
     cache(pool, 1, 2, 3)
@@ -131,7 +140,7 @@ class PoolAgainstModel(RuleBasedStateMachine):
             expected += 1
         in_use = sum(PER_UNIT for key in keys[:expected] if self.users[key])
         assert self.pool.match(keys, len(keys)) == (expected, in_use)
-        for key in keys[:expected]:
+        for key in reversed(keys[:expected]):
             if not self.users[key]:
                 self.idle.move_to_end(key)
         private = len(keys) * PER_UNIT - expected * PER_UNIT + extra
@@ -184,3 +193,78 @@ def hash_of(path: list[int]) -> int:
 
 TestPoolAgainstModel = PoolAgainstModel.TestCase
 TestPoolAgainstModel.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+# -- what is left of the preempted -----------------------------------------------------------------------------------
+
+
+class QueueAgainstModel(RuleBasedStateMachine):
+    """Owners take, give back and find again; a model keeps the queue itself, block by block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = KvPool(24, BLOCK)
+        self.queue: list[tuple[int, int] | None] = [
+            None
+        ] * 24  # what a free block still holds: (owner, the how manieth)
+        self.held: dict[int, int] = {}
+        self.preempted: dict[int, int] = {}  # owner -> blocks that it wants again
+        self.next_owner = 0
+
+    def taken(self, owner: int, blocks: int) -> None:
+        self.pool.take(blocks)
+        del self.queue[:blocks]
+        self.held[owner] = blocks
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data())
+    def come(self, data: st.DataObject) -> None:
+        self.taken(self.next_owner, data.draw(st.integers(1, min(8, len(self.queue)))))
+        self.next_owner += 1
+
+    @precondition(lambda self: self.queue and self.held)
+    @rule(data=st.data())
+    def grow(self, data: st.DataObject) -> None:
+        owner = data.draw(st.sampled_from(sorted(self.held)))
+        blocks = self.held[owner]
+        self.taken(owner, data.draw(st.integers(1, min(3, len(self.queue)))))
+        self.held[owner] += blocks
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), preempt=st.booleans(), unfinished=st.integers(0, 2))
+    def go(self, data: st.DataObject, preempt: bool, unfinished: int) -> None:
+        owner = data.draw(st.sampled_from(sorted(self.held)))
+        blocks = self.held.pop(owner)
+        self.pool.release((), blocks)
+        full = max(0, blocks - unfinished) if preempt else 0
+        if preempt:
+            self.pool.leave(owner, 0, full)
+            self.preempted[owner] = blocks
+        self.queue += [(owner, index) if index < full else None for index in reversed(range(blocks))]
+
+    @rule(data=st.data(), growth=st.integers(0, 3))
+    def resume(self, data: st.DataObject, growth: int) -> None:
+        fitting = sorted(owner for owner, blocks in self.preempted.items() if blocks + growth <= len(self.queue))
+        if not fitting:
+            return
+        owner = data.draw(st.sampled_from(fitting))
+        spare = set(self.queue[growth:])
+        found = next(count for count in range(25) if (owner, count) not in spare)
+        assert self.pool.left(owner, 0, growth) == found
+        assert self.pool.left(owner, 1, growth) == 0  # behind another prefix than before
+        self.pool.reclaim(owner, found)
+        again = {(owner, index) for index in range(found)}
+        blocks = self.preempted.pop(owner)
+        self.queue = [None] * found + [held for held in self.queue if held not in again]
+        self.taken(owner, blocks)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        self.pool.check_integrity(sum(self.held.values()))
+        assert self.pool.free_blocks == len(self.queue)
+        for owner in self.preempted:
+            assert self.pool.left(owner, 0, 0) == sum(1 for held in self.queue if held is not None and held[0] == owner)
+
+
+TestQueueAgainstModel = QueueAgainstModel.TestCase
+TestQueueAgainstModel.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -47,9 +47,10 @@ class AnyHistory(RuleBasedStateMachine):
         unit=st.sampled_from([None, UNIT]),
         groups=st.integers(1, 3),
         max_queue=st.none() | st.integers(1, 3),
+        keep=st.booleans(),
     )
     def begin(
-        self, batching, kv_blocks, block_tokens, max_seqs, budget, watermark, swap_blocks, unit, groups, max_queue
+        self, batching, kv_blocks, block_tokens, max_seqs, budget, watermark, swap_blocks, unit, groups, max_queue, keep
     ) -> None:
         self.scheduler: Scheduler[Sequence] = Scheduler(
             SchedulerConfig(
@@ -62,6 +63,7 @@ class AnyHistory(RuleBasedStateMachine):
                 max_queue=max_queue,
                 swap_blocks=swap_blocks,
                 prefix_unit_tokens=unit,
+                keep_preempted=keep,
                 groups=groups,
             ),
             batching(),
@@ -229,6 +231,46 @@ def test_the_youngest_loses_its_memory_and_rejoins_at_the_head_of_the_queue():
     assert list(scheduler.waiting) == [young, third]
     assert young.fill_tokens == young.prompt_tokens + young.emitted > 16
     assert old.preemptions == 0
+
+
+def preempted_once(**sizes) -> tuple[Scheduler[Sequence], Sequence]:
+    """A scheduler that has just taken the memory of the younger of two sequences."""
+    scheduler = scheduler_of(kv_blocks=10, **sizes)
+    _, young = added(scheduler, (15, 20), (16, 20))
+    while not scheduler.preempted:
+        done(scheduler, scheduler.plan(0.0))
+    return scheduler, young
+
+
+def resumption(scheduler: Scheduler[Sequence]) -> tuple[int, int]:
+    """(tokens computed, tokens found) of the first prompt piece that the next plans hold."""
+    while True:
+        plan = scheduler.plan(1.0)
+        if plan.chunks:
+            return plan.chunks[0].tokens, plan.chunks[0].past_tokens
+        done(scheduler, plan)
+
+
+def test_who_resumes_finds_what_nobody_has_written_over():
+    """The other goes on decoding meanwhile, and takes those that were given back first: the last ones."""
+    forgetful, young = preempted_once()
+    computed = young.fill_tokens
+    assert resumption(forgetful) == (computed, 0)
+    keeping, again = preempted_once(keep_preempted=True)
+    tokens, found = resumption(keeping)
+    assert again.fill_tokens == computed == tokens + found
+    assert 0 < found < computed - CONFIG.block_tokens
+    assert found % CONFIG.block_tokens == 0
+
+
+def test_who_waits_for_room_does_not_lose_the_beginning_of_what_is_left():
+    scheduler, young = preempted_once(keep_preempted=True)
+    left = [scheduler.pool.left(young.seq_id, 0, 0)]
+    while not (plan := scheduler.plan(1.0)).chunks:
+        done(scheduler, plan, 1)
+        left.append(scheduler.pool.left(young.seq_id, 0, 0))
+    assert left == sorted(left, reverse=True)
+    assert plan.chunks[0].past_tokens == left[-1] * CONFIG.block_tokens
 
 
 def test_swapping_keeps_what_was_computed():

@@ -5,6 +5,8 @@ import random
 
 import pytest
 import simpy
+from hypothesis import given
+from hypothesis import strategies as st
 from simpy.core import EmptySchedule
 
 from sim.clock import Alarm, Kind, VirtualEnvironment, priority
@@ -81,6 +83,41 @@ def test_run_and_step_agree_with_simpy_itself(by_steps):
     play(VirtualEnvironment(), ours)
     play(simpy.Environment(), theirs)
     assert ours == theirs
+
+
+def test_time_is_skipped_only_where_nothing_is_due_by_then():
+    env = VirtualEnvironment()
+    rank = priority(Kind.STEP, 0)
+    late = Alarm(env, rank, 100)
+    assert not env.skip(100)  # that instant included
+    assert env.now == 0
+    assert env.skip(99)
+    assert env.now == 99
+    env.schedule(late, rank, 0)  # brought forward, it leaves an entry at 100 behind
+    env.run(until=late)
+    assert env.skip(50)
+    assert env.now == 149
+    env.run()
+    assert env.now == 149
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5), st.integers(0, 40))
+def test_who_skips_time_where_it_can_sees_what_one_who_waits_sees(delays, horizon):
+    def play(skipping: bool) -> tuple[list[tuple[int, int]], int]:
+        env, log = VirtualEnvironment(), []
+
+        def walk(name: int):
+            for delay in delays[name]:
+                if not (skipping and env.skip(delay)):
+                    yield Alarm(env, priority(Kind.STEP, name), delay)
+                log.append((env.now, name))
+
+        for name in range(len(delays)):
+            env.process(walk(name))
+        env.run(until=Alarm(env, priority(Kind.ARRIVAL, 0), horizon))
+        return log, env.now
+
+    assert play(skipping=True) == play(skipping=False)
 
 
 def test_an_error_in_a_process_stops_the_run():

@@ -13,7 +13,7 @@ from hwprofiles.stacks import load_stack
 from modelspecs import load_model, model_names
 from modelspecs.precision import PRECISIONS, load_precision
 from sim.errors import Infeasible
-from sim.memory import MemoryPlan, plan_memory, require_fit
+from sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
 
 SPLITS = ["{}", "2x{}:tp2", "2x{}:pp2", "4x{}:tp2pp2", "8x{}:tp4pp2"]
 
@@ -115,3 +115,16 @@ def test_more_cards_than_kv_heads_keep_copies():
     eight, sixteen = (plan(f"{n}xa100-80:tp{n}", "llama-3.1-8b", "fp16") for n in (8, 16))
     assert sixteen.block_bytes == eight.block_bytes
     assert sixteen.replica_block_bytes == 2 * eight.replica_block_bytes
+
+
+def test_stated_blocks_are_taken_as_they_are_while_the_card_can_hold_them():
+    """What an engine reserves besides is its own business: more blocks than are found room for here may be stated."""
+    memory = plan("rtx4090", "llama-3.1-8b", "fp16")
+    most = int((memory.capacity_bytes - memory.weights_bytes) // memory.block_bytes)
+    assert memory.kv_blocks < most
+    for blocks in (1, memory.kv_blocks, most):
+        stated = with_stated_blocks(memory, blocks)
+        assert stated.kv_blocks == blocks
+        assert stated.weights_bytes == memory.weights_bytes
+    with pytest.raises(Infeasible, match=rf"kv={most + 1} does not fit: .* at most kv={most} do"):
+        with_stated_blocks(memory, most + 1)

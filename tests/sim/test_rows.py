@@ -38,6 +38,19 @@ def test_at_the_end_nothing_is_held_back():
     assert out == [0, 3, 5]
 
 
+def test_who_arrives_within_the_warm_up_is_left_out_of_the_statistics():
+    out: list[bool] = []
+    rows = RowOrder(lambda columns: out.extend(columns["in_stats"].tolist()), warmup_ps=2 * 10**12)
+    rows.add([ticket(number) for number in range(4)])  # they arrive at 0, 1, 2 and 3 s
+    assert out == [False, False, True, True]
+
+
+def test_rows_that_nobody_wants_are_counted():
+    rows = RowOrder(None)
+    rows.add([ticket(1), ticket(0), ticket(3)])
+    assert rows.count == 2
+
+
 def test_columns_say_null_where_nothing_is_known():
     refused, waiting, running, done = (ticket(number) for number in range(4))
     refused.refused = "over_context"

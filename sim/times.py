@@ -1,0 +1,34 @@
+"""Which time model a run uses: the stack's own, or one that is off by a stated factor."""
+
+from collections.abc import Sequence
+
+from hwprofiles.roofline import TimeModel
+from sim.config import RunConfig, Slowness
+
+
+class SlowedTimeModel(TimeModel):
+    """A time model whose iterations take a factor longer (or shorter) than predicted.
+
+    A plan's law stays affine in its iterations; its two coefficients are scaled and rounded once, so that a stride may
+    differ from its iterations one by one by a picosecond each.
+    """
+
+    slowness = Slowness(1.0, 1.0)
+
+    def step(
+        self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
+    ) -> tuple[int, int, int]:
+        """Return the time of a plan's iterations; see `TimeModel.step`."""
+        first, slope, lasting = super().step(decoding, context_tokens, chunks, emits, iterations)
+        factor = self.slowness.prefill if chunks else self.slowness.decode
+        return round(first * factor), round(slope * factor), lasting
+
+
+def time_model(config: RunConfig, stage: int = 0) -> TimeModel:
+    """Build the time model of one pipeline stage of a run's replicas."""
+    said = (config.deployment, config.model, config.precision, config.stack, stage)
+    if config.slowness is None:
+        return TimeModel(*said)
+    slowed = SlowedTimeModel(*said)
+    slowed.slowness = config.slowness
+    return slowed
