@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import OptionError
-from cli.settings import Settings
+from cli.settings import AUTO, Settings
 from cli.workloads import Arrivals
 
 if TYPE_CHECKING:
@@ -23,13 +23,16 @@ class Cell:
     hw: str
     model: str
     precision: str
+    stack: str
     policy: str
     site: str
 
 
 def cross(settings: Settings) -> list[Cell]:
     """Give all combinations, hardware varying slowest."""
-    crossed = itertools.product(settings.hw, settings.model, settings.precision, settings.policy, settings.site)
+    crossed = itertools.product(
+        settings.hw, settings.model, settings.precision, settings.stack, settings.policy, settings.site
+    )
     return [Cell(*names) for names in crossed]
 
 
@@ -50,7 +53,7 @@ def resolve(
         OptionError: the start of an hourly grid is not known.
     """
     from hwprofiles.catalogue import load_site
-    from hwprofiles.stacks import load_stack
+    from hwprofiles.stacks import default_stack, load_stack
     from modelspecs import load_model, load_precision
     from policies.config import parse_policies
     from sim.config import RunConfig, Slo
@@ -66,7 +69,7 @@ def resolve(
         deployment=deployment,
         model=load_model(cell.model),
         precision=load_precision(cell.precision),
-        stack=load_stack(deployment.device),
+        stack=load_stack(deployment.device, default_stack(deployment.device) if cell.stack == AUTO else cell.stack),
         policies=parse_policies(cell.policy),
         site=site,
         workload=arrivals.workload,
@@ -76,6 +79,7 @@ def resolve(
         horizon_s=settings.horizon_s,
         warmup_s=settings.warmup_s,
         seed=seed,
+        bounds=not settings.no_bounds,
         single_step=settings.single_step,
         shuffle_ties=settings.shuffle_ties,
         decisions=settings.decisions,

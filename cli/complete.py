@@ -43,6 +43,13 @@ def site(incomplete: str) -> list[str]:
     return [name for name in site_names() if name.startswith(incomplete)]
 
 
+def stack(incomplete: str) -> list[str]:
+    """Complete a software stack."""
+    from hwprofiles.stacks import stack_names
+
+    return [name for name in stack_names() if name.startswith(incomplete)]
+
+
 def policy(incomplete: str) -> list[str]:
     """Complete the last word of a policy set: `chunked+sw` to `chunked+swap`."""
     from policies.batching import BATCHING

@@ -57,6 +57,17 @@ Precision = Annotated[
         help="How weights are stored: fp32, fp16, bf16, int8, fp8, int4. [fp16]",
     ),
 ]
+Stack = Annotated[
+    Words,
+    typer.Option(
+        "--stack",
+        metavar="NAME",
+        autocompletion=complete.stack,
+        rich_help_panel=_CROSS,
+        help="Software that serves: llama.cpp-cuda, vllm, tensorrt-llm, ..., or a profile that `afterwatt fit` wrote. "
+        "[auto: what is usual on the card]",
+    ),
+]
 Policy = Annotated[
     Words,
     typer.Option(
@@ -168,6 +179,14 @@ SingleStep = Annotated[
 ]
 ShuffleTies = Annotated[
     Text, typer.Option("--shuffle-ties", metavar="N", hidden=True, help="Scramble the making of same-instant events.")
+]
+NoBounds = Annotated[
+    bool,
+    typer.Option(
+        "--no-bounds",
+        rich_help_panel=_OUT,
+        help="Leave out the 90 % intervals of times and throughput, which take two further passes.",
+    ),
 ]
 Decisions = Annotated[
     bool, typer.Option("--decisions", rich_help_panel=_OUT, help="Also write every decision: decisions.parquet.")

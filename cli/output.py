@@ -102,7 +102,7 @@ def print_plan(plan: "Plan") -> None:
         return
     from reports.format import plural
 
-    columns = [Column("hw"), Column("model"), Column("precision"), Column("policy"), Column("site"), Column("state")]
+    columns = [Column(name) for name in ("hw", "model", "precision", "stack", "policy", "site", "state")]
     seeds = f" under {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
     title = f"{plural(len(plan.cells), 'cell')}{seeds}: {plural(len(plan.jobs), 'run')} in {plan.path}"
     print_table(columns, [[str(row[column.title]) for column in columns] for row in rows], title=title, note=plan.note)

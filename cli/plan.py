@@ -15,7 +15,7 @@ from cli.cells import Cell, cross, open_series, resolve
 from cli.errors import OptionError
 from cli.identity import digest_of, workload_identity
 from cli.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
-from cli.settings import Settings
+from cli.settings import AUTO, Settings
 from cli.workloads import Arrivals, open_arrivals, same_for_every_seed
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def plan_study(settings: Settings) -> Plan:
         (cell, [resolve(settings, cell, one, seed, series) for one, seed in zip(arrivals, seeds, strict=True)])
         for cell in cross(settings)
     ]
-    names = [_names(configs[0]) for _, configs in found]
+    names = [_names(cell, configs[0]) for cell, configs in found]
     single = len(found) == len(seeds) == 1
     identities = [{}] * len(seeds) if single else [workload_identity(one) for one in arrivals]
     cells = [
@@ -107,9 +107,16 @@ def _arrivals(settings: Settings, seeds: list[int]) -> tuple[list[Arrivals], str
     return [first, *(open_arrivals(settings, seed) for seed in seeds[1:])], None
 
 
-def _names(config: "RunConfig") -> Cell:
+def _names(cell: Cell, config: "RunConfig") -> Cell:
     """Call a cell by what its names turned out to be: `./attic.toml` by its deployment's name."""
-    return Cell(config.deployment.name, config.model.name, config.precision.name, config.policies.name, config.site.key)
+    return Cell(
+        config.deployment.name,
+        config.model.name,
+        config.precision.name,
+        AUTO if cell.stack == AUTO else config.stack.label,
+        config.policies.name,
+        config.site.key,
+    )
 
 
 def _labels(names: Sequence[Cell]) -> list[str]:
@@ -151,12 +158,14 @@ def _directory(names: Cell, seed: int, digest: str) -> str:
 def _base_name(names: Sequence[Cell], workload: str, seeds: int) -> str:
     """Name a directory after what runs: `m40-llama-2-7b-fp16-chat`; what is as by default goes without saying."""
     default = Settings()
+    stack = crossed([name.stack for name in names], "stacks")
     policy = crossed([name.policy for name in names], "policies")
     site = crossed([name.site for name in names], "sites")
     return slug(
         crossed([name.hw for name in names], "hw"),
         crossed([name.model for name in names], "models"),
         crossed([name.precision for name in names], "precisions"),
+        "" if (stack,) == default.stack else stack,
         "" if (policy,) == default.policy else policy,
         "" if (site,) == default.site else site,
         workload,
@@ -193,6 +202,7 @@ def with_config(settings: Settings, cell: Cell, seed: int) -> Job:
         hw=(cell.hw,),
         model=(cell.model,),
         precision=(cell.precision,),
+        stack=(cell.stack,),
         policy=(cell.policy,),
         site=(cell.site,),
         seed=seed,

@@ -15,6 +15,8 @@ _SIZES: Final = {
     "budget=N": ("token_budget", "Most tokens per iteration."),
     "seqs=N": ("max_seqs", "Most sequences at a time."),
     "block=N": ("block_tokens", "Tokens per block of the KV cache."),
+    "kv=N": ("kv_blocks", "Blocks of the KV cache per replica, as an engine's log states them."),
+    "watermark=N": ("watermark_frac", "Share of these blocks that admission leaves free, in percent."),
     "queue=N": ("max_queue", "Most requests waiting per replica; further ones are turned away."),
 }
 
@@ -49,9 +51,14 @@ def policies() -> list[tuple[str, str, bool, str]]:
     rows += [("whose memory is taken", name, name == usual.preemption, _PREEMPTION[name]) for name in PREEMPTION]
     rows.append(("shared prefixes", "no-prefix", not usual.share_prefixes, "Compute them anew for every request."))
     for word, (field, about) in _SIZES.items():
-        value = getattr(usual, field)
-        rows.append(("sizes", word, False, f"{about} [{'no bound' if value is None else value}]"))
+        rows.append(("sizes", word, False, f"{about} [{_usual_size(word, getattr(usual, field))}]"))
     return rows
+
+
+def _usual_size(word: str, value: float | None) -> str:
+    if value is None:
+        return "what fits" if word == "kv=N" else "no bound"
+    return f"{100.0 * value:g}" if word == "watermark=N" else f"{value:g}"
 
 
 def _first_line(made: object) -> str:

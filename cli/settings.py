@@ -21,6 +21,8 @@ from cli.options import Parser, duration_s, flag, number, one_of, slo, start_utc
 if TYPE_CHECKING:
     from sim.config import Slo
 
+AUTO: Final = "auto"
+"""The software stack that is usual on a card."""
 SAMPLE: Final = "chat.parquet"
 """The trace where none is named; the shipped sample where the working folder has no such file."""
 
@@ -30,7 +32,7 @@ class Settings:
     """A study: lists make a cross product, None leaves a choice to the default of the package that knows it.
 
     Attributes:
-        hw, model, precision, policy, site: what is crossed, as names or paths.
+        hw, model, precision, stack, policy, site: what is crossed, as names or paths.
         trace: a path or a `synth:` address; None with a static batch, or for the sample.
         limit: use only the first so many requests; rate_per_s: stretch the trace to this mean rate.
         users, think_s, requests: a closed loop instead of the trace's arrivals.
@@ -41,13 +43,15 @@ class Settings:
         horizon_s, warmup_s, seed, single_step, shuffle_ties, decisions: as in `sim.config.RunConfig`.
         replications: how many seeds, from `seed` on.
         out: the run's or study's directory; None chooses a descriptive name under `runs`.
-        overwrite: replace what stands there; no_report: write no page; jobs: processes (-1: all cores).
+        overwrite: replace what stands there; no_report: write no page; no_bounds: no intervals of times.
+        jobs: processes (-1: all cores).
         strict_slo: exit with 3 where no run keeps its service level; json, quiet: what is printed.
     """
 
     hw: tuple[str, ...] = ("m40",)
     model: tuple[str, ...] = ("llama-2-7b",)
     precision: tuple[str, ...] = ("fp16",)
+    stack: tuple[str, ...] = (AUTO,)
     policy: tuple[str, ...] = ("chunked",)
     site: tuple[str, ...] = ("world",)
     trace: str | None = None
@@ -81,6 +85,7 @@ class Settings:
     out: str | None = None
     overwrite: bool = False
     no_report: bool = False
+    no_bounds: bool = False
     jobs: int = 1
     strict_slo: bool = False
     json: bool = False
@@ -97,7 +102,7 @@ class Settings:
 
 OPTIONS: Final[Mapping[str, tuple[str, Parser]]] = MappingProxyType(
     {
-        **{name: (name, texts) for name in ("hw", "model", "precision", "policy", "site")},
+        **{name: (name, texts) for name in ("hw", "model", "precision", "stack", "policy", "site")},
         "trace": ("trace", text),
         **{name: (name, whole(1)) for name in ("limit", "users", "requests", "batch", "prompt", "output")},
         "rate": ("rate_per_s", number(0.0)),
@@ -120,7 +125,7 @@ OPTIONS: Final[Mapping[str, tuple[str, Parser]]] = MappingProxyType(
         **{
             name: (name.replace("-", "_"), flag)
             for name in (
-                *("repeat-year", "single-step", "decisions", "overwrite", "no-report"),
+                *("repeat-year", "single-step", "decisions", "overwrite", "no-report", "no-bounds"),
                 *("strict-slo", "json", "quiet"),
             )
         },
@@ -129,7 +134,7 @@ OPTIONS: Final[Mapping[str, tuple[str, Parser]]] = MappingProxyType(
 """Option name -> field of `Settings` and parser."""
 
 _PATHS: Final = ("trace", "grid", "out")
-_NAMES_OR_PATHS: Final = ("hw", "model", "site")
+_NAMES_OR_PATHS: Final = ("hw", "model", "stack", "site")
 
 
 def gather(given: Mapping[str, object], study_file: str | Path | None = None) -> Settings:

@@ -120,6 +120,7 @@ def _traits(run: Run) -> dict[str, str]:
         "hardware": summary.hardware,
         "model": summary.model,
         "precision": str(config.get("precision") or ""),
+        "stack": str(config.get("stack") or ""),
         "site": summary.site or "",
         "policy": str(policies or ""),
     }

@@ -25,6 +25,7 @@ from reports.format import listing
 from reports.notices import Notice, notices
 from reports.rundir import Run
 from reports.series import Series
+from reports.trust import sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -86,6 +87,8 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "method_notes": summary.carbon_gco2e.notes,
         "glossary_table": view.glossary_table(entry),
         "latency_table": view.latency_table(entry),
+        "trust": sentence(entry.summary),
+        "trust_table": view.trust_table(entry),
         "unit_table": view.unit_table(entry),
         "cost_table": view.cost_table(summary),
         "bytes_table": view.bytes_table(summary),

@@ -12,6 +12,7 @@ from reports.format import UNKNOWN, brief, count, energy, interval, listing, num
 from reports.notices import Notice, notices
 from reports.rundir import Run
 from reports.schema import Stats
+from reports.trust import range_of, sentence
 from reports.versus import METRICS, best
 
 if TYPE_CHECKING:
@@ -78,6 +79,16 @@ def _idle(entry: Entry) -> str:
     return percent(block.idle / block.total) if block.idle is not None and block.total else UNKNOWN
 
 
+def _within(metric: str) -> Callable[[Entry], str]:
+    """Give a reader of the range that the error of the times leaves of a latency's 90th percentile."""
+    return lambda entry: range_of(entry.summary.prediction, metric, "p90")
+
+
+def _basis(entry: Entry) -> str:
+    said = entry.summary.prediction
+    return f"{said.basis} ({said.stack})" if said is not None else UNKNOWN
+
+
 def _split(entry: Entry) -> str:
     carbon = entry.summary.carbon_gco2e
     if carbon.operational.p50 is None or not carbon.total.p50:
@@ -110,8 +121,11 @@ ONE = (
     LOST,
     WITHIN_SLO,
     Row("first token p50 · p90 · p99", lambda e: _quantiles(e.summary.ttft_s)),
+    Row("  90 % range of p90", _within("ttft_s")),
     Row("per token p50 · p90 · p99", lambda e: _quantiles(e.summary.tpot_s)),
+    Row("  90 % range of p90", _within("tpot_s")),
     Row("answer p50 · p90 · p99", lambda e: _quantiles(e.summary.e2e_s)),
+    Row("  90 % range of p90", _within("e2e_s")),
     *TAIL,
 )
 """The lines for one run."""
@@ -121,10 +135,13 @@ FEW = (
     WITHIN_SLO,
     Row("first token p50", lambda e: brief(e.summary.ttft_s.p50)),
     Row("first token p90", lambda e: brief(e.summary.ttft_s.p90), "TTFT p90"),
+    Row("  its 90 % range", _within("ttft_s")),
     Row("first token p99", lambda e: brief(e.summary.ttft_s.p99)),
     Row("per token p50", lambda e: brief(e.summary.tpot_s.p50)),
     Row("per token p90", lambda e: brief(e.summary.tpot_s.p90), "TPOT p90"),
+    Row("  its 90 % range", _within("tpot_s")),
     Row("answer p90", lambda e: brief(e.summary.e2e_s.p90), "answer p90"),
+    Row("times known from", _basis),
     *TAIL,
 )
 """The lines for a few runs, a column each."""
@@ -170,8 +187,10 @@ def print_runs(runs: Sequence[Run], console: "Console | None" = None, report: Pa
     console.print(_table(group, console.width))
     if len(group) > 1:
         console.print(f"* the best. {contenders(group).rule}", style="dim", highlight=False)
-    elif (limits := _limits(group[0])) is not None:
-        console.print(limits, style="dim", highlight=False)
+    else:
+        for said in (_limits(group[0]), sentence(group[0].summary)):
+            if said is not None:
+                console.print(said, style="dim", highlight=False)
     _print_notices(group, console)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Several runs as page and terminal compare them: verdicts, the table with the best marked, ranks and crossings."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from reports.breakeven import Curve, crossings, curves, merged
 from reports.compare import Choice, Entry, contenders, flips, headline_choice, ranking, wins
 from reports.format import UNKNOWN, duration, energy, grams, listing, number, percent, plural, usd
 from reports.schema import Interval
+from reports.trust import range_of
 from reports.view import Card, Table, co2e
 
 MOST_FLIPS = 6
@@ -31,6 +33,18 @@ def _two_lines(block: Interval) -> str:
     return f"{middle} {unit}\n{ends}" if rest else text
 
 
+def _p90(latency: str, entry: Entry) -> float | None:
+    value: float | None = getattr(entry.summary, latency).p90
+    return value
+
+
+def _p90_text(latency: str, entry: Entry) -> str:
+    """Write a latency's 90th percentile, and on a second line the range that the error of the times leaves."""
+    within = range_of(entry.summary.prediction, latency, "p90")
+    text = duration(_p90(latency, entry))
+    return text if within == UNKNOWN else f"{text}\n{within}"
+
+
 def _energy_per_token(entry: Entry) -> float | None:
     total_j, tokens = entry.summary.energy_j.total, entry.served.output_tokens
     return total_j / tokens if total_j is not None and tokens else None
@@ -38,9 +52,10 @@ def _energy_per_token(entry: Entry) -> float | None:
 
 METRICS = (
     Metric("within SLO", lambda e: e.attainment_frac, lambda e: percent(e.attainment_frac), "high"),
-    Metric("TTFT p90", lambda e: e.summary.ttft_s.p90, lambda e: duration(e.summary.ttft_s.p90), "low"),
-    Metric("TPOT p90", lambda e: e.summary.tpot_s.p90, lambda e: duration(e.summary.tpot_s.p90), "low"),
-    Metric("answer p90", lambda e: e.summary.e2e_s.p90, lambda e: duration(e.summary.e2e_s.p90), "low"),
+    *(
+        Metric(f"{noun} p90", partial(_p90, name), partial(_p90_text, name), "low")
+        for noun, name in (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("answer", "e2e_s"))
+    ),
     Metric(
         "tokens/s",
         lambda e: e.summary.throughput.output_tokens_per_s,
@@ -95,7 +110,8 @@ def comparison_table(group: Sequence[Entry]) -> Table:
 
 
 def _flagged(entry: Entry) -> str:
-    flags = []
+    said = entry.summary.prediction
+    flags = [f"times {said.basis}"] if said is not None else []
     if entry.overloaded:
         flags.append("overloaded")
     if entry.meets_slo is False:

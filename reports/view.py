@@ -22,6 +22,7 @@ from reports.format import (
 )
 from reports.notices import MODELLED, NOT_MODELLED
 from reports.schema import Interval, Stats, Summary
+from reports.trust import ranges
 
 LATENCY_ROWS = {
     "ttft_s": "Time to first token",
@@ -163,6 +164,17 @@ def latency_table(entry: Entry) -> Table:
         rows.append([title, *values, setting(limits[name]) if name in limits else UNKNOWN])
     note = "Over finished requests after the warm-up; inter-token latency over their tokens, to 0.1 %."
     return Table("Latency", ["", "mean", "p50", "p90", "p99", "max", "SLO"], rows, note)
+
+
+def trust_table(entry: Entry) -> Table | None:
+    """List what the error of the times leaves of each metric; None where no range was computed."""
+    rows = [list(row) for row in ranges(entry.summary)]
+    note = (
+        "From two further runs that take every iteration as short, and as long, as nine measured times in ten allow; "
+        "what users feel follows through the queues. Joules also by the error of power. Workload, prices and carbon "
+        "are not part of it."
+    )
+    return Table("How far to trust it", ["", "predicted", "90 % range"], rows, note) if rows else None
 
 
 def unit_table(entry: Entry) -> Table:
