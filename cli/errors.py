@@ -25,6 +25,8 @@ def exit_code_of(fault: BaseException) -> int | None:
     """Give the exit code of an error that is the user's to mend; None for one that is ours, and keeps its traceback."""
     import typer
 
+    from fidelity.kernels import KernelTableError
+    from fidelity.points import PointsError
     from hwprofiles.errors import HardwareError
     from modelspecs.errors import ModelError
     from policies.errors import PolicyError
@@ -34,7 +36,17 @@ def exit_code_of(fault: BaseException) -> int | None:
 
     if isinstance(fault, Infeasible):
         return INFEASIBLE
-    expected = (OptionError, HardwareError, ModelError, PolicyError, ReportError, TraceError, typer.TyperException)
+    expected = (
+        OptionError,
+        HardwareError,
+        KernelTableError,
+        ModelError,
+        PointsError,
+        PolicyError,
+        ReportError,
+        TraceError,
+        typer.TyperException,
+    )
     return BAD_INPUT if isinstance(fault, expected) else None
 
 

@@ -8,16 +8,25 @@ from hwprofiles import device_names, host_names, link_names, load_device, site_n
 from hwprofiles.catalogue import ALIASES
 from hwprofiles.describe import describe_profile
 from hwprofiles.facts import KINDS, Fact
-from hwprofiles.stacks import Stack, load_stack
+from hwprofiles.stacks import BASES, DEFAULT_STACK, Spread, Stack, load_pools, stack_names
 from modelspecs import model_names
 
-SHARES = (
-    ("mem_efficiency", "η_mem"),
-    ("compute_efficiency", "η_compute"),
-    ("gemm_half_tokens", "n½"),
-    ("attention_mem_efficiency", "η_att-mem"),
-    ("attention_compute_efficiency", "η_att-compute"),
+COLUMNS = (
+    ("mem_efficiency", "memory", 1.0),
+    ("compute_efficiency", "compute", 1.0),
+    ("kernel_latency_s", "kernel, µs", 1e-6),
+    ("roofline_sharpness", "sharpness", 1.0),
+    ("attention_mem_efficiency", "attention memory", 1.0),
+    ("attention_compute_efficiency", "attention compute", 1.0),
+    ("dequant_int4_ops_per_weight", "unpack int4, ops", 1.0),
+    ("layer_overhead_s", "layer, µs", 1e-6),
+    ("step_overhead_s", "step, ms", 1e-3),
 )
+"""Parameters of a stack that a reader would ask for first: name, title, unit."""
+ARCHITECTURES = (
+    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3",
+)  # fmt: skip
+"""Oldest first."""
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -55,41 +64,71 @@ def profiles() -> str:
     return f"{table(head, rows)}\nThe last columns count numbers by provenance. Beside the cards: {counts}\n"
 
 
+def cards() -> str:
+    """Return the shipped cards by architecture, by name only."""
+    found: dict[str, list[str]] = {}
+    for key in device_names():
+        found.setdefault(load_device(key).architecture, []).append(f"`{key}`")
+    rows = [[name, ", ".join(found[name])] for name in sorted(found, key=ARCHITECTURES.index)]
+    return table(["architecture", "`--hw`"], rows)
+
+
 def _cell(fact: Fact, unit: float = 1.0) -> str:
     low, high = fact.interval
-    text = f"{fact / unit:g} ({low / unit:g}–{high / unit:g})"
+    text = f"{fact / unit:.3g} ({low / unit:.3g}–{high / unit:.3g})"
     return f"*{text}*" if fact.kind == "assumed" else text
 
 
 def stacks() -> str:
-    """Return what software is taken to reach on each architecture, assumed values in italics."""
-    pools: dict[str, tuple[Stack, list[str]]] = {}
-    for key in device_names():
-        stack = load_stack(load_device(key))
-        pools.setdefault(stack.pool, (stack, []))[1].append(key)
-    order = ["kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell"]
+    """Return what software is taken to reach on each architecture before any published run is looked at."""
     rows = [
-        [
-            f"{pool}: {', '.join(keys)}",
-            *(_cell(getattr(stack, name)) for name, _ in SHARES),
-            _cell(stack.layer_overhead_s, 1e-6),
-            _cell(stack.step_overhead_s, 1e-3),
-        ]
-        for pool, (stack, keys) in sorted(pools.items(), key=lambda item: order.index(item[0].split("-")[0]))
+        [pool, *(_cell(getattr(stack, name), unit) for name, _, unit in COLUMNS)]
+        for pool, stack in sorted(load_pools(DEFAULT_STACK).items(), key=_age)
     ]
-    head = ["architecture: cards", *(title for _, title in SHARES), "layer, µs", "step, ms"]
-    return f"{table(head, rows)}\nValue (interval); *assumed* in italics, all others fitted.\n\n{_sources()}"
+    head = ["pool", *(title for _, title, _ in COLUMNS)]
+    return f"{table(head, rows)}\nValue (90 % interval); *assumed* in italics, all others fitted.\n\n{_sources()}"
+
+
+def _age(item: tuple[str, Stack]) -> tuple[int, str]:
+    """Order pools by the age of their architecture; those of a single card by that of the card's."""
+    pool = item[0]
+    architecture = load_device(pool).architecture if pool in device_names() else pool.split("-")[0]
+    return ARCHITECTURES.index(architecture), pool
 
 
 def _sources() -> str:
     """Return the texts behind the fitted values, once each."""
     texts: dict[str, None] = {}
-    for key in device_names():
-        stack = load_stack(load_device(key))
-        facts = [getattr(stack, field.name) for field in fields(stack)] + [*stack.dequant_elements_per_s.values()]
+    for stack in load_pools(DEFAULT_STACK).values():
+        facts = [getattr(stack, field.name) for field in fields(stack)]
         texts |= {fact.source: None for fact in facts if isinstance(fact, Fact) and fact.kind == "fitted"}
     return "".join(f"- {text}\n" for text in sorted(texts, key=str.lower))
 
 
-GENERATED: Mapping[str, Callable[[], str]] = {"profiles": profiles, "stacks": stacks}
+def fitted() -> str:
+    """Return what the shipped stacks stand on, pool by pool, and how far their times were off."""
+    rows = []
+    for name in stack_names():
+        if name == DEFAULT_STACK:
+            continue
+        by_basis: dict[tuple[str, ...], list[str]] = {}
+        for pool, stack in sorted(load_pools(name).items(), key=_age):
+            errors = tuple(_factors(stack.spread.get(phase)) for phase in ("prefill", "decode"))
+            by_basis.setdefault((stack.basis, *errors), []).append(pool)
+        order = sorted(by_basis.items(), key=lambda item: BASES.index(item[0][0]))
+        rows += [[f"`{name}`", basis, ", ".join(pools), *errors] for (basis, *errors), pools in order]
+    head = ["stack", "basis", "pools", "prompts, 90 %", "output tokens, 90 %"]
+    return table(head, rows)
+
+
+def _factors(spread: Spread | None) -> str:
+    return "–" if spread is None else f"{spread.low:.2f}–{spread.high:.2f}"
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "profiles": profiles,
+    "cards": cards,
+    "stacks": stacks,
+    "fitted": fitted,
+}
 """Sections by the name in their marker."""

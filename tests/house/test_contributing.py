@@ -35,7 +35,7 @@ from hwprofiles.power import gpu_power_model
 from hwprofiles.stacks import load_stack
 assert "m41" in device_names()
 four = parse_deployment("4xm41")
-gpu_power_model(four.device, stream_bytes_per_s=1e11, compute_flops_per_s=1e12)
+gpu_power_model(four.device, "fp32")
 print(load_stack(four.device).pool, float(four.device.mem_bandwidth_bytes_per_s), four.count)
 """
     assert run(house, program) == "maxwell 300000000000.0 4"

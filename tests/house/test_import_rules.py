@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+PACKAGES = ("cli", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
 LINT = Path(sys.executable).with_name("lint-imports")
 
 # Who may import whom, from the table in docs/architecture.md.
 MAY_IMPORT = {
-    "cli": {"hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"},
+    "cli": {"fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"},
+    "fidelity": {"hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"},
     "sim": {"hwprofiles", "modelspecs", "policies", "reports", "traces"},
     "reports": {"hwprofiles"},
     "policies": set(),
@@ -71,6 +72,7 @@ def test_every_forbidden_import_is_noticed(house: Path):
         ("modelspecs", ("simpy", "torch", "hwprofiles", "sim", "reports", "traces", "policies")),
         ("reports", ("simpy", "torch", "pandas", "plotly", "sim", "modelspecs", "traces", "policies")),
         ("sim", ("torch", "pandas", "plotly", "cli")),
+        ("fidelity", ("torch", "pandas", "plotly", "pyarrow", "scipy", "cli")),
         ("cli", ("torch", "pandas", "plotly", "pyarrow", "scipy")),
     ],
 )

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+PACKAGES = ("cli", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
 LARGEST_BYTES = 1_000_000
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

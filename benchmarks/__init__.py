@@ -1,0 +1,1 @@
+"""Programs that measure the simulator itself: its speed, and how near it comes to what others measured."""

@@ -1,0 +1,104 @@
+"""Hold predictions against published measurements, by running the simulator on each.
+
+    python benchmarks/fidelity.py                         # the reference table, with points held out; writes the page
+    python benchmarks/fidelity.py --points own.csv        # another table: shipped profiles, nothing fitted or written
+    python benchmarks/fidelity.py --no-refit              # shipped profiles only
+    python benchmarks/fidelity.py --json -                # everything as JSON (a file, or - for standard output)
+    python benchmarks/fidelity.py --replay RUN            # a measured serving run instead (see fidelity/servingrun.py)
+
+Prints how many rows can be run and why the others cannot; errors by software, card and metric; how often the 90 %
+intervals hold, and how wide they are; and the rows farthest off. docs/fidelity.md and its figure are made of the same
+numbers. The tables themselves are not part of this repository: ../shared/reference/points.csv by default.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from fidelity.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
+from fidelity.page import fidelity_page, summary_of  # noqa: E402
+from fidelity.parity import parity_plot  # noqa: E402
+from fidelity.points import PointsError, read_points  # noqa: E402
+from fidelity.replay import replay  # noqa: E402
+from fidelity.replay_score import replay_text  # noqa: E402
+from fidelity.sections import other_sections  # noqa: E402
+from fidelity.servingrun import ReplayError, read_run  # noqa: E402
+from fidelity.terminal import as_text  # noqa: E402
+from hwprofiles.errors import HardwareError  # noqa: E402
+from sim.errors import Infeasible  # noqa: E402
+
+SHARED = ROOT / ".." / "shared"
+PAGE = ROOT / "docs" / "fidelity.md"
+IMAGE = ROOT / "docs" / "images" / "fidelity.svg"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=Path, metavar="FILE", help="another table: scored with the shipped profiles")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON (- for standard output)")
+    parser.add_argument("--no-refit", action="store_true", help="no fits with points held out; the page stays as it is")
+    parser.add_argument("--folds", type=int, metavar="N", help="hold groups out in N folds, not each by itself")
+    parser.add_argument("--replay", type=Path, metavar="RUN", help="replay a measured run: meta.json and requests")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="token ids of the run's prompts, to share prefixes"
+    )
+    parser.add_argument("--stack", metavar="NAME", help="replay with this stack, by name or as a TOML file")
+    return parser.parse_args()
+
+
+def write_page(found: Assessment) -> None:
+    """Write the page and its figure."""
+    judged = CROSS if CROSS in found.tests else IN_SAMPLE
+    IMAGE.write_text(parity_plot(found.tests[judged], f"Predicted against measured, {judged}"), encoding="utf-8")
+    image = IMAGE.relative_to(PAGE.parent).as_posix()
+    sections = other_sections(SHARED)
+    for name, picture in (image for section in sections for image in section.images):
+        (IMAGE.parent / name).write_text(picture, encoding="utf-8")
+    PAGE.write_text(fidelity_page(found, sections, image), encoding="utf-8")
+
+
+def replay_run(chosen: argparse.Namespace) -> int:
+    """Replay a measured run and print how far off it is."""
+    try:
+        run = read_run(chosen.replay, chosen.prompts)
+        sys.stdout.write(replay_text(run, replay(run, chosen.stack)))
+    except (ReplayError, HardwareError, Infeasible) as fault:
+        sys.stderr.write(f"{fault}\n")
+        return 2
+    return 0
+
+
+def main() -> int:
+    chosen = options()
+    if chosen.replay is not None:
+        return replay_run(chosen)
+    path = chosen.points or SHARED / "reference" / "points.csv"
+    if chosen.points is None and not path.exists():
+        sys.stderr.write(f"{path.resolve()} is not there; give a table of measured points with --points FILE\n")
+        return 2
+    try:
+        table = read_points(path)
+    except PointsError as fault:
+        sys.stderr.write(f"{fault}\n")
+        return 2
+    refit = chosen.points is None and not chosen.no_refit
+    found = assess(table, refit, chosen.folds)
+    if chosen.json == "-":
+        sys.stdout.write(json.dumps(summary_of(found), indent=1, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(as_text(found))
+        if chosen.json:
+            Path(chosen.json).write_text(
+                json.dumps(summary_of(found), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
+    if refit:
+        write_page(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

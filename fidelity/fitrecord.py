@@ -1,0 +1,243 @@
+"""A run's plans, recorded once from the simulator and timed again under other parameters of the stack.
+
+Where everything is there at time 0, decisions depend on the order of iterations and not on how long they take. The run
+is then a list of plans, one after another, and each request's times are ends of such plans: another set of parameters
+gives other durations and nothing else. `Recording.columns` is what the simulator would have said, for a hundredth of
+its time. Runs for which that does not hold (arrivals by the clock, several replicas, plans that overlap in a pipeline)
+are refused, and have to be simulated anew each time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.roofline import TimeModel
+from hwprofiles.stacks import Stack
+from sim.body import Body
+from sim.clock import PS_PER_S, S_PER_PS
+from sim.config import RunConfig
+from sim.recorder import Strides
+from sim.rows import Columns
+from sim.run import memory_of
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Chunks = tuple[tuple[None, int, int], ...]
+_AT: Final = {name: place for place, name in enumerate(Strides._fields)}
+_NOT_TIMED: Final = ("scheduled_s", "energy_j", "longest_stall_s")
+_TIMES: Final = ("arrival_s", "first_token_s", "finish_s")
+
+
+class Plan(NamedTuple):
+    """What `TimeModel.step` is asked, for which decode group, and how many iterations came of it."""
+
+    group: int
+    decoding: int
+    context_tokens: int
+    emits: int
+    iterations: int
+    chunks: Chunks
+
+    def goes_on_as(self, other: "Plan") -> bool:
+        """Say whether another plan is what this one would have done next."""
+        grown = self.context_tokens + self.iterations * self.decoding
+        same = (self.group, self.decoding, self.emits) == (other.group, other.decoding, other.emits)
+        return same and not self.chunks and not other.chunks and grown == other.context_tokens
+
+
+class _Listener(TimeModel):
+    """A time model that remembers the prompt pieces it was asked about."""
+
+    heard: list[Chunks]
+
+    def step(
+        self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
+    ) -> tuple[int, int, int]:
+        """Return the time of a plan's iterations; see `TimeModel.step`."""
+        self.heard.append(tuple((None, size, past) for _, size, past in chunks))
+        return super().step(decoding, context_tokens, chunks, emits, iterations)
+
+
+class _ListeningBody(Body):
+    """A body whose first stage keeps what it heard."""
+
+    def time_model(self, stage: int) -> TimeModel:
+        """Build the physics of a pipeline stage, the first one listening."""
+        config = self.config
+        said = (config.deployment, config.model, config.precision, config.stack, stage)
+        if stage:
+            return TimeModel(*said)
+        listener = _Listener(*said)
+        self.heard: list[Chunks] = []
+        listener.heard = self.heard
+        return listener
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run that can be timed again.
+
+    Attributes:
+        config: the run.
+        plans: in the order in which they were made.
+        overlaps: whether they pass the stages of a pipeline one behind the other, rather than one after another.
+        rows: the simulator's own columns of the requests, without what does not follow from the ends of plans.
+        ends: column of times -> index of the plan at whose end each request's time lies (-1: time 0).
+    """
+
+    config: RunConfig
+    plans: tuple[Plan, ...]
+    overlaps: bool
+    rows: Columns
+    ends: Mapping[str, Ints]
+
+    def ends_ps(self, stack: Stack) -> Ints:
+        """Return when each plan ends under a stack, in picoseconds."""
+        config = self.config
+        stages = [
+            TimeModel(config.deployment, config.model, config.precision, stack, stage)
+            for stage in range(config.deployment.pp)
+        ]
+        if self.overlaps:
+            return _pipelined(stages, self.plans)
+        spans = [sum(_span_ps(stage, plan) for stage in stages) + _hops_ps(stages, plan) for plan in self.plans]
+        return np.cumsum(np.array(spans, dtype=np.int64))
+
+    def columns(self, stack: Stack) -> Columns:
+        """Return the columns of the requests as the simulator would with this stack.
+
+        Energies, stalls and times of admission are left out: they do not follow from the ends of plans.
+        """
+        ends = np.append(self.ends_ps(stack), 0)  # index -1: time 0
+        times = {name: ends[where] * S_PER_PS for name, where in self.ends.items()}
+        arrival, first, finish = times["arrival_s"], times["first_token_s"], times["finish_s"]
+        output = np.asarray(self.rows["output_tokens"], dtype=np.float64)
+        tpot = np.full(len(output), np.nan)
+        np.divide(finish - first, output - 1.0, out=tpot, where=output > 1)
+        derived = {"ttft_s": first - arrival, "tpot_s": tpot, "e2e_s": finish - arrival}
+        return {**self.rows, **times, **derived}
+
+
+def record(config: RunConfig) -> Recording | None:
+    """Run the simulator and keep its plans; None where they cannot be timed again.
+
+    Raises:
+        Infeasible: the model does not fit.
+    """
+    if config.deployment.replicas > 1 or config.slowness is not None or config.horizon_s is not None:
+        return None
+    parts: list[Columns] = []
+    body = _ListeningBody(config, memory_of(config), config.workload, None, parts.append)
+    body.run()
+    strides, groups = _strides(body)
+    begin, end = strides[:, _AT["start_ps"]], strides[:, _AT["end_ps"]]
+    rows = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+    overlaps = not np.array_equal(begin, np.concatenate(([0], end[:-1])))
+    if overlaps and np.any(np.asarray(rows["output_tokens"], dtype=np.int64) > 1):
+        return None  # which group's turn it is may depend on time
+    ends = {name: _which(end, np.asarray(rows[name], dtype=np.float64)) for name in _TIMES}
+    found = {name: where for name, where in ends.items() if where is not None}
+    if len(found) < len(ends) or len(strides) != len(body.heard) or np.any(strides[:, _AT["swapped_blocks"]]):
+        return None
+    plans = [
+        Plan(
+            group,
+            int(stride[_AT["decoding"]]),
+            int(stride[_AT["context_tokens"]]),
+            int(stride[_AT["emits"]]),
+            int(stride[_AT["steps"]]),
+            chunks,
+        )
+        for stride, group, chunks in zip(strides, groups, body.heard, strict=True)
+    ]
+    kept = {name: column for name, column in rows.items() if name not in _NOT_TIMED}
+    recording = Recording(config, tuple(plans), overlaps, kept, found)
+    if not np.array_equal(recording.ends_ps(config.stack), end):
+        return None
+    return recording if overlaps else _merged(recording)
+
+
+def _merged(recording: Recording) -> Recording:
+    """Join plans that go on as one, where no request's time lies between: a pipeline takes iterations singly."""
+    marks = {int(where) for column in recording.ends.values() for where in column}
+    plans: list[Plan] = []
+    index: dict[int, int] = {-1: -1}
+    for place, plan in enumerate(recording.plans):
+        last = plans[-1] if plans else None
+        if last is not None and place - 1 not in marks and last.goes_on_as(plan):
+            plans[-1] = last._replace(iterations=last.iterations + plan.iterations)
+        else:
+            plans.append(plan)
+        index[place] = len(plans) - 1
+    ends = {
+        name: np.array([index[at] for at in where.tolist()], dtype=np.int64) for name, where in recording.ends.items()
+    }
+    return replace(recording, plans=tuple(plans), ends=ends)
+
+
+def with_stack(config: RunConfig, stack: Stack) -> RunConfig:
+    """Return the run under another stack."""
+    return replace(config, stack=stack)
+
+
+def _strides(body: Body) -> tuple[Ints, list[int]]:
+    """Return a body's strides in the order of their plans, and the group of each."""
+    lanes = body.workers[0].lanes
+    packed = [np.frombuffer(bytes(lane.strides), dtype=np.int64).reshape(-1, len(_AT)) for lane in lanes]
+    groups = np.repeat(np.arange(len(packed)), [len(rows) for rows in packed])
+    strides = np.concatenate(packed)
+    order = np.lexsort((strides[:, _AT["end_ps"]], strides[:, _AT["start_ps"]]))
+    return strides[order], groups[order].tolist()
+
+
+def _which(end_ps: Ints, times_s: Floats) -> Ints | None:
+    """Return the index of the plan that ends at each time, -1 for time 0; None where some time is no plan's end."""
+    if np.isnan(times_s).any():
+        return None
+    with_zero = np.concatenate(([0], end_ps)) * S_PER_PS
+    near = np.clip(np.searchsorted(with_zero, times_s), 0, len(with_zero) - 1)
+    before = np.maximum(near - 1, 0)
+    near = np.where(np.abs(with_zero[before] - times_s) < np.abs(with_zero[near] - times_s), before, near)
+    if np.any(np.abs(with_zero[near] - times_s) > 0.5 / PS_PER_S + 1e-15 * times_s):
+        return None
+    return near.astype(np.int64) - 1
+
+
+def _span_ps(times: TimeModel, plan: Plan) -> int:
+    """Return how long a plan's iterations take, asking again where the law changes within."""
+    total, done = 0, 0
+    while done < plan.iterations:
+        chunks = [(whose, size, past + done * size) for whose, size, past in plan.chunks]
+        context = plan.context_tokens + done * plan.decoding
+        first, slope, steps = times.step(plan.decoding, context, chunks, plan.emits, plan.iterations - done)
+        steps = min(steps, plan.iterations - done)
+        total += steps * first + slope * (steps * (steps - 1) // 2)
+        done += steps
+    return total
+
+
+def _hops_ps(stages: Sequence[TimeModel], plan: Plan) -> int:
+    if len(stages) == 1:
+        return 0
+    tokens = plan.decoding + sum(size for _, size, _ in plan.chunks)
+    return plan.iterations * sum(stage.hop_ps(tokens) for stage in stages[1:])
+
+
+def _pipelined(stages: Sequence[TimeModel], plans: Sequence[Plan]) -> Ints:
+    """Return when plans leave the last stage: each stage takes them in order, a group one at a time."""
+    free_ps = [0] * len(stages)
+    group_ps: dict[int, int] = {}
+    ends = []
+    for plan in plans:
+        tokens = plan.decoding + sum(size for _, size, _ in plan.chunks)
+        ready = max(free_ps[0], group_ps.get(plan.group, 0))
+        for number, stage in enumerate(stages):
+            if number:
+                ready += stage.hop_ps(tokens)
+            ready = free_ps[number] = max(ready, free_ps[number]) + _span_ps(stage, plan)
+        group_ps[plan.group] = ready
+        ends.append(ready)
+    return np.array(ends, dtype=np.int64)
