@@ -4,7 +4,7 @@
     python benchmarks/fidelity.py --points own.csv        # another table: shipped profiles, nothing fitted or written
     python benchmarks/fidelity.py --no-refit              # shipped profiles only
     python benchmarks/fidelity.py --json -                # everything as JSON (a file, or - for standard output)
-    python benchmarks/fidelity.py --replay RUN            # a measured serving run instead (see fidelity/servingrun.py)
+    python benchmarks/fidelity.py --replay RUN            # a measured serving run instead (see fidelity/serving/run.py)
 
 Prints how many rows can be run and why the others cannot; errors by software, card and metric; how often the 90 %
 intervals hold, and how wide they are; and the rows farthest off. docs/fidelity.md and its figure are made of the same
@@ -19,15 +19,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from fidelity.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
-from fidelity.page import fidelity_page, summary_of  # noqa: E402
-from fidelity.parity import parity_plot  # noqa: E402
-from fidelity.points import PointsError, read_points  # noqa: E402
-from fidelity.replay import replay  # noqa: E402
-from fidelity.replay_score import replay_text  # noqa: E402
-from fidelity.sections import other_sections  # noqa: E402
-from fidelity.servingrun import ReplayError, read_run  # noqa: E402
-from fidelity.terminal import as_text  # noqa: E402
+from fidelity.page.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
+from fidelity.page.page import fidelity_page, summary_of  # noqa: E402
+from fidelity.page.parity import parity_plot  # noqa: E402
+from fidelity.page.sections import other_sections  # noqa: E402
+from fidelity.page.terminal import as_text  # noqa: E402
+from fidelity.points.table import PointsError, read_points  # noqa: E402
+from fidelity.serving.replay import replay  # noqa: E402
+from fidelity.serving.replay_score import replay_text  # noqa: E402
+from fidelity.serving.run import ReplayError, read_run  # noqa: E402
 from hwprofiles.errors import HardwareError  # noqa: E402
 from sim.errors import Infeasible  # noqa: E402
 

@@ -25,8 +25,8 @@ def exit_code_of(fault: BaseException) -> int | None:
     """Give the exit code of an error that is the user's to mend; None for one that is ours, and keeps its traceback."""
     import typer
 
-    from fidelity.kernels import KernelTableError
-    from fidelity.points import PointsError
+    from fidelity.kernels.table import KernelTableError
+    from fidelity.points.table import PointsError
     from hwprofiles.errors import HardwareError
     from modelspecs.errors import ModelError
     from policies.errors import PolicyError

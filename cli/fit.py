@@ -11,7 +11,7 @@ from cli import complete, flags
 from cli.errors import OptionError
 
 if TYPE_CHECKING:
-    from fidelity.fitreport import Errors, FitReport
+    from fidelity.fit.report import Errors, FitReport
 
 _MOST_ROWS = 400
 FOLDS = 12
@@ -67,9 +67,9 @@ def fit(
     Points are runs of the simulator; parameters start from the prior's values and leave them as far as the points say.
     Use the profile with `simulate --stack FILE.toml`.
     """
-    from fidelity.fitreport import fit_table
-    from fidelity.points import read_points
-    from fidelity.priors import SHIPPED
+    from fidelity.fit.priors import SHIPPED
+    from fidelity.fit.report import fit_table
+    from fidelity.points.table import read_points
     from hwprofiles.stacks import load_pools
 
     if prior != SHIPPED:
@@ -89,7 +89,7 @@ def fit(
 
 def _with_kernels(kernels: str, stack: str | None, prior: str, folder: Path) -> str:
     """Write the prior that kernel times have gone into, and give its path."""
-    from fidelity.fitkernels import write_kernel_prior
+    from fidelity.fit.kernels import write_kernel_prior
 
     if stack is None:
         raise OptionError(f"--kernels {kernels!r} is told to the prior of one stack; name it with --stack")
@@ -100,7 +100,7 @@ def _with_kernels(kernels: str, stack: str | None, prior: str, folder: Path) -> 
 
 def _write(report: "FitReport", out: Path, overwrite: bool) -> list[Path]:
     """Write the profiles: whole, or not at all."""
-    from fidelity.profile import write_profile
+    from fidelity.fit.profile import write_profile
 
     stacks = report.stacks
     if out.suffix == ".toml":

@@ -170,7 +170,7 @@ def gpu_power_model(device: "Device", computed_in: str, anchors: Anchors | None 
     """Return the power model of one GPU.
 
     Joules per byte and FLOP are the chip's: software that reaches less draws less. How far this is from measured
-    kernels and runs is what `fidelity.power` prints.
+    kernels and runs is what `fidelity.power.score` prints.
 
     Args:
         device: the card.

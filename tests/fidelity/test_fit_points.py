@@ -7,16 +7,16 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fidelity import ship
-from fidelity.crossval import cross_validate, held_out, learning_curve, leave_one_device_out
-from fidelity.fit import candidates, fit_candidates, place_on
-from fidelity.fitreport import fit_table
-from fidelity.intervals import Calibration, Miss
-from fidelity.points import COLUMNS, Point, PointsError, PointTable
-from fidelity.predict import predict
-from fidelity.priors import SHIPPED, base_stack
-from fidelity.profile import write_profile
-from fidelity.scenario import scenario_of
+from fidelity.fit import ship
+from fidelity.fit.crossval import cross_validate, held_out, learning_curve, leave_one_device_out
+from fidelity.fit.fit import candidates, fit_candidates, place_on
+from fidelity.fit.intervals import Calibration, Miss
+from fidelity.fit.priors import SHIPPED, base_stack
+from fidelity.fit.profile import write_profile
+from fidelity.fit.report import fit_table
+from fidelity.points.predict import predict
+from fidelity.points.scenario import scenario_of
+from fidelity.points.table import COLUMNS, Point, PointsError, PointTable
 from hwprofiles.catalogue import load_device
 from hwprofiles.errors import HardwareError
 from hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools, load_stack

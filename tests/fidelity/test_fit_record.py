@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fidelity.fitrecord import record, with_stack
+from fidelity.fit.record import record, with_stack
 from hwprofiles.catalogue import load_site
 from hwprofiles.deployment import parse_deployment
 from hwprofiles.stacks import FREE, load_stack

@@ -7,18 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fidelity.kernels import (
-    COLUMNS,
-    SHAPE,
-    KernelTableError,
-    groups,
-    kernel_rows,
-    kernel_seconds,
-    read_kernels,
-    write_kernels,
-)
-from fidelity.kernels_comm import all_reduce_seconds, fit_links, link_between, read_all_reduces
-from fidelity.kernels_fit import (
+from fidelity.kernels.comm import all_reduce_seconds, fit_links, link_between, read_all_reduces
+from fidelity.kernels.fit import (
     ALL,
     ATTENTION_PARAMETERS,
     GEMM_PARAMETERS,
@@ -29,8 +19,8 @@ from fidelity.kernels_fit import (
     kernel_pool,
     usable,
 )
-from fidelity.kernels_generic import NEIGHBOURS, generic_text
-from fidelity.kernels_readers import (
+from fidelity.kernels.generic import NEIGHBOURS, generic_text
+from fidelity.kernels.readers import (
     SMALLEST_KERNEL_S,
     aiconfigurator_attention,
     aiconfigurator_gemm,
@@ -40,6 +30,16 @@ from fidelity.kernels_readers import (
     servingsim_attention,
     servingsim_layers,
     vidur_layers,
+)
+from fidelity.kernels.table import (
+    COLUMNS,
+    SHAPE,
+    KernelTableError,
+    groups,
+    kernel_rows,
+    kernel_seconds,
+    read_kernels,
+    write_kernels,
 )
 from hwprofiles.catalogue import load_device
 from hwprofiles.stacks import PARAMETERS, load_pools, load_stack, stack_path

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fidelity.amounts import read_amount
-from fidelity.habits import SOURCES, STACKS, habit_of
-from fidelity.hardware import read_hardware
-from fidelity.points import METRICS, OFFLOADS, Point, read_points
-from fidelity.refusals import Reason, Refusal, Refused
-from fidelity.scenario import Scenario, scenario_of, scenarios_of
-from fidelity.score import coverage_of
+from fidelity.points.amounts import read_amount
+from fidelity.points.habits import SOURCES, STACKS, habit_of
+from fidelity.points.hardware import read_hardware
+from fidelity.points.refusals import Reason, Refusal, Refused
+from fidelity.points.scenario import Scenario, scenario_of, scenarios_of
+from fidelity.points.score import coverage_of
+from fidelity.points.table import METRICS, OFFLOADS, Point, read_points
 from hwprofiles.catalogue import device_names, load_device
 
 SHARED = Path(__file__).parents[2] / "../shared/reference/points.csv"

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fidelity.points import read_points
-from fidelity.power import (
+from fidelity.points.scenario import Scenario, scenario_of
+from fidelity.points.table import read_points
+from fidelity.power.anchors import KERNELS, POINTS, SPLITWISE, fit_all, pools_of
+from fidelity.power.fit import fit_folds, fit_without_each, held_out_watts, run_watts, run_work
+from fidelity.power.score import (
     KernelScore,
     Off,
     PowerScores,
@@ -18,13 +21,10 @@ from fidelity.power import (
     simulated_watts,
     watts_interval,
 )
-from fidelity.power_section import HELD_OUT, section_of
-from fidelity.poweranchors import KERNELS, POINTS, SPLITWISE, fit_all, pools_of
-from fidelity.powerfit import fit_folds, fit_without_each, held_out_watts, run_watts, run_work
-from fidelity.powerserved import measured_watts, served_runs
-from fidelity.powertables import DEVICE, GEMM, KernelWatts, read_kernel_watts
-from fidelity.scenario import Scenario, scenario_of
-from fidelity.splitwise import read_runs
+from fidelity.power.section import HELD_OUT, section_of
+from fidelity.power.served import measured_watts, served_runs
+from fidelity.power.tables import DEVICE, GEMM, KernelWatts, read_kernel_watts
+from fidelity.serving.splitwise import read_runs
 from hwprofiles.catalogue import load_device
 from hwprofiles.power import gpu_power_model, load_anchors
 from tests.fidelity.test_points_scenario import POINT

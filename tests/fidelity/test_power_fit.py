@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fidelity.poweranchors import UNMEASURED_FACTOR, Fitted, leave_one_architecture_out, pools_of
-from fidelity.powerfit import (
+from fidelity.power.anchors import UNMEASURED_FACTOR, Fitted, leave_one_architecture_out, pools_of
+from fidelity.power.fit import (
     Card,
     KernelPower,
     Law,
@@ -22,7 +22,7 @@ from fidelity.powerfit import (
     run_watts,
     spread,
 )
-from fidelity.powertables import FOLDS, KernelWatts
+from fidelity.power.tables import FOLDS, KernelWatts
 from hwprofiles.devices import ARCHITECTURES
 from hwprofiles.power import PowerModel, load_anchors
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fidelity.powertables import (
+from fidelity.power.tables import (
     CACHE_BYTES,
     DECODING,
     EXPERTS,

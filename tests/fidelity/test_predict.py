@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fidelity.loads import LoadWorkload, arrivals_of, batch_of, chat_of, pieces_of, spread_lengths
-from fidelity.predict import EnergyCurve, measure, predict, predict_all, run_columns
-from fidelity.scenario import Scenario, scenario_of
+from fidelity.points.loads import LoadWorkload, arrivals_of, batch_of, chat_of, pieces_of, spread_lengths
+from fidelity.points.predict import EnergyCurve, measure, predict, predict_all, run_columns
+from fidelity.points.scenario import Scenario, scenario_of
 from hwprofiles.roofline import TimeModel
 from sim.clock import S_PER_PS
 from sim.run import simulate
@@ -82,7 +82,7 @@ def test_a_full_engine_is_measured_while_it_is_full():
 
 
 def test_points_of_one_run_share_a_simulation(monkeypatch: pytest.MonkeyPatch):
-    import fidelity.predict as module
+    import fidelity.points.predict as module
 
     calls = []
     original = module.run_columns

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fidelity.replay import METRICS, STATS, Distribution, Replay, config_of, demerit, replay, statistic
-from fidelity.replay_score import TARGET, cdf_plot, errors_table, prompts_of, section, sensitivity_table
-from fidelity.servingrun import ReplayError, block_hashes, read_run
+from fidelity.serving.replay import METRICS, STATS, Distribution, Replay, config_of, demerit, replay, statistic
+from fidelity.serving.replay_score import TARGET, cdf_plot, errors_table, prompts_of, section, sensitivity_table
+from fidelity.serving.run import ReplayError, block_hashes, read_run
 from sim.body import Body
 from sim.run import memory_of
 

@@ -5,12 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fidelity.points import PointsError
-from fidelity.predict import predict_all
-from fidelity.priors import base_stack
-from fidelity.scenario import Scenario, scenario_of
-from fidelity.splitwise import COLUMNS, Run, Setup
-from fidelity.splitwise_score import METRICS, Errors, Held, SplitwiseScore, one_or_many, score, section, section_of
+from fidelity.fit.priors import base_stack
+from fidelity.points.predict import predict_all
+from fidelity.points.scenario import Scenario, scenario_of
+from fidelity.points.table import PointsError
+from fidelity.serving.splitwise import COLUMNS, Run, Setup
+from fidelity.serving.splitwise_score import (
+    METRICS,
+    Errors,
+    Held,
+    SplitwiseScore,
+    one_or_many,
+    score,
+    section,
+    section_of,
+)
 from hwprofiles.stacks import Stack
 
 SHARED = Path(__file__).parents[2] / "../shared/traces/splitwise_sim/perf_model_llama2_70b.csv"

@@ -18,7 +18,7 @@ RANGE = {"low": 0.001, "high": 900.0}
 def prediction(with_range=True, **changes):
     """A statement that honours the contract."""
     quantiles = dict.fromkeys(("mean", "p50", "p90", "p99"), RANGE)
-    spans = {name: quantiles for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s")}
+    spans = dict.fromkeys(("ttft_s", "tpot_s", "itl_s", "e2e_s"), quantiles)
     spans |= dict.fromkeys(("output_tokens_per_s", "offered_frac", "energy_j"), RANGE)
     said = {
         "stack": "vllm",

@@ -1,0 +1,173 @@
+"""Writing a stack's profile: every parameter of every pool with its interval and source, ready for `load_stack`."""
+
+import datetime as dt
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fidelity.fit.core import Place
+from fidelity.fit.fit import Fitted, place_on
+from fidelity.fit.priors import profile_of
+from hwprofiles.catalogue import device_names, load_device
+from hwprofiles.facts import Fact
+from hwprofiles.stacks import PARAMETERS, PHASES, Stack, load_pools
+
+DIGITS: Final = 4
+MEMORIES: Final = ("hbm", "gddr")
+Factors = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A table of the profile.
+
+    Attributes:
+        stack: its parameters, with facts.
+        basis: what they stand on; seen: model classes among the points.
+        spread: phase -> factors on time (joules) that hold nine times in ten; spread_seen: the same for `seen`.
+    """
+
+    stack: Stack
+    basis: str
+    seen: tuple[str, ...] = ()
+    spread: Factors | None = None
+    spread_seen: Factors | None = None
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a profile was fitted to.
+
+    Attributes:
+        sha256: of the table of points; points: how many of its rows were fitted to.
+        errors: name of a test -> (points, median, 90th percentile) of the absolute relative error.
+        about: a sentence for the head of the file.
+    """
+
+    sha256: str
+    points: int
+    errors: Mapping[str, tuple[int, float, float]]
+    about: str
+
+
+def place_of_pool(stack: str, pool: str) -> Place:
+    """Return the place that a pool's name stands for: a device, or any other card of an architecture."""
+    if pool in device_names():
+        return place_on(stack, load_device(pool))
+    for memory in MEMORIES:
+        architecture = pool.removesuffix(f"-{memory}")
+        if architecture != pool:
+            return Place(stack, memory, architecture, pool)
+    return Place(stack, "", pool, pool)
+
+
+def pool_names_of(fitted: Fitted, stack: str) -> list[str]:
+    """Return the pools that a profile has: those of its prior, and each device with points."""
+    devices = {place.device for place in fitted.fits[stack].places} if stack in fitted.fits else set()
+    pools = load_pools(profile_of(fitted.profile, stack))
+    return [*sorted(devices), *(pool for pool in pools if pool not in devices)]
+
+
+def profile_text(name: str, pools: Sequence[Pool], account: Account) -> str:
+    """Return the TOML of a profile."""
+    sources = _Sources()
+    tables = [_pool_text(pool, sources) for pool in pools]
+    head = [f"# Software stack {name}: {account.about}", "# Written by `afterwatt fit`; refit rather than edit.", ""]
+    return "\n".join([*head, sources.text(), _account_text(account), *tables])
+
+
+def write_profile(path: Path, text: str) -> None:
+    """Write a profile whole or not at all.
+
+    Raises:
+        HardwareError: what was written cannot be read back.
+        OSError: the place cannot be written to.
+    """
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".toml")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        load_pools(partial)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+class _Sources:
+    """Texts of sources under short ids, in the order of their use."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, str, str], str] = {}
+        self._today = dt.datetime.now(dt.UTC).date().isoformat()
+
+    def cite_held_out(self) -> str:
+        """Return the id of the source of intervals."""
+        text = "errors of predictions whose points were held out (fidelity.fit.intervals)"
+        return self.cite(Fact(1.0, text, self._today, "fitted", 1.0, 1.0))
+
+    def cite(self, fact: Fact) -> str:
+        """Return the id of a fact's source."""
+        key = (fact.source, fact.checked, fact.kind)
+        if key not in self._ids:
+            self._ids[key] = f"s{len(self._ids) + 1}"
+        return self._ids[key]
+
+    def text(self) -> str:
+        """Return the table of sources."""
+        lines = [
+            f"{name} = {{ text = {_quoted(text)}, checked = {checked}, kind = {_quoted(kind)} }}"
+            for (text, checked, kind), name in self._ids.items()
+        ]
+        return "\n".join(["[sources]", *lines, ""])
+
+
+def _pool_text(pool: Pool, sources: _Sources) -> str:
+    stack = pool.stack
+    lines = [f"[{stack.pool}]", f"basis = {_quoted(pool.basis)}"]
+    if pool.seen:
+        lines.append(f"seen = [{', '.join(map(_quoted, pool.seen))}]")
+    lines.append(f"quantised_in = {_quoted(stack.quantised_in)}")
+    lines += [f"{parameter.name} = {_fact_text(getattr(stack, parameter.name), sources)}" for parameter in PARAMETERS]
+    for name, factors in (("spread", pool.spread), ("spread_seen", pool.spread_seen)):
+        if factors:
+            lines += ["", f"[{stack.pool}.{name}]"]
+            lines += [f"{phase} = {_spread_text(factors[phase], sources)}" for phase in PHASES if phase in factors]
+    return "\n".join([*lines, ""])
+
+
+def _fact_text(fact: Fact, sources: _Sources) -> str:
+    parts = [f"value = {_number(fact)}"]
+    if fact.low is not None and fact.high is not None:
+        parts += [f"low = {_number(fact.low)}", f"high = {_number(fact.high)}"]
+    parts.append(f"source = {_quoted(sources.cite(fact))}")
+    if fact.note:
+        parts.append(f"note = {_quoted(fact.note)}")
+    return f"{{ {', '.join(parts)} }}"
+
+
+def _spread_text(factors: tuple[float, float], sources: _Sources) -> str:
+    source = _quoted(sources.cite_held_out())
+    return f"{{ value = 1.0, low = {_number(factors[0])}, high = {_number(factors[1])}, source = {source} }}"
+
+
+def _account_text(account: Account) -> str:
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    lines = ["[fit]", f"date = {today}", f"points_sha256 = {_quoted(account.sha256)}", f"points = {account.points}"]
+    for test, (count, median, worst) in account.errors.items():
+        lines.append(f"{test} = {{ points = {count}, median_error_frac = {median:.4f}, p90_error_frac = {worst:.4f} }}")
+    return "\n".join([*lines, ""])
+
+
+def _number(value: float) -> str:
+    text = f"{value:.{DIGITS}g}"
+    return text if any(mark in text for mark in ".e") else f"{text}.0"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(mark if mark.isprintable() else " " for mark in escaped) + '"'

@@ -1,0 +1,1 @@
+"""Kernel tables: one schema, readers of published ones, and the fit that the generic stack is made of."""

@@ -1,0 +1,77 @@
+"""One look at a table of points: what can be run, how far off it is, in sample and with points held out.
+
+In sample, the shipped profiles predict, and the simulator runs every point. With `refit`, profiles are fitted anew
+without each group (source, card, model), and without each card, and predict what was left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fidelity.fit.crossval import HeldOut
+from fidelity.fit.intervals import Calibration
+from fidelity.fit.report import fit_table
+from fidelity.points.noise import NoiseFloor, noise_floor
+from fidelity.points.predict import predict_all
+from fidelity.points.refusals import Refusal
+from fidelity.points.scenario import Scenario, scenarios_of
+from fidelity.points.score import Coverage, Errors, Scored, around, coverage_of, errors_of, scored
+from fidelity.points.table import PointTable
+
+IN_SAMPLE: Final = "shipped profiles"
+CROSS: Final = "cross-validated"
+DEVICE: Final = "device left out"
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What came of a table.
+
+    Attributes:
+        table: the points.
+        scenarios: those that were run; refusals: the others.
+        coverage: of the rows.
+        tests: name -> predictions, in the order of the rows: `IN_SAMPLE`, and with a refit `CROSS` and `DEVICE`.
+        noise: how far figures of one set-up differ; None where no two rows speak of one.
+        curve: points shown of a card that the fit has not seen -> errors on its others; empty without a refit.
+    """
+
+    table: PointTable
+    scenarios: Sequence[Scenario]
+    refusals: Sequence[Refusal]
+    coverage: Coverage
+    tests: dict[str, list[Scored]]
+    noise: NoiseFloor | None
+    curve: dict[int, Errors]
+
+
+def assess(table: PointTable, refit: bool, folds: int | None = None) -> Assessment:
+    """Predict every point of a table that can be run.
+
+    Args:
+        table: the points.
+        refit: also fit anew with points held out; takes some ten minutes for 300 points.
+        folds: hold groups out in so many folds (None: each by itself).
+    """
+    scenarios, refusals = scenarios_of(table)
+    tests = {IN_SAMPLE: [scored(prediction) for prediction in predict_all(scenarios)]}
+    curve: dict[int, Errors] = {}
+    if refit:
+        report = fit_table(table, folds=folds)
+        tests[CROSS] = [_with_interval(found, report.calibration) for found in report.groups]
+        tests[DEVICE] = [_with_interval(found, report.calibration) for found in report.devices]
+        curve = {
+            shown: errors_of(_with_interval(found, report.calibration) for found in results)
+            for shown, results in report.curve.items()
+        }
+    return Assessment(
+        table, scenarios, refusals, coverage_of(scenarios, refusals), tests, noise_floor(scenarios), curve
+    )
+
+
+def _with_interval(found: HeldOut, calibration: Calibration) -> Scored:
+    """Put the interval around a held-out prediction that the other groups' errors give."""
+    miss = found.miss()
+    half = calibration.half_width(miss.stack, miss.basis, miss.kind, miss.group)
+    low, high = around(found.scenario, found.predicted, -half, half)
+    return Scored(found.scenario, found.predicted, low, high, found.basis)

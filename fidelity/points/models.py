@@ -1,0 +1,83 @@
+"""From a model and its weight format in words to a `ModelSpec` and a `Precision`."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fidelity.points.refusals import Reason, Refused
+from modelspecs.errors import ModelError
+from modelspecs.precision import Precision, load_precision
+from modelspecs.resolve import EXACT, GENERIC, SIBLING, resolve_model
+from modelspecs.spec import ModelSpec
+
+WIDEN: Final = {EXACT: 1.0, SIBLING: 1.0, GENERIC: 1.3}
+"""How much wider the interval gets by the way a shape was found."""
+
+_STORED_AS: Final = (
+    ("gpt-fast", r"^int8$", "int8-head", "gpt-fast quantises every linear layer, the head too"),
+    ("mlc", r"^int4$", "q4f16", "MLC's int4 is q4f16: 4.5 bits, the head too"),
+)
+"""(stack, format in words, what it is there, why)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A model that a row names.
+
+    Attributes:
+        model: its shape.
+        assumed: what was guessed to find it; widen: factor on the log width of the interval for that.
+    """
+
+    model: ModelSpec
+    assumed: tuple[str, ...]
+    widen: float
+
+
+def read_precision(text: str, model: str, stack: str | None) -> tuple[Precision, tuple[str, ...]]:
+    """Return the weight format that a row names.
+
+    Args:
+        text: the cell.
+        model: the model cell, which may name the format too ("LLaMA-2-7B AWQ").
+        stack: name of the software.
+
+    Raises:
+        Refused: the format is missing, mixed or unknown.
+    """
+    word = text.strip()
+    if not word:
+        raise Refused(Reason.UNKNOWN_PRECISION, "weight_precision is empty")
+    if re.search(r"\bmixed\b|/|sparse", word, re.IGNORECASE):
+        raise Refused(Reason.NOT_ONE_SETUP, f"weights in {word!r} are no single format")
+    if re.search(r"gpt-oss", model, re.IGNORECASE) and re.match(r"q[3-8]_|mxfp4", word, re.IGNORECASE):
+        return load_precision("mxfp4"), ("gpt-oss files keep their MXFP4 experts whatever they are called",)
+    for name, pattern, stored, why in _STORED_AS:
+        if name == stack and re.search(pattern, word, re.IGNORECASE):
+            return load_precision(stored), (why,)
+    try:
+        return load_precision(word), ()
+    except ModelError as fault:
+        raise Refused(Reason.UNKNOWN_PRECISION, f"weights in {word!r}: {fault}") from None
+
+
+def read_model(text: str, params_b: float | None) -> Read:
+    """Return the shape of the model that a row names: its own, a sibling's, or a generic one of its size.
+
+    Raises:
+        Refused: several models are meant, or neither the name nor a count tells a size.
+    """
+    try:
+        found = resolve_model(text, params_b)
+    except ModelError as fault:
+        raise Refused(Reason.UNKNOWN_MODEL, str(fault)) from None
+    marks = (f"model: {found.note or found.how}",) if found.note or found.how != EXACT else ()
+    return Read(found.spec, marks, WIDEN.get(found.how, 1.0))
+
+
+def with_context(model: ModelSpec, tokens: int) -> tuple[ModelSpec, tuple[str, ...]]:
+    """Return the model able to hold so many tokens, as the run that was measured did."""
+    if tokens <= model.max_context:
+        return model, ()
+    longer = replace(model, max_context=tokens)
+    return longer, () if tokens <= 1.1 * model.max_context else (f"context: {tokens} tokens, beyond the model's own",)

@@ -1,0 +1,353 @@
+"""From a measured point to a run: cards, model, format, software, policies and requests, and all that was assumed.
+
+`scenario_of` reads a row as its source meant it (`fidelity.points.habits`); what cannot be run gives a `Refusal` with a
+reason from a short list. Nothing here knows what was predicted.
+"""
+
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Final
+
+from fidelity.points.habits import habit_of
+from fidelity.points.hardware import read_hardware
+from fidelity.points.loads import Load, LoadWorkload
+from fidelity.points.models import read_model, read_precision, with_context
+from fidelity.points.refusals import Reason, Refusal, Refused
+from fidelity.points.table import Point, PointTable
+from fidelity.points.workloads import Asked, asked_of
+from hwprofiles.catalogue import load_site
+from hwprofiles.deployment import Deployment, make_deployment
+from hwprofiles.devices import Device
+from hwprofiles.errors import HardwareError
+from hwprofiles.facts import Fact
+from hwprofiles.stacks import (
+    Stack,
+    default_stack,
+    load_pools,
+    load_stack,
+    model_class,
+    pool_names,
+    stack_names,
+)
+from modelspecs.precision import Precision
+from modelspecs.spec import ModelSpec
+from policies.config import PolicySet
+from sim.config import RunConfig
+from sim.memory import plan_memory
+
+SHORT_FRAC: Final = 0.12
+"""Share of a card's memory by which our estimate of a run's need may be off: what was measured did fit."""
+FEW_TOKENS: Final = 64
+"""Tokens of an iteration up to which a prompt's piece counts as decoding."""
+GPUS_PER_GROUP: Final = 8
+"""Widest tensor-parallel group: what one server holds."""
+ON_CHIP_BYTES: Final = 0.01
+"""What is moved per head and query-key pair with flash attention: next to nothing."""
+WITHOUT_FLASH: Final = {"llama.cpp-cuda": "llama.cpp-2024"}
+"""Profiles of the same software where scores pass through memory."""
+PHASES: Final = {
+    "prefill_tok_s": "prefill",
+    "ttft_s": "prefill",
+    "decode_tok_s": "decode",
+    "tpot_s": "decode",
+    "throughput_tok_s": "mixed",
+    "throughput_req_s": "mixed",
+    "energy_j_per_tok": "energy",
+}
+"""What a metric's time is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A measured point as a run.
+
+    Attributes:
+        point: the row.
+        stack: name of the software, whether or not a profile of it is shipped.
+        deployment, model, precision, policies: what runs where.
+        load: its requests.
+        metric: what is read off the run; differs from the row's where a "throughput" is that of a prompt.
+        measured: the row's value.
+        assumed: what was guessed, in words.
+        widen: factor on the log width of its interval, for what was guessed.
+        kv_bytes: bytes per cached element where that is not the stack's usual (None).
+        flash: attention scores stay on the chip whatever the stack's parameters say.
+        divide: the metric is per so many GPUs.
+        power_limit_w: a limit below the card's own; None if there is none.
+        whole_machine: joules are those at the wall, not the GPUs' alone.
+    """
+
+    point: Point
+    stack: str
+    deployment: Deployment
+    model: ModelSpec
+    precision: Precision
+    policies: PolicySet
+    load: Load
+    metric: str
+    measured: float
+    assumed: tuple[str, ...] = ()
+    widen: float = 1.0
+    kv_bytes: float | None = None
+    flash: bool = True
+    divide: int = 1
+    power_limit_w: float | None = None
+    whole_machine: bool = False
+
+    @property
+    def device_key(self) -> str:
+        """Return the card's key in the catalogue."""
+        return self.deployment.device.key
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Return source, card and model: points that stand or fall together."""
+        return self.point.source, self.device_key, self.model.name
+
+    @property
+    def model_class(self) -> str:
+        """Return dense or moe, and the family of the weights' format: `dense:int4`."""
+        return model_class(self.model, self.precision)
+
+    @property
+    def phase(self) -> str:
+        """Return what its time is made of: prefill, decode, mixed or energy.
+
+        Prompts in pieces of a few tokens are bound as decoding is: sources run them as a stand-in for it.
+        """
+        if PHASES[self.metric] == "prefill" and self.policies.token_budget <= FEW_TOKENS < max(self.load.prompts):
+            return "decode"
+        return PHASES[self.metric]
+
+    @property
+    def kind(self) -> str:
+        """Return which of a stack's intervals applies: prefill, decode or energy."""
+        return "decode" if self.phase == "mixed" else self.phase
+
+    @property
+    def same_run(self) -> Hashable:
+        """Return what tells runs apart: points with equal keys are read off one simulation."""
+        return (
+            self.stack,
+            self.deployment.name,
+            self.device_key,
+            float(self.deployment.device.memory_bytes),
+            self.model,
+            self.precision.name,
+            self.policies,
+            self.load,
+            self.kv_bytes,
+            self.flash,
+            self.whole_machine,
+        )
+
+    def stack_profile(self) -> Stack:
+        """Return the shipped parameters of its software on its card, or of the card's default software."""
+        older = WITHOUT_FLASH.get(self.stack, "")
+        if not self.flash and older in stack_names():
+            return replace(profile_for(self.deployment.device, older), name=self.stack)
+        return profile_for(self.deployment.device, self.stack)
+
+    def config(self, stack: Stack) -> RunConfig:
+        """Return the run, under these parameters of the software."""
+        if self.kv_bytes is not None:
+            stack = replace(stack, kv_bytes_per_element=_fact(self.kv_bytes, "the source's own format of the cache"))
+        if self.flash and stack.attention_score_bytes > ON_CHIP_BYTES:
+            stack = replace(stack, attention_score_bytes=_fact(ON_CHIP_BYTES, "flash attention"))
+        return RunConfig(
+            self.deployment,
+            self.model,
+            self.precision,
+            stack,
+            self.policies,
+            load_site("world"),
+            LoadWorkload(self.load),
+        )
+
+
+def profile_for(device: Device, name: str) -> Stack:
+    """Return a stack's parameters on a card; of software without a profile of it, those of the card's default."""
+    pools = pool_names(device)
+    for known in (name, default_stack(device)):
+        if known in stack_names() and any(pool in load_pools(known) for pool in pools):
+            return load_stack(device, known)
+    return load_stack(device)
+
+
+def scenarios_of(table: PointTable | Iterable[Point]) -> tuple[list[Scenario], list[Refusal]]:
+    """Read every point of a table: those that can be run, and those that cannot."""
+    points = table.points if isinstance(table, PointTable) else table
+    read = [scenario_of(point) for point in points]
+    return [one for one in read if isinstance(one, Scenario)], [one for one in read if isinstance(one, Refusal)]
+
+
+def scenario_of(point: Point) -> Scenario | Refusal:
+    """Read one point.
+
+    Returns:
+        The run, or why there is none.
+    """
+    try:
+        return _scenario(point)
+    except Refused as no:
+        return Refusal(point, no.reason, no.why)
+
+
+def _scenario(point: Point) -> Scenario:
+    _refuse_beforehand(point)
+    habit = habit_of(point)
+    hints = f"{point.notes} {point.url_or_id}"
+    hardware = read_hardware(point.hardware, hints, habit.form)
+    device = hardware.device
+    assumed = list(hardware.assumed)
+    stack = habit.stack or default_stack(device)
+    if habit.stack is None:
+        assumed.append(f"software: not stated, {stack} taken")
+    elif re.search(r"\bvulkan\b|\brocm\b|\bsycl\b", hints, re.IGNORECASE):
+        assumed.append(f"software: {stack} taken for another back end of it")
+    precision, said = read_precision(point.weight_precision, point.model, habit.stack)
+    assumed += said
+    read = read_model(point.model, point.params_b)
+    assumed += read.assumed
+    count, marks = _count(point, hardware.count)
+    assumed += marks
+    layers = habit.layers and not re.search(r"(row|tensor)[ -](split|parallel)|split[ -]mode row", hints, re.IGNORECASE)
+    tp, pp = _split(read.model, count, layers)
+    asked = asked_of(point, habit, pp)
+    assumed += asked.assumed
+    model, said = with_context(read.model, asked.load.longest_tokens)
+    assumed += said
+    deployment = _deployment(device, count, tp, pp)
+    scenario = Scenario(
+        point,
+        stack,
+        deployment,
+        model,
+        precision,
+        asked.policies,
+        asked.load,
+        asked.metric,
+        point.value,
+        tuple(assumed),
+        asked.widen * read.widen,
+        habit.kv_bytes or (1.0 if stack == "tensorrt-llm" and precision.name == "fp8" else None),
+        habit.flash,
+        count if habit.per_gpu and asked.metric.startswith("throughput") else 1,
+        hardware.power_limit_w,
+        bool(re.search(r"\bwall\b|system power|whole (?:machine|system)|at the plug", point.notes, re.IGNORECASE)),
+    )
+    return _made_to_fit(scenario, asked)
+
+
+def _refuse_beforehand(point: Point) -> None:
+    """Refuse what no reading of the other cells can turn into a run."""
+    if point.offload != "none":
+        raise Refused(Reason.OFFLOAD, f"weights lie in {point.offload}")
+    said = f"{point.model} | {point.hardware}"
+    if re.search(r"\bdraft\b", said, re.IGNORECASE) or re.search(
+        r"speculative (?:sampling|decoding)|\bmedusa\b|\beagle\b|draft-max", point.notes, re.IGNORECASE
+    ):
+        raise Refused(Reason.SPECULATION, "a draft model proposes tokens")
+    if re.search(r"\bsparse\b|neuron-level|\bexpert cache\b", f"{said} | {point.notes}", re.IGNORECASE):
+        raise Refused(Reason.OTHER_ALGORITHM, "activations are skipped")
+    if re.search(r"\b(?:image|video|audio)s?\b", f"{point.prompt_tokens} | {point.batch}", re.IGNORECASE):
+        raise Refused(Reason.OTHER_ALGORITHM, "pictures or sound are encoded too")
+    if match := re.search(
+        r"\b(average|avg) over\b|\b(low|high) end\b|\banalytic\b|\bpaper statement\b|\bupper bound\b",
+        f"{said} | {point.notes}",
+        re.IGNORECASE,
+    ):
+        raise Refused(Reason.NOT_ONE_SETUP, f"the source says {match[0]!r}")
+
+
+def _count(point: Point, told: int | None) -> tuple[int, list[str]]:
+    """Return how many GPUs; a count in the hardware's words beats a 1 in its column."""
+    stated = point.num_gpus
+    if stated is None:
+        return (told, []) if told else (1, ["GPUs: not stated, one taken"])
+    if told and told != stated:
+        return max(told, stated), [f"GPUs: {max(told, stated)} taken, the row says {stated} and {told}"]
+    return stated, []
+
+
+def _split(model: ModelSpec, count: int, layers: bool) -> tuple[int, int]:
+    """Return tensor-parallel degree and pipeline stages.
+
+    Raises:
+        Refused: no split gives every GPU a share.
+    """
+    degrees = [1] if layers else list(range(min(count, GPUS_PER_GROUP), 0, -1))
+    for tp in degrees:
+        if count % tp == 0 and model.heads % tp == 0 and count // tp <= model.layers:
+            return tp, count // tp
+    raise Refused(Reason.NO_SPLIT, f"{model.layers} layers cannot be split over {count} GPUs")
+
+
+@cache
+def _deployment(device: Device, count: int, tp: int, pp: int) -> Deployment:
+    try:
+        return make_deployment(device, count, tp, pp)
+    except HardwareError as fault:
+        raise Refused(Reason.NO_SPLIT, str(fault)) from None
+
+
+def _fact(value: float, source: str) -> Fact:
+    return Fact(value, source, "2026-11-20", "assumed", low=value, high=value)
+
+
+def _made_to_fit(scenario: Scenario, asked: Asked) -> Scenario:
+    """Return the scenario with room for what ran; our estimate of memory is too careful by a little at times.
+
+    Raises:
+        Refused: it is short by more than that.
+    """
+    blocks = _blocks_needed(scenario)
+    short_bytes = _short_bytes(scenario, blocks, min(asked.reserve_tokens, scenario.policies.token_budget))
+    deployment = scenario.deployment
+    device = deployment.device
+    if short_bytes > SHORT_FRAC * deployment.usable_memory_bytes:
+        raise Refused(
+            Reason.NO_FIT,
+            f"{scenario.model.name} in {scenario.precision.name} with {scenario.load.name} needs "
+            f"{short_bytes / 1e9:.1f} GB more than each {device.name} has",
+        )
+    lacking_bytes = _short_bytes(scenario, blocks, scenario.policies.token_budget)
+    if lacking_bytes <= 0.0:
+        return scenario
+    marks = scenario.assumed
+    if short_bytes > 0.0:
+        marks = (*marks, f"memory: it ran, although we find it {short_bytes / 1e9:.1f} GB short")
+    # Prompts of a whole batch in one iteration are our way to time them; no engine sets memory aside for that.
+    size_bytes = float(device.memory_bytes)
+    more_bytes = size_bytes + 1.1 * lacking_bytes + 1e6
+    grown = Fact(more_bytes, "the measured run fitted", "2026-11-20", "assumed", low=size_bytes, high=more_bytes)
+    return replace(scenario, deployment=replace(deployment, device=replace(device, memory_bytes=grown)), assumed=marks)
+
+
+def _blocks_needed(scenario: Scenario) -> int:
+    """Return the KV blocks with which the run goes through: all of a static batch, or one request where some wait."""
+    load, policies = scenario.load, scenario.policies
+    per_block = policies.block_tokens
+    if load.arrivals_s is not None or load.seats is not None or len(load.prompts) > policies.max_seqs:
+        blocks = -(-load.longest_tokens // per_block)
+    else:
+        pairs = zip(load.prompts, load.outputs, strict=True)
+        blocks = sum(-(-(prompt + output) // per_block) for prompt, output in pairs)
+        blocks += 2 * -(-load.cached_tokens // per_block)
+    return int(blocks / (1.0 - policies.watermark_frac)) + 2 * scenario.deployment.pp + 4
+
+
+def _short_bytes(scenario: Scenario, blocks: int, iteration_tokens: int) -> float:
+    """Return the bytes that lack on the fullest GPU for so many KV blocks and iterations of so many tokens."""
+    stack = scenario.config(scenario.stack_profile()).stack
+    plan = plan_memory(
+        scenario.deployment,
+        scenario.model,
+        scenario.precision,
+        stack,
+        scenario.policies.block_tokens,
+        iteration_tokens,
+    )
+    return plan.weights_bytes + plan.reserve_bytes + blocks * plan.block_bytes - plan.capacity_bytes

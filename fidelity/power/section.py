@@ -1,0 +1,163 @@
+"""Power's part of the fidelity page."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from fidelity.page.page import Claim, Section, percent, table, wrapped
+from fidelity.power.anchors import UNMEASURED_FACTOR
+from fidelity.power.score import Off, PowerScores, ServedScore, score
+
+KERNEL_TARGET: Final = 0.12
+RUN_TARGET: Final = 0.08
+FEW: Final = 100
+"""Kernels below which a table claims nothing."""
+HELD_OUT: Final = "simulated, a TP degree held out"
+_LAGGING: Final = (
+    "Watts of these tables are NVML's one-second averages, read while a kernel repeats for 0.03 to 1 s: they",
+    "still hold the kernels before. The same attention kernel stands in the tables twice where a sliding window is",
+    "no shorter than the context:",
+)
+
+
+def section(shared: Path) -> Section | None:
+    """Return the score of power as a part of the fidelity page; None where no table is there.
+
+    Args:
+        shared: folder of published data.
+    """
+    scores = score(shared)
+    return section_of(scores) if scores.kernels or scores.runs or scores.served else None
+
+
+def section_of(scores: PowerScores) -> Section:
+    """Write a score down."""
+    text = [*_kernels(scores), *_runs(scores), *_served(scores), *_left_out(scores)]
+    return Section("Power and energy", "\n".join(text) + "\n", _claims(scores))
+
+
+def _kernels(scores: PowerScores) -> list[str]:
+    if not scores.kernels:
+        return []
+    head = ["H200 kernels", "rows", "fitted", "held-out shapes, median", "90th percentile", "by the shipped anchors"]
+    rows = [
+        [
+            one.name,
+            f"{one.fitted.rows:,}",
+            percent(one.fitted.median, 1),
+            percent(one.held_out.median, 1),
+            percent(one.held_out.p90),
+            percent(one.shipped.median, 1),
+        ]
+        for one in scores.kernels
+    ]
+    again = "; ".join(
+        f"{one.name}, {one.pairs:,} pairs: times {percent(one.seconds, 1)} apart, watts {percent(one.watts)}"
+        for one in scores.again
+    )
+    return [
+        "Kernels, at their measured times (aiconfigurator, vLLM 0.22.0):",
+        "",
+        table(head, rows),
+        *_LAGGING,
+        wrapped(f"{again} (medians). No law of shapes can do better there."),
+        "Where tables and runs disagree, runs hold: mixtures of experts draw in serving what bytes and FLOPs tell, so",
+        "that the shipped anchors leave out most of what the tables of experts add.",
+        "",
+    ]
+
+
+def _runs(scores: PowerScores) -> list[str]:
+    if not scores.runs:
+        return []
+    head = ["A100 runs of Splitwise", "average power, median", "90th percentile", "peak, median", "both, median"]
+    rows = [
+        [
+            one.name,
+            percent(one.average.median, 1),
+            percent(one.average.p90),
+            percent(one.peak.median, 1),
+            percent(one.both.median, 1),
+        ]
+        for one in scores.runs
+    ]
+    return [
+        f"{scores.runs[0].average.rows} runs of Llama-2-70B on 2, 4 and 8 A100s that have measured power:",
+        "",
+        table(head, rows),
+        "The 90th percentile is that of prompts of 8192 tokens, whose published average (0.17 to 0.18 of the limit on",
+        "2, 4 and 8 GPUs alike) cannot be that of the run, and of peaks: a sensor misses short prompts, and sees more",
+        "of long ones than their mean.",
+        "",
+    ]
+
+
+def _served(scores: PowerScores) -> list[str]:
+    if not scores.served:
+        return []
+    head = ["serving run", "W per GPU", "at the measured speed", "its error", "error of time", "error of J/token"]
+    rows = [
+        [
+            _named(one),
+            f"{one.served.watts:.0f}",
+            f"{one.at_speed_w:.0f} ({one.low_w:.0f} to {one.high_w:.0f})",
+            _signed(one.power_frac),
+            _signed(one.time_frac),
+            _signed(one.joules_frac),
+        ]
+        for one in scores.served
+    ]
+    power, joules = (np.abs([getattr(one, name) for one in scores.served]) for name in ("power_frac", "joules_frac"))
+    inside = sum(one.inside for one in scores.served)
+    return [
+        "Joules per token, time and power apart (ML.ENERGY, vLLM; prompt lengths are assumed):",
+        "",
+        table(head, rows),
+        f"Median error of power at the measured speed {percent(float(np.median(power)), 1)}, of joules per token as",
+        f"simulated {percent(float(np.median(joules)), 1)}; {inside} of {len(scores.served)} lie in the 90 %",
+        "interval of power.",
+        "",
+    ]
+
+
+def _named(one: ServedScore) -> str:
+    scenario = one.served.scenario
+    return f"{scenario.deployment.name}, {scenario.model.name}, {scenario.load.seats} at a time"
+
+
+def _left_out(scores: PowerScores) -> list[str]:
+    if not scores.left_out:
+        return []
+    head = ["streaming power of", "runs", "predicted without its architecture, median error", "within the factor"]
+    rows = [
+        [f"{one.name} ({one.architecture})", str(one.runs), percent(one.median, 1), f"{one.inside} of {one.runs}"]
+        for one in scores.left_out
+    ]
+    return [
+        "Cards that nobody measured get the geometric mean of two rules: the joules per byte of measured cards with",
+        "the same kind of memory, and their share of the power limit at full bandwidth; the interval holds either",
+        f"rule's value and at least the factor {UNMEASURED_FACTOR:g}. What that says of measured cards, leaving their",
+        "architecture out:",
+        "",
+        table(head, rows),
+    ]
+
+
+def _claims(scores: PowerScores) -> tuple[Claim, ...]:
+    kernels = [
+        _claim(f"H200 kernel power, {one.name}, held-out shapes", KERNEL_TARGET, one.held_out)
+        for one in scores.kernels
+        if one.held_out.rows >= FEW
+    ]
+    name = "A100 power, leaving out one TP degree, simulated"
+    runs = [_claim(name, RUN_TARGET, one.both) for one in scores.runs if one.name == HELD_OUT]
+    return (*kernels, *runs)
+
+
+def _claim(what: str, target: float, off: Off) -> Claim:
+    return Claim(what, f"median <= {percent(target)}", percent(off.median, 1), off.median <= target)
+
+
+def _signed(frac: float) -> str:
+    return f"{100.0 * frac:+.0f} %"
