@@ -1,5 +1,6 @@
 """Capacity: what one replica carries when the same mix of requests saturates it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from math import ceil
@@ -12,7 +13,7 @@ from sim.config import RunConfig
 from sim.memory import MemoryPlan
 from sim.ticket import Ticket
 from sim.times import time_model
-from sim.workload import Saturation, Workload
+from sim.workload import Lengths, Saturation, Workload
 
 TARGET_FRAC = 0.85
 """Share of capacity up to which devices are counted as enough: beyond it queues grow out of ordinary fluctuations."""
@@ -68,9 +69,9 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
     return throughput(done, float((lengths[fits] @ weights).mean()), weights)
 
 
-def lengths_of(tickets: list[Ticket]) -> NDArray[np.float64]:
-    """Return the prompt and output tokens of tickets, a row each."""
-    rows = [(ticket.prompt_tokens, ticket.output_tokens) for ticket in tickets]
+def lengths_of(requests: Sequence[Ticket] | Sequence[Lengths]) -> NDArray[np.float64]:
+    """Return the prompt and output tokens of requests, a row each."""
+    rows = [(request.prompt_tokens, request.output_tokens) for request in requests]
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 

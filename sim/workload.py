@@ -1,9 +1,9 @@
 """What arrives: a trace, a number of users who wait for their answers, or one static batch."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import simpy
@@ -13,6 +13,14 @@ from sim.ticket import Ticket
 from traces.schema import Batch, Trace
 
 Submit = Callable[[Ticket], None]
+
+
+class Lengths(NamedTuple):
+    """A request of a mix, without its time: what capacity is measured with."""
+
+    prompt_tokens: int
+    output_tokens: int
+    prefix: Sequence[int] = ()
 
 
 class Workload(Protocol):
@@ -36,8 +44,8 @@ class Workload(Protocol):
     def finished(self, ticket: Ticket) -> None:
         """Take note that a request has finished or was refused."""
 
-    def sample(self, most: int, seed: int) -> list[Ticket]:
-        """Return up to so many requests of the same mix, all arriving at 0."""
+    def sample(self, most: int, seed: int) -> list[Lengths]:
+        """Return up to so many requests of the same mix."""
 
 
 def tickets(batch: Batch, first_id: int) -> Iterator[Ticket]:
@@ -104,19 +112,14 @@ class TraceWorkload:
             yield Alarm(env, base + ticket.seq_id, ticket.arrival_ps - env._now)
             submit(ticket)
 
-    def sample(self, most: int, seed: int) -> list[Ticket]:
+    def sample(self, most: int, seed: int) -> list[Lengths]:
         """Return a random sample; with prefixes the first requests, as a sample of them would share nothing."""
         if self.prefix_unit_tokens is not None:
-            chosen = [ticket for ticket, _ in zip(self._all(), range(most), strict=False)]
-        else:
-            seen = min(self.limit or 10**6, 65_536)
-            batch = self.trace.head(seen)
-            pick = np.random.default_rng([seed, 0xCA9]).permutation(len(batch))[:most]
-            prompts, outputs = batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist()
-            chosen = [Ticket(i, p, o, (), 0) for i, (p, o) in enumerate(zip(prompts, outputs, strict=True))]
-        for ticket in chosen:
-            ticket.arrival_ps = 0
-        return chosen
+            first = (ticket for ticket, _ in zip(self._all(), range(most), strict=False))
+            return [Lengths(ticket.prompt_tokens, ticket.output_tokens, ticket.prefix) for ticket in first]
+        batch = self.trace.head(min(self.limit or 10**6, 65_536))
+        pick = np.random.default_rng([seed, 0xCA9]).permutation(len(batch))[:most]
+        return list(map(Lengths, batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist()))
 
 
 class ClosedLoop:
@@ -182,7 +185,7 @@ class ClosedLoop:
             if think_ps:
                 yield Alarm(env, priority(Kind.ARRIVAL, user), think_ps)
 
-    def sample(self, most: int, seed: int) -> list[Ticket]:
+    def sample(self, most: int, seed: int) -> list[Lengths]:
         """Return a random sample of the lengths."""
         return TraceWorkload(self.lengths).sample(most, seed)
 
@@ -212,12 +215,12 @@ class StaticBatch:
 
     def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:
         yield Alarm(env, priority(Kind.ARRIVAL, 0), 0)
-        for ticket in self.sample(self.batch, 0):
-            submit(ticket)
+        for number in range(self.batch):
+            submit(Ticket(number, self.prompt_tokens, self.output_tokens, (), 0))
 
-    def sample(self, most: int, seed: int) -> list[Ticket]:  # noqa: ARG002 - all are alike
+    def sample(self, most: int, seed: int) -> list[Lengths]:  # noqa: ARG002 - all are alike
         """Return requests of the batch's sizes."""
-        return [Ticket(i, self.prompt_tokens, self.output_tokens, (), 0) for i in range(min(most, self.batch))]
+        return [Lengths(self.prompt_tokens, self.output_tokens)] * min(most, self.batch)
 
 
 class Saturation:
@@ -230,7 +233,7 @@ class Saturation:
     name = "saturation"
     open_loop = False
 
-    def __init__(self, mix: list[Ticket], prefix_unit_tokens: int | None) -> None:
+    def __init__(self, mix: list[Lengths], prefix_unit_tokens: int | None) -> None:
         self._mix = mix
         self.prefix_unit_tokens = prefix_unit_tokens
         self.submitted: list[Ticket] = []
@@ -249,6 +252,6 @@ class Saturation:
             self.submitted.append(ticket)
             submit(ticket)
 
-    def sample(self, most: int, seed: int) -> list[Ticket]:  # noqa: ARG002 - the requests themselves
+    def sample(self, most: int, seed: int) -> list[Lengths]:  # noqa: ARG002 - the requests themselves
         """Return the requests."""
         return self._mix[:most]

@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
 from sim.ticket import Ticket
-from sim.workload import Submit
+from sim.workload import Lengths, Submit
 
 UNIT_TOKENS: Final = 16
 """Tokens per prefix block: contexts that lie in the cache beforehand are whole multiples."""
@@ -159,9 +159,8 @@ class LoadWorkload:
             yield Alarm(env, base + ticket.seq_id, ticket.arrival_ps - env.now)
             submit(ticket)
 
-    def sample(self, most: int, seed: int) -> list[Ticket]:  # noqa: ARG002 - in order: a capacity is not measured here
+    def sample(self, most: int, seed: int) -> list[Lengths]:  # noqa: ARG002 - in order: a capacity is not measured here
         """Return the first requests."""
-        tickets = self._tickets(0)[:most]
-        for ticket in tickets:
-            ticket.arrival_ps = 0
-        return tickets
+        return [
+            Lengths(ticket.prompt_tokens, ticket.output_tokens, ticket.prefix) for ticket in self._tickets(0)[:most]
+        ]
