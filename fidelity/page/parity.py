@@ -87,7 +87,7 @@ def _axes(panel: _Panel) -> list[str]:
         value = 10.0**decade
         x, y = panel.x(value), panel.y(value)
         parts += [_line(x, TOP, x, floor_y, GRID), _line(panel.left, y, panel.left + SIDE, y, GRID)]
-        label = f"{value:g}" if -4 <= decade <= 5 else f"1e{decade}"
+        label = f"{value / 1000:g}k" if 3 <= decade <= 5 else f"{value:g}" if -4 <= decade < 3 else f"1e{decade}"
         parts += [_text(x, floor_y + 18, label, MUTED, "middle"), _text(panel.left - 7, y + 4, label, MUTED, "end")]
     least, most = 10.0**panel.low, 10.0**panel.high
     parts.append(_line(panel.x(least), panel.y(least), panel.x(most), panel.y(most), INK))
