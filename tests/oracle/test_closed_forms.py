@@ -127,7 +127,9 @@ def test_a_prompt_piece_takes_what_its_kernels_take(size, past, pieces):
     assert with_context - without == pytest.approx(model.layers * (formula_s[0] - formula_s[1]), rel=1e-3, abs=1e-9)
     alone = times.step(0, 0, ((None, size * pieces, 0),), 0, 1)[0] / PS_PER_S  # the same products and norms
     other_s = float(prompt_attention_s(costs, 1, size * pieces, 0, 16.0))
-    assert without - alone == pytest.approx(model.layers * (formula_s[1] - other_s), rel=1e-3, abs=1e-9)
+    tokens = size * pieces
+    rounding_s = tokens * (tokens + 128) / PS_PER_S  # half a picosecond a pair, in the difference of two long times
+    assert without - alone == pytest.approx(model.layers * (formula_s[1] - other_s), rel=1e-3, abs=1e-9 + rounding_s)
 
 
 def test_decoding_beside_a_prompt_may_go_through_the_kernel_for_prompts():
