@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CONSTRAINTS := constraints.txt
-PACKAGES := cli fidelity hwprofiles modelspecs policies reports sim traces
+PACKAGES := cli engine fidelity hwprofiles modelspecs policies reports sim traces
 # numpy's threads only get in each other's way in a simulator that is one loop.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -51,9 +51,10 @@ docs: dev ## run what README and docs show, and put the results there
 constraints: ## pin the newest versions that pyproject.toml admits: what CI will test with
 	rm -rf $(VENV)-pins
 	"$(PYTHON)" -m venv $(VENV)-pins
-	$(VENV)-pins/bin/python -m pip -qq --disable-pip-version-check install ".[test]"
+	echo "torch==2.13.0" > $(VENV)-pins/torch
+	$(VENV)-pins/bin/python -m pip -qq --disable-pip-version-check install --constraint $(VENV)-pins/torch ".[test]"
 	{ echo "# What CI tests with; rewrite with: make constraints"; \
-		$(VENV)-pins/bin/python -m pip freeze --exclude afterwatt; } > $(CONSTRAINTS)
+		$(VENV)-pins/bin/python -m pip freeze --exclude afterwatt | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(CONSTRAINTS)
 	rm -rf $(VENV)-pins
 
 clean: ## remove what runs, tests and builds have left

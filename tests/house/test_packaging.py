@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"cli", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"}
+PACKAGES = {"cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"}
 
 
 def run(*command: str | Path, **options) -> str:
