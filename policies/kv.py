@@ -1,6 +1,7 @@
 """Paged KV memory: blocks by count, and shared prefixes by the hash of what they hold.
 
-Only numbers are kept, never addresses: which physical block holds what is the business of a body with memory. A
+Only numbers are kept, never addresses: which physical block holds what is the business of a body with memory, which
+gives the scheduler a pool of its own that also does what it is told here with real blocks. Hence the owners. A
 *prefix block* is the unit in which a trace names shared content (512 tokens in Mooncake's, 16 in Qwen's) and is made of
 whole KV blocks. A prefix block nobody uses stays until its room is needed; the least recently used goes first.
 
@@ -10,7 +11,7 @@ known: everything ever given back lies before `given_blocks`, and the `free_bloc
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from policies.errors import PolicyError
 
@@ -98,7 +99,7 @@ class KvPool:
         cached = self._cached
         return next((count for count, key in enumerate(prefix[:most]) if key not in cached), min(most, len(prefix)))
 
-    def hold(self, keys: Iterable[int]) -> None:
+    def hold(self, keys: Sequence[int], owner: int) -> None:  # noqa: ARG002 - for pools with addresses
         """Use cached prefix blocks; every key must be cached."""
         cached, idle = self._cached, self._idle
         for key in keys:
@@ -108,8 +109,12 @@ class KvPool:
                 self.evictable_blocks -= self.unit_blocks
             cached[key] = users + 1
 
-    def take(self, blocks: int) -> None:
+    def take(self, blocks: int, owner: int | None = None) -> None:  # noqa: ARG002 - for pools with addresses
         """Take blocks for a sequence of its own, giving up cached prefixes as needed.
+
+        Args:
+            blocks: how many, those reclaimed before included.
+            owner: the sequence; None for what decoding sequences together have grown by in iterations now done.
 
         Raises:
             PolicyError: more than is available: the scheduler that asks has not counted.
@@ -121,14 +126,17 @@ class KvPool:
                     f"{blocks} KV blocks asked for, {self.available_blocks} available; plan() must preempt first"
                 )
             while blocks > free:
-                key, _ = self._idle.popitem(last=False)
-                del self._cached[key]
+                self.evict(next(iter(self._idle)))
                 free += self.unit_blocks
                 self.given_blocks += self.unit_blocks
                 self.evictable_blocks -= self.unit_blocks
         self.free_blocks = free - blocks
 
-    def publish(self, keys: Sequence[int]) -> int:
+    def evict(self, key: int) -> None:
+        """Forget a cached prefix block that nobody uses; called by `take`, which counts its blocks."""
+        del self._idle[key], self._cached[key]
+
+    def publish(self, keys: Sequence[int], owner: int) -> int:  # noqa: ARG002 - for pools with addresses
         """Make a sequence's own, now computed prefix blocks shareable; it goes on using them.
 
         Stops at the first one that another sequence has published meanwhile: what follows stays private.
@@ -143,7 +151,7 @@ class KvPool:
             cached[key] = 1
         return len(keys)
 
-    def release(self, keys: Sequence[int], private_blocks: int) -> None:
+    def release(self, keys: Sequence[int], private_blocks: int, owner: int) -> None:  # noqa: ARG002 - as above
         """Give back what a sequence held; its last prefix block becomes the first to be evicted."""
         cached, idle = self._cached, self._idle
         for key in reversed(keys):

@@ -53,9 +53,15 @@ class Idle(NamedTuple):
 
 @dataclass(slots=True)
 class StepOutcome:
-    """What came of a plan: it ends at an iteration boundary, perhaps an earlier one than planned."""
+    """What came of a plan: it ends at an iteration boundary, perhaps an earlier one than planned.
+
+    Attributes:
+        iterations: that were done.
+        stopped: ids of sequences whose last token ended them although they were granted more (a stop token came).
+    """
 
     iterations: int
+    stopped: Items[int] = ()
 
 
 Applied = tuple[list[S], list[S]]

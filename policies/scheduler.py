@@ -52,10 +52,11 @@ class Scheduler(Generic[S]):
         outstanding_tokens: tokens still to compute and to produce, as of the last `apply`.
     """
 
-    def __init__(self, config: SchedulerConfig, batching: BatchPolicy) -> None:
+    def __init__(self, config: SchedulerConfig, batching: BatchPolicy, pool: KvPool | None = None) -> None:
+        """Start with nothing; `pool` is that of a body with addresses, of the configuration's sizes."""
         self.config = config
         self.batching = batching
-        self.pool = KvPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens)
+        self.pool = KvPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens) if pool is None else pool
         self.waiting: deque[S] = deque()
         self.swapped: deque[S] = deque()
         self.outstanding_tokens = 0
@@ -202,6 +203,11 @@ class Scheduler(Generic[S]):
             yield from lane.prefilling
             yield from lane.decode.members.values()
 
+    def decoding(self, plan: StepPlan[S]) -> list[tuple[S, int]]:
+        """Return (sequence, KV entries in memory) of those that decode in the first iteration of a plan, in order."""
+        decode = self._by_group[plan.group].decode
+        return [(seq, decode.kv_tokens(seq)) for seq in decode.members.values()] if plan.decoding else []
+
     def admitted_sequences(self) -> int:
         """Return how many sequences are admitted, of all groups."""
         return sum(len(lane.decode.members) + len(lane.prefilling) for lane in self._lanes)
@@ -296,7 +302,7 @@ class Scheduler(Generic[S]):
                 )
             chunks.append(PrefillChunk(seq, tokens, seq.kv_tokens))
         for seq in self.admitted:  # only now: taking blocks may evict what a later one has just been promised
-            pool.take(pool.blocks_for(seq.fill_tokens) - seq.held * pool.unit_blocks)
+            pool.take(pool.blocks_for(seq.fill_tokens) - seq.held * pool.unit_blocks, seq.seq_id)
         return tuple(chunks)
 
     def _admit_one(self, lane: _Lane[S], seq_id: int) -> S:
@@ -312,7 +318,7 @@ class Scheduler(Generic[S]):
             waiting.remove(seq)
         if matched:
             idle = self.pool.evictable_blocks
-            self.pool.hold(seq.prefix[:matched])
+            self.pool.hold(seq.prefix[:matched], seq.seq_id)
             self._looked_evictable -= idle - self.pool.evictable_blocks  # those that others look at are left
             seq.held = matched
         if seq.preemptions:
@@ -392,12 +398,8 @@ class Scheduler(Generic[S]):
         return 0
 
     def _release(self, seq: S, blocks: int) -> None:
-        if seq.held:
-            self.pool.release(seq.prefix[: seq.held], blocks - seq.held * self.pool.unit_blocks)
-            seq.held = 0
-        else:
-            self.pool.free_blocks += blocks
-            self.pool.given_blocks += blocks
+        self.pool.release(seq.prefix[: seq.held], blocks - seq.held * self.pool.unit_blocks, seq.seq_id)
+        seq.held = 0
 
     def _swap_in(self, lane: _Lane[S]) -> int:
         """Bring swapped sequences back while they fit; return the KV blocks to move."""
@@ -411,7 +413,7 @@ class Scheduler(Generic[S]):
             if self.pool.blocks_for(seq.kv_tokens + 1) > spare or seats <= 0:  # with room for its next token
                 break
             self.swapped.popleft()
-            self.pool.take(blocks)
+            self.pool.take(blocks, seq.seq_id)
             self._swap_free += blocks
             lane.decode.join(seq)
             self.resumed.append(seq)
@@ -441,7 +443,23 @@ class Scheduler(Generic[S]):
             self.grown_blocks = 0
         first = self._fill(lane, plan, iterations, finished) if plan.chunks else []
         self.outstanding_tokens -= plan.emits * iterations
+        if outcome.stopped:
+            finished += self._stop(lane, outcome.stopped)
         return first, finished
+
+    def _stop(self, lane: _Lane[S], stopped: Items[int]) -> list[S]:
+        """End sequences of which a body has found that nothing follows the token they have just emitted."""
+        ended = []
+        for seq_id in stopped:
+            seq = lane.decode.members.get(seq_id)
+            if seq is None:
+                raise PolicyError(f"sequence {seq_id} stopped, but none of that name decodes on; outcomes fit their plan")
+            lane.decode.leave(seq)
+            self.outstanding_tokens -= seq.output_tokens - seq.emitted
+            seq.output_tokens = seq.emitted
+            self._release(seq, self.pool.blocks_for(seq.kv_tokens))
+            ended.append(seq)
+        return ended
 
     def _fill(self, lane: _Lane[S], plan: StepPlan[S], iterations: int, finished: list[S]) -> list[S]:
         """Advance prompts; those completed emit a token and decode on, or are done."""
@@ -466,7 +484,7 @@ class Scheduler(Generic[S]):
     def _publish(self, seq: S) -> None:
         full = min(len(seq.prefix), seq.prompt_tokens // (self.pool.unit_tokens or 1))
         if full > seq.held:
-            seq.held += self.pool.publish(seq.prefix[seq.held : full])
+            seq.held += self.pool.publish(seq.prefix[seq.held : full], seq.seq_id)
 
     def check_integrity(self) -> None:
         """Assert that blocks, sequences and sums agree; for tests and for idle moments."""

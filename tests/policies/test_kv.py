@@ -21,8 +21,8 @@ def pool_of(blocks: int = 20) -> KvPool:
 def cache(pool: KvPool, *keys: int) -> None:
     """Compute prefix blocks, share them and go."""
     pool.take(len(keys) * PER_UNIT)
-    assert pool.publish(keys) == len(keys)
-    pool.release(keys, 0)
+    assert pool.publish(keys, 0) == len(keys)
+    pool.release(keys, 0, 0)
 
 
 def test_blocks_for_tokens_round_up():
@@ -54,7 +54,7 @@ def test_a_match_says_which_of_its_blocks_cost_nothing():
     """Those in use need no room; idle ones are taken out of the evictable ones."""
     pool = pool_of()
     cache(pool, 1, 2, 3)
-    pool.hold((1, 2))
+    pool.hold((1, 2), 0)
     assert pool.match((1, 2, 3), 3) == (3, 2 * PER_UNIT)
     assert (pool.evictable_blocks, pool.used_blocks, pool.free_blocks) == (PER_UNIT, 2 * PER_UNIT, 14)
 
@@ -62,11 +62,11 @@ def test_a_match_says_which_of_its_blocks_cost_nothing():
 def test_a_shared_block_is_idle_only_when_its_last_user_has_gone():
     pool = pool_of()
     cache(pool, 1)
-    pool.hold((1,))
-    pool.hold((1,))
-    pool.release((1,), 0)
+    pool.hold((1,), 0)
+    pool.hold((1,), 0)
+    pool.release((1,), 0, 0)
     assert pool.evictable_blocks == 0
-    pool.release((1,), 0)
+    pool.release((1,), 0, 0)
     assert pool.evictable_blocks == PER_UNIT
 
 
@@ -101,7 +101,7 @@ def test_the_end_goes_first_even_if_the_whole_prefix_is_looked_at_again_and_agai
 def test_a_block_in_use_is_never_given_up():
     pool = pool_of(6)
     cache(pool, 1, 2, 3)
-    pool.hold((1,))
+    pool.hold((1,), 0)
     assert pool.available_blocks == 4
     pool.take(4)
     assert pool.match((1, 2), 2) == (1, PER_UNIT)
@@ -112,8 +112,8 @@ def test_a_block_in_use_is_never_given_up():
 def test_publishing_stops_at_what_another_has_published_meanwhile():
     pool = pool_of()
     pool.take(2 * 3 * PER_UNIT)
-    assert pool.publish((1, 2, 3)) == 3
-    assert pool.publish((7, 2, 8)) == 1  # what follows stays the sequence's own
+    assert pool.publish((1, 2, 3), 0) == 3
+    assert pool.publish((7, 2, 8), 0) == 1  # what follows stays the sequence's own
     assert pool.match((8,), 1) == (0, 0)
 
 
@@ -147,7 +147,7 @@ class PoolAgainstModel(RuleBasedStateMachine):
         idle = expected * PER_UNIT - in_use
         if private + idle > self.pool.available_blocks:
             return
-        self.pool.hold(keys[:expected])
+        self.pool.hold(keys[:expected], 0)
         for key in keys[:expected]:
             self.idle.pop(key, None)
             self.users[key] += 1
@@ -155,7 +155,7 @@ class PoolAgainstModel(RuleBasedStateMachine):
         self.pool.take(private)
         shared = keys[:expected]
         if share:
-            count = self.pool.publish(keys[expected:])
+            count = self.pool.publish(keys[expected:], 0)
             assert count == len(keys) - expected or keys[expected + count] in self.users
             for key in keys[expected : expected + count]:
                 self.users[key] = 1
@@ -173,7 +173,7 @@ class PoolAgainstModel(RuleBasedStateMachine):
         if not self.held:
             return
         keys, private = self.held.pop(which % len(self.held))
-        self.pool.release(keys, private)
+        self.pool.release(keys, private, 0)
         for key in reversed(keys):
             self.users[key] -= 1
             if not self.users[key]:
@@ -235,7 +235,7 @@ class QueueAgainstModel(RuleBasedStateMachine):
     def go(self, data: st.DataObject, preempt: bool, unfinished: int) -> None:
         owner = data.draw(st.sampled_from(sorted(self.held)))
         blocks = self.held.pop(owner)
-        self.pool.release((), blocks)
+        self.pool.release((), blocks, 0)
         full = max(0, blocks - unfinished) if preempt else 0
         if preempt:
             self.pool.leave(owner, 0, full)
