@@ -453,7 +453,7 @@ class Scheduler(Generic[S]):
         for seq_id in stopped:
             seq = lane.decode.members.get(seq_id)
             if seq is None:
-                raise PolicyError(f"sequence {seq_id} stopped, but none of that name decodes on; outcomes fit their plan")
+                raise PolicyError(f"sequence {seq_id} is said to have stopped, and does not decode; name one that does")
             lane.decode.leave(seq)
             self.outstanding_tokens -= seq.output_tokens - seq.emitted
             seq.output_tokens = seq.emitted

@@ -1,0 +1,175 @@
+"""One worker: plan, compute, apply. The scheduler decides, the model computes, this loop carries between them.
+
+Knows no clock but the one it is given, no process and no torch.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from engine.runtime.compute import Compute, StepBatch
+from engine.runtime.paged import PagedPool
+from engine.runtime.request import Admission, Chunked, Job, Refusal, Report, Request, StepRecord
+from policies.log import DecisionEntry, DecisionLog
+from policies.plans import Idle, StepOutcome, StepPlan
+from policies.scheduler import Scheduler
+from policies.sizes import SchedulerConfig
+from policies.views import BatchPolicy
+
+S_PER_NS = 1e-9
+
+
+class EngineWorker:
+    """A model under a scheduler.
+
+    Args:
+        compute: the model; its pool has the configuration's KV blocks.
+        config: the worker's sizes.
+        batching: the policy.
+        clock_ns: what time it is.
+        number: the worker's, for the decision log.
+
+    Attributes:
+        scheduler: its brain.
+        report: what has happened since somebody last took it away (`take_report`).
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        config: SchedulerConfig,
+        batching: BatchPolicy,
+        clock_ns: Callable[[], int],
+        number: int = 0,
+    ) -> None:
+        self.pool = PagedPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens)
+        self.scheduler: Scheduler[Job] = Scheduler(config, batching, self.pool)
+        self.report = Report()
+        self._compute = compute
+        self._clock_ns = clock_ns
+        self._number = number
+        self._log = DecisionLog(self._note_decision)
+        self._host_free = list(range(config.swap_blocks))
+        self._arrived: list[int] = []
+
+    def take(self, requests: Iterable[Request]) -> None:
+        """Take in requests, or refuse them; the next plan sees them."""
+        for request in requests:
+            job = Job(request)
+            refused = self.scheduler.refusal(job)
+            if refused is None:
+                self.scheduler.add(job)
+                self._arrived.append(job.seq_id)
+            else:
+                self.report.refusals.append(Refusal(job.seq_id, refused))
+
+    def take_report(self) -> Report:
+        """Return what has happened since the last call."""
+        report, self.report = self.report, Report()
+        return report
+
+    def step(self) -> bool:
+        """Run one iteration; False if there is nothing to do."""
+        scheduler = self.scheduler
+        plan_ns = self._clock_ns()
+        plan = scheduler.plan(plan_ns * S_PER_NS)
+        if isinstance(plan, Idle):
+            return False
+        swapped = self._follow(plan, plan_ns)
+        waiting = len(scheduler.waiting) + len(scheduler.swapped)
+        batch, emitting = self._batch(plan)
+        compute_ns = self._clock_ns()
+        tokens = self._compute.step(batch)
+        done_ns = self._clock_ns()
+        stopped = _emit(emitting, tokens, done_ns)
+        self._log.write(self._number, plan_ns * S_PER_NS, plan, 1, scheduler)
+        _, finished = scheduler.apply(plan, StepOutcome(1, stopped))
+        self.pool.released.clear()
+        arrivals, self._arrived = tuple(self._arrived), []
+        self.report.steps.append(
+            StepRecord(
+                plan_ns,
+                compute_ns,
+                done_ns,
+                arrivals,
+                plan.decoding,
+                plan.context_tokens,
+                tuple(Chunked(chunk.seq.seq_id, chunk.tokens, chunk.past_tokens) for chunk in plan.chunks),
+                plan.emits,
+                tuple((job.seq_id, token) for job, token in zip(emitting, tokens, strict=True)),
+                stopped,
+                tuple(job.seq_id for job in finished),
+                waiting,
+                plan.running,
+                plan.used_blocks,
+                swapped,
+                self.pool.free_blocks,
+                scheduler.outstanding_tokens,
+            )
+        )
+        return True
+
+    def _note_decision(self, entry: DecisionEntry) -> None:
+        self.report.decisions.append(tuple(entry))
+
+    def _follow(self, plan: StepPlan[Job], plan_ns: int) -> int:
+        """Do with memory what the plan has decided about it; return the KV blocks swapped."""
+        scheduler, pool = self.scheduler, self.pool
+        if not scheduler.moved:
+            return 0
+        swapped = 0
+        for job in scheduler.preempted:
+            self.report.preempted.append(job.seq_id)
+            if job in scheduler.swapped:
+                blocks = pool.released[job.seq_id]
+                job.host_blocks = [self._host_free.pop() for _ in blocks]
+                self._compute.swap_out(blocks, job.host_blocks)
+                swapped += len(blocks)
+        for job in scheduler.resumed:
+            self._compute.swap_in(job.host_blocks, pool.tables[job.seq_id])
+            swapped += len(job.host_blocks)
+            self._host_free += job.host_blocks
+            job.host_blocks = []
+        for job in scheduler.admitted:
+            if job.scheduled_ns is None:
+                job.scheduled_ns, job.cached_tokens = plan_ns, job.kv_tokens
+                self.report.admissions.append(Admission(job.seq_id, plan_ns, job.kv_tokens))
+        assert swapped == plan.swap_in_blocks + plan.swap_out_blocks
+        pool.released.clear()
+        return swapped
+
+    def _batch(self, plan: StepPlan[Job]) -> tuple[StepBatch, list[Job]]:
+        """Turn a plan into arrays: (the work, the sequences that will emit, in order)."""
+        pool, block_tokens = self.pool, self.pool.block_tokens
+        decoding = self.scheduler.decoding(plan)
+        for job, kv_tokens in decoding:
+            if kv_tokens % block_tokens == 0:
+                pool.grow(job.seq_id)
+        pieces = [(chunk.seq, chunk.past_tokens, chunk.tokens) for chunk in plan.chunks]
+        work = pieces + [(job, kv_tokens, 1) for job, kv_tokens in decoding]
+        emits = [past + tokens == job.fill_tokens for job, past, tokens in pieces] + [True] * len(decoding)
+        tokens = [job.tokens(past, count) for job, past, count in pieces]
+        tokens.append(np.array([job.output_ids[-1] for job, _ in decoding], dtype=np.int64))
+        jobs = [job for job, _, _ in work]
+        batch = StepBatch(
+            seq_ids=[job.seq_id for job in jobs],
+            tokens=np.concatenate(tokens),
+            query_tokens=[count for _, _, count in work],
+            past_tokens=[past for _, past, _ in work],
+            prompts=len(pieces),
+            block_tables=[pool.tables[job.seq_id] for job in jobs],
+            emits=emits,
+            sampling=[job.request.sampling for job in jobs],
+        )
+        return batch, [job for job, emit in zip(jobs, emits, strict=True) if emit]
+
+
+def _emit(emitting: list[Job], tokens: list[int], now_ns: int) -> tuple[int, ...]:
+    """Give each sequence its token; return the ids of those that it stops."""
+    stopped = []
+    for job, token in zip(emitting, tokens, strict=True):
+        job.output_ids.append(token)
+        job.token_ns.append(now_ns)
+        if job.stops_with(token):
+            stopped.append(job.seq_id)
+    return tuple(stopped)
