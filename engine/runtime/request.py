@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.runtime.compute import GREEDY, Ints, Sampling
+from policies.log import DecisionEntry
 from policies.sequence import Sequence
 
 
@@ -138,7 +140,7 @@ class Report:
     """
 
     steps: list[StepRecord] = field(default_factory=list)
-    decisions: list[tuple[object, ...]] = field(default_factory=list)
+    decisions: list[DecisionEntry] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
@@ -149,8 +151,6 @@ class Report:
 
 def block_hashes(ids: Items[int] | Ints, unit_tokens: int) -> tuple[int, ...]:
     """Return a hash per full block of a prompt, each of all tokens up to its end: equal hashes, equal beginnings."""
-    from hashlib import blake2b
-
     array = np.asarray(ids, dtype="<i8")
     hashes, so_far = [], b""
     for end in range(unit_tokens, len(array) + 1, unit_tokens):

@@ -48,7 +48,7 @@ class EngineWorker:
         self._compute = compute
         self._clock_ns = clock_ns
         self._number = number
-        self._log = DecisionLog(self._note_decision)
+        self._log = DecisionLog(self._decided)
         self._host_free = list(range(config.swap_blocks))
         self._arrived: list[int] = []
 
@@ -109,8 +109,8 @@ class EngineWorker:
         )
         return True
 
-    def _note_decision(self, entry: DecisionEntry) -> None:
-        self.report.decisions.append(tuple(entry))
+    def _decided(self, entry: DecisionEntry) -> None:
+        self.report.decisions.append(entry)
 
     def _follow(self, plan: StepPlan[Job], plan_ns: int) -> int:
         """Do with memory what the plan has decided about it; return the KV blocks swapped."""

@@ -1,0 +1,234 @@
+"""A worker in a process of its own, and the end of the wire that its owner holds.
+
+Messages pass over one pipe: requests in, reports of iterations out. A worker that dies is noticed at once; the owner
+knows which requests went with it.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from engine.runtime.compute import Compute, ComputeInfo, StepBatch
+from engine.runtime.errors import EngineError
+from engine.runtime.request import Report, Request
+from engine.runtime.worker import EngineWorker
+from policies.batching import BATCHING
+from policies.config import PolicySet
+from policies.sizes import SchedulerConfig
+
+FLUSH_NS = 50_000_000
+"""Reports leave a busy worker this often, and when it has nothing to do; sending one costs it about 0.1 ms."""
+STOP_S = 3.0
+
+
+class WorkerLostError(EngineError):
+    """A worker's process has ended without being told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """How a worker is to work.
+
+    Attributes:
+        policies: batching, sizes and preemption; of its `kv_blocks` the model has the last word.
+        prefix_unit_tokens: tokens per shared prefix block (None: none are shared).
+        flush_ns: how often reports leave it while it is busy.
+    """
+
+    policies: PolicySet
+    prefix_unit_tokens: int | None = None
+    flush_ns: int = FLUSH_NS
+
+
+def scheduler_config(setup: WorkerSetup, info: ComputeInfo) -> SchedulerConfig:
+    """Return the sizes of a worker: what the policies say, in the memory that the model has."""
+    policies = setup.policies
+    return SchedulerConfig(
+        kv_blocks=info.kv_blocks,
+        block_tokens=info.block_tokens,
+        max_seqs=policies.max_seqs,
+        token_budget=policies.token_budget,
+        max_context_tokens=info.max_context,
+        watermark_blocks=int(policies.watermark_frac * info.kv_blocks),
+        max_queue=policies.max_queue,
+        swap_blocks=info.host_blocks if policies.preemption == "swap" else 0,
+        prefix_unit_tokens=setup.prefix_unit_tokens if policies.share_prefixes else None,
+        keep_preempted=policies.share_prefixes,
+    )
+
+
+class WorkerProcess:
+    """The owner's end of a worker.
+
+    Args:
+        factory: makes the model, in the other process; must be picklable.
+        setup: how the worker works.
+        start_s: how long making the model may take.
+
+    Attributes:
+        info: what the model says of itself.
+
+    Raises:
+        EngineError: the model could not be made; the sentence is the model's own.
+        WorkerLostError: the process ended, or said nothing, before it was ready.
+    """
+
+    def __init__(self, factory: Callable[[], Compute], setup: WorkerSetup, start_s: float = 600.0) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._wire, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, factory, setup), daemon=True)
+        self._process.start()
+        theirs.close()
+        kind, value = self._receive(start_s)
+        if kind == "failed":
+            self.stop()
+            raise EngineError(value)
+        self.info: ComputeInfo = value
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self._process.pid
+
+    def halt(self) -> list[Report]:
+        """Make it drop everything once the iteration under way has ended, and start afresh; return its last reports.
+
+        Afterwards the same model has a new scheduler and an empty cache.
+
+        Raises:
+            WorkerLostError: it does not answer within `STOP_S`.
+        """
+        self._send("halt", None)
+        reports: list[Report] = []
+        while True:
+            kind, value = self._receive(STOP_S)
+            if kind == "halted":
+                return reports
+            reports.append(value)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand over requests that have arrived."""
+        self._send("take", list(requests))
+
+    def poll(self, timeout_s: float | None) -> Report | None:
+        """Wait for the next report; None if none comes in time.
+
+        Raises:
+            WorkerLostError: the process has ended.
+        """
+        if not wait([self._wire, self._process.sentinel], timeout_s):
+            return None
+        kind, value = self._receive(0.0)
+        assert kind == "report"
+        report: Report = value
+        return report
+
+    def time_steps(self, batches: Sequence[StepBatch], repeats: int) -> list[list[float]]:
+        """Run iterations outside of any schedule: seconds of each, batch by batch for each repeat (interleaved).
+
+        Every batch writes to the blocks that it names, so that nothing else may be under way.
+        """
+        self._send("time", (list(batches), repeats))
+        kind, value = self._receive(None)
+        assert kind == "timed"
+        times: list[list[float]] = value
+        return times
+
+    def stop(self, timeout_s: float = STOP_S) -> None:
+        """End it: after the iteration under way, or by force when that takes too long."""
+        with contextlib.suppress(OSError, ValueError):  # it may be gone already
+            self._wire.send(("stop", None))
+        self._process.join(timeout_s)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._wire.close()
+
+    def _send(self, kind: str, value: object) -> None:
+        try:
+            self._wire.send((kind, value))
+        except OSError:
+            raise self._lost() from None
+
+    def _receive(self, timeout_s: float | None) -> tuple[str, Any]:
+        if timeout_s != 0.0 and not wait([self._wire, self._process.sentinel], timeout_s):
+            self._process.kill()
+            raise WorkerLostError(f"the worker gave no answer within {timeout_s:.0f} s; give it longer, or less to do")
+        try:
+            message: tuple[str, Any] | None = self._wire.recv() if self._wire.poll() else None
+        except (EOFError, OSError):
+            message = None
+        if message is None:
+            raise self._lost()
+        if message[0] == "broke":
+            raise WorkerLostError(f"the worker broke: {message[1]}")
+        return message
+
+    def _lost(self) -> WorkerLostError:
+        self._process.join(STOP_S)
+        code = self._process.exitcode
+        how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+        return WorkerLostError(f"the worker (process {self._process.pid}) was {how}; what it was working on is lost")
+
+
+def _serve(wire: Connection, factory: Callable[[], Compute], setup: WorkerSetup) -> None:
+    """The other process: make the model, then work until told to stop or left alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts the whole group; the owner decides what ends
+    try:
+        compute = factory()
+    except EngineError as fault:
+        wire.send(("failed", str(fault)))
+        return
+    wire.send(("ready", compute.info))
+    try:
+        _work(wire, compute, setup)
+    except (EOFError, BrokenPipeError):
+        return  # nobody is there any more
+    except Exception as fault:
+        wire.send(("broke", f"{type(fault).__name__}: {fault}"))
+        raise
+    finally:
+        compute.close()
+
+
+def _work(wire: Connection, compute: Compute, setup: WorkerSetup) -> None:
+    config, clock = scheduler_config(setup, compute.info), time.monotonic_ns
+    worker = EngineWorker(compute, config, BATCHING[setup.policies.batching](), clock)
+    flushed_ns = clock()
+    while True:
+        while wire.poll():
+            kind, value = wire.recv()
+            if kind == "take":
+                worker.take(value)
+            elif kind == "halt":
+                if worker.report:
+                    wire.send(("report", worker.take_report()))
+                wire.send(("halted", None))
+                worker = EngineWorker(compute, config, BATCHING[setup.policies.batching](), clock)
+            elif kind == "time":
+                wire.send(("timed", _timed(compute, *value)))
+            else:
+                return
+        busy = worker.step()
+        if (not busy or clock() - flushed_ns > setup.flush_ns) and worker.report:
+            wire.send(("report", worker.take_report()))
+            flushed_ns = clock()
+        if not busy:
+            wire.poll(None)
+
+
+def _timed(compute: Compute, batches: Sequence[StepBatch], repeats: int) -> list[list[float]]:
+    times = []
+    for _ in range(repeats):
+        row = []
+        for batch in batches:
+            start = time.perf_counter()
+            compute.step(batch)
+            row.append(time.perf_counter() - start)
+        times.append(row)
+    return times
