@@ -62,6 +62,11 @@ TIMELINE = pa.schema(
                 "kv_used_frac",
                 "prompt_tokens",
                 "output_tokens",
+            )
+        ),
+        *(
+            pa.field(name, pa.float64())
+            for name in (
                 "gpu_dynamic_prefill_j",
                 "gpu_dynamic_decode_j",
                 "hbm_bytes",
@@ -71,7 +76,7 @@ TIMELINE = pa.schema(
         ),
     ]
 )
-"""One row per (interval, replica), as the body measures it."""
+"""One row per (interval, replica), as the body measures it; what only a simulator can tell may be unknown."""
 
 LEDGER = pa.schema(
     [

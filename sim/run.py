@@ -15,6 +15,7 @@ from hwprofiles.power import gpu_power_model
 from hwprofiles.replicas import replica_power
 from hwprofiles.roofline import reached_rates
 from policies.log import DecisionEntry
+from reports.decisions import DecisionWriter
 from reports.rundir import Run, RunWriter, load_run
 from reports.schema import SCHEMA_VERSION
 from reports.summary import assemble_summary, served, summarise
@@ -22,7 +23,6 @@ from sim.body import Body, BodyResult
 from sim.bounds import prediction
 from sim.capacity import load_of, measure_capacity
 from sim.config import RunConfig
-from sim.decisions import DecisionWriter
 from sim.manifest import manifest_of
 from sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
 from sim.meter import Meter

@@ -1,9 +1,19 @@
 """Which time model a run uses: the stack's own, or one that is off by a stated factor."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from hwprofiles.roofline import TimeModel
 from sim.config import RunConfig, Slowness
+
+
+class IterationTimes(Protocol):
+    """What a worker asks: how long the iterations of a plan take (see `TimeModel.step`)."""
+
+    def step(
+        self, decoding: int, context_tokens: int, chunks: Sequence[Any], emits: int, iterations: int, /
+    ) -> tuple[int, int, int]:
+        """Return (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations."""
 
 
 class SlowedTimeModel(TimeModel):

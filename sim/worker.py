@@ -5,7 +5,6 @@ from math import isqrt
 
 import simpy
 
-from hwprofiles.roofline import TimeModel
 from policies.log import DecisionLog
 from policies.plans import Idle, PrefillChunk, StepOutcome
 from policies.scheduler import Scheduler
@@ -13,6 +12,7 @@ from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
 from sim.recorder import STRIDE_BYTES, Lane, pack_chunk, pack_jump, pack_stride
 from sim.ticket import Ticket
+from sim.times import IterationTimes
 
 
 def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
@@ -44,6 +44,9 @@ class Worker:
         on_finish: called with each request that finishes.
         single_step: take every iteration singly; for comparison.
         log: decision log to write to.
+
+    Attributes:
+        outcome_of: what comes of so many iterations; a replay of another body's run tells what came of its own.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Worker:
         env: VirtualEnvironment,
         number: int,
         scheduler: Scheduler[Ticket],
-        times: TimeModel,
+        times: IterationTimes,
         swap: Link | None,
         block_bytes: float,
         on_finish: Callable[[Ticket], None],
@@ -70,6 +73,7 @@ class Worker:
         self._log = log
         self._step_rank = priority(Kind.STEP, number)
         self._plan_rank = priority(Kind.PLAN, number)
+        self.outcome_of: Callable[[int], StepOutcome] = StepOutcome
         self._rest: simpy.Event | None = None
         self._alarm: Alarm | None = None  # of the stride under way, if an arrival may cut it
         self._stride: Alarm  # of the stride under way
@@ -164,7 +168,7 @@ class Worker:
                 self._steps = 0
             if log is not None:
                 log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
-            first_tokens, finished = scheduler.apply(plan, StepOutcome(steps))
+            first_tokens, finished = scheduler.apply(plan, self.outcome_of(steps))
             now, origin = env._now, lane.origin_ps
             # fmt: off
             lane.strides += pack_stride(

@@ -22,7 +22,7 @@ class Served:
         output_ids, token_ns: tokens, and when they were there.
         scheduled_ns, cached_tokens: of its first admission (None: never).
         finished, lost: whether it is done; whether it went down with a worker.
-        refused: why it was not taken in (None: it was).
+        refused, refused_ns: why it was not taken in, and when that was decided (None: it was taken in).
         preemptions: how often it lost its memory.
     """
 
@@ -35,6 +35,7 @@ class Served:
     finished: bool = False
     lost: bool = False
     refused: str | None = None
+    refused_ns: int | None = None
     preemptions: int = 0
 
 
@@ -66,7 +67,8 @@ class Recording:
         """Take in a report; return how many requests it ends."""
         ended = 0
         for refusal in report.refusals:
-            self.served[refusal.request_id].refused = refusal.reason
+            served = self.served[refusal.request_id]
+            served.refused, served.refused_ns = refusal.reason, refusal.at_ns
             ended += 1
         for admission in report.admissions:
             served = self.served[admission.request_id]

@@ -83,6 +83,7 @@ class StepRecord:
 
     Attributes:
         plan_ns: the boundary: what had arrived by then, the plan has seen.
+        rested: whether the worker had found nothing to do since the iteration before.
         compute_ns, done_ns: when the model began and when it had finished.
         arrivals: ids of the requests that the scheduler was given at this boundary, refused ones apart.
         decoding, context_tokens, chunks, emits: as in the plan.
@@ -95,6 +96,7 @@ class StepRecord:
     """
 
     plan_ns: int
+    rested: bool
     compute_ns: int
     done_ns: int
     arrivals: tuple[int, ...]
@@ -115,9 +117,10 @@ class StepRecord:
 
 @dataclass(slots=True)
 class Refusal:
-    """A request that was not taken in, and why."""
+    """A request that was not taken in, when and why."""
 
     request_id: int
+    at_ns: int
     reason: str
 
 

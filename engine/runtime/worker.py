@@ -51,6 +51,7 @@ class EngineWorker:
         self._log = DecisionLog(self._decided)
         self._host_free = list(range(config.swap_blocks))
         self._arrived: list[int] = []
+        self._rested = True
 
     def take(self, requests: Iterable[Request]) -> None:
         """Take in requests, or refuse them; the next plan sees them."""
@@ -61,7 +62,7 @@ class EngineWorker:
                 self.scheduler.add(job)
                 self._arrived.append(job.seq_id)
             else:
-                self.report.refusals.append(Refusal(job.seq_id, refused))
+                self.report.refusals.append(Refusal(job.seq_id, self._clock_ns(), refused))
 
     def take_report(self) -> Report:
         """Return what has happened since the last call."""
@@ -74,6 +75,7 @@ class EngineWorker:
         plan_ns = self._clock_ns()
         plan = scheduler.plan(plan_ns * S_PER_NS)
         if isinstance(plan, Idle):
+            self._rested = True
             return False
         swapped = self._follow(plan, plan_ns)
         waiting = len(scheduler.waiting) + len(scheduler.swapped)
@@ -89,6 +91,7 @@ class EngineWorker:
         self.report.steps.append(
             StepRecord(
                 plan_ns,
+                self._rested,
                 compute_ns,
                 done_ns,
                 arrivals,
@@ -107,6 +110,7 @@ class EngineWorker:
                 scheduler.outstanding_tokens,
             )
         )
+        self._rested = False
         return True
 
     def _decided(self, entry: DecisionEntry) -> None:

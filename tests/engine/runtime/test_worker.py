@@ -71,7 +71,7 @@ def run(config: SchedulerConfig, batching: str, requests: list[tuple[int, Reques
     raise AssertionError("it never ends")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(worlds())
 def test_tokens_do_not_depend_on_batching_paging_sharing_or_preemption(world):
     config, batching, requests = world
@@ -95,7 +95,7 @@ def test_tokens_do_not_depend_on_batching_paging_sharing_or_preemption(world):
     assert len(worker._host_free) == config.swap_blocks
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(worlds())
 def test_the_log_has_an_entry_for_each_iteration_and_no_iteration_exceeds_its_limits(world):
     config, batching, requests = world

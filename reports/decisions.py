@@ -1,4 +1,4 @@
-"""decisions.parquet: the decision log as a table, written in batches."""
+"""decisions.parquet: the decision log as a table, an iteration a row, whichever body wrote it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from policies.log import DecisionEntry
+from reports.errors import ReportError
 
 ROWS_PER_GROUP = 65_536
 _IDS = pa.list_(pa.int64())
@@ -27,14 +27,18 @@ SCHEMA = pa.schema(
 )
 
 
+Entry = tuple[Any, ...]
+"""What `SCHEMA` says, in its order; a named tuple as a rule."""
+
+
 class DecisionWriter:
     """Collects entries and writes them a row group at a time."""
 
     def __init__(self, path: Path) -> None:
         self._writer: Any = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._rows: list[DecisionEntry] = []
+        self._rows: list[Entry] = []
 
-    def add(self, entry: DecisionEntry) -> None:
+    def add(self, entry: Entry) -> None:
         """Take an entry."""
         self._rows.append(entry)
         if len(self._rows) == ROWS_PER_GROUP:
@@ -51,3 +55,22 @@ class DecisionWriter:
             arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
             self._rows = []
+
+
+def read_decisions(path: Path) -> list[Entry]:
+    """Read a decision log back, lists as tuples.
+
+    Raises:
+        ReportError: it is missing or not such a table.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as fault:
+        raise ReportError(f"{path} cannot be read as a decision log ({fault}); run again with decisions kept") from None
+    if table.schema.names != SCHEMA.names:
+        raise ReportError(f"{path} has the columns {table.schema.names}; a decision log has {SCHEMA.names}")
+    columns = [
+        [tuple(value) for value in column.to_pylist()] if field.type == _IDS else column.to_pylist()
+        for field, column in zip(SCHEMA, table.columns, strict=True)
+    ]
+    return list(zip(*columns, strict=True))

@@ -1,0 +1,351 @@
+"""A run directory from what the engine did: the same files and summary that the simulator writes.
+
+Beside the contract's tables lie `decisions.parquet`, `steps.parquet` (every iteration with its times and outcome) and
+`asked.parquet` (what was asked for): together they are what another body needs to be held to the same decisions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.runtime.compute import ComputeInfo
+from engine.runtime.drive import NS_PER_S, Recording, Served
+from engine.runtime.process import WorkerSetup, scheduler_config
+from engine.runtime.request import Chunked, StepRecord
+from reports.decisions import DecisionWriter
+from reports.errors import ReportError
+from reports.rundir import Run, RunWriter, load_run
+from reports.schema import SCHEMA_VERSION
+from reports.summary import assemble_summary
+
+Floats = NDArray[np.float64]
+FIRST_BIN_S: Final = 0.1
+MOST_BINS: Final = 2048
+_INTS = pa.list_(pa.int64())
+STEPS: Final = pa.schema(
+    [
+        ("plan_ns", pa.int64()),
+        ("rested", pa.bool_()),
+        ("compute_ns", pa.int64()),
+        ("done_ns", pa.int64()),
+        ("arrivals", _INTS),
+        ("decoding", pa.int32()),
+        ("context_tokens", pa.int64()),
+        ("chunk_ids", _INTS),
+        ("chunk_tokens", _INTS),
+        ("chunk_past_tokens", _INTS),
+        ("emits", pa.int32()),
+        ("emitted_ids", _INTS),
+        ("emitted_tokens", _INTS),
+        ("stopped", _INTS),
+        ("finished", _INTS),
+        ("waiting", pa.int32()),
+        ("running", pa.int32()),
+        ("used_blocks", pa.int64()),
+        ("swapped_blocks", pa.int64()),
+        ("free_blocks", pa.int64()),
+        ("outstanding_tokens", pa.int64()),
+    ]
+)
+"""One row per iteration (`engine.runtime.request.StepRecord`); times count from the start of the run."""
+ASKED: Final = pa.schema(
+    [
+        ("request_id", pa.int64()),
+        ("arrival_ns", pa.int64()),
+        ("refused_ns", pa.int64()),
+        ("prompt_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("prefix", _INTS),
+    ]
+)
+"""One row per request that was handed over, in order of id: as it was asked for, not as it ended."""
+
+
+class Asked(NamedTuple):
+    """A request as it was asked for (see `ASKED`); `refused_ns`: when it was refused, None if it was not."""
+
+    request_id: int
+    arrival_ns: int
+    refused_ns: int | None
+    prompt_tokens: int
+    output_tokens: int
+    prefix: tuple[int, ...]
+
+
+def write_run(
+    recording: Recording,
+    info: ComputeInfo,
+    setup: WorkerSetup,
+    out: str | Path,
+    *,
+    hardware: str,
+    workload: str,
+    seed: int,
+    energy_j: float | None = None,
+    energy_method: str = "unknown",
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Write what a recording holds as a run directory.
+
+    Args:
+        recording: a finished, interrupted or broken run.
+        info: of the model.
+        setup: of the worker.
+        out: the directory to come.
+        hardware: what it ran on, as reports call it.
+        workload: what arrived.
+        seed: of the prompts.
+        energy_j: measured over the run, None where unknown.
+        energy_method: how.
+        config: further entries for the manifest's configuration.
+        overwrite: replace a run that stands there.
+
+    Raises:
+        ReportError: the directory cannot be written, or something stands there.
+    """
+    with RunWriter(out, overwrite) as writer:
+        writer.write("requests", request_columns(recording))
+        decisions = DecisionWriter(writer.file("decisions.parquet"))
+        for entry in recording.decisions:
+            decisions.add(entry)
+        decisions.close()
+        _write_steps(recording, writer.file("steps.parquet"))
+        _write_asked(recording, writer.file("asked.parquet"))
+        values, weights = gaps(recording)
+        writer.write("itl", {"itl_s": values, "tokens": weights})
+        block_bytes = info.more.get("block_bytes")
+        writer.write("timeline", timeline_columns(recording, info.kv_blocks, block_bytes))
+        writer.write_manifest(_manifest(recording, info, setup, hardware, workload, seed, config or {}))
+        run = writer.run()
+        blocks: dict[str, Any] = {
+            "model": info.model,
+            "hardware": hardware,
+            "policies": setup.policies.name,
+            "site": None,
+            "energy_j": {
+                "total": energy_j,
+                "idle": None,
+                "by_component": {},
+                "by_state": {},
+                "method": energy_method,
+            },
+        }
+        writer.write_summary(assemble_summary(run, blocks))
+    return load_run(out)
+
+
+def _manifest(
+    recording: Recording,
+    info: ComputeInfo,
+    setup: WorkerSetup,
+    hardware: str,
+    workload: str,
+    seed: int,
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    warnings = []
+    if recording.lost:
+        lost = [request_id for request_id, served in recording.served.items() if served.lost]
+        warnings.append(f"{recording.lost}; {len(lost)} requests were lost: {', '.join(map(str, lost[:20]))}")
+    if recording.interrupted:
+        warnings.append("the run was interrupted; requests that were not done by then count as unfinished")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "body": "engine",
+        "config": {"policies": asdict(setup.policies), "seed": seed, **config},
+        "seed": seed,
+        "versions": dict(info.versions),
+        "deployment": {"name": hardware, "device": info.device, "count": 1},
+        "model": info.model,
+        "policies": setup.policies.name,
+        "workload": {"name": workload},
+        "worker": {
+            **{key: value for key, value in asdict(info).items() if key != "versions"},
+            "scheduler": asdict(scheduler_config(setup, info)),
+        },
+        "duration_s": recording.duration_s,
+        "lost": recording.lost,
+        "interrupted": recording.interrupted,
+        "warnings": warnings,
+    }
+
+
+def request_columns(recording: Recording) -> dict[str, Any]:
+    """Return the columns of requests.parquet, in order of ids; what never came about is NaN."""
+    rows = [served for _, served in sorted(recording.served.items())]
+    start = recording.start_ns
+
+    def seconds(values: Sequence[int | None]) -> Floats:
+        return np.array([np.nan if value is None else (value - start) / NS_PER_S for value in values])
+
+    arrival = seconds([row.request.arrival_ns for row in rows])
+    first = seconds([row.token_ns[0] if row.token_ns else None for row in rows])
+    finish = seconds([row.token_ns[-1] if row.finished else None for row in rows])
+    produced = np.array([len(row.output_ids) if row.finished else row.request.output_tokens for row in rows], np.int32)
+    many = ~np.isnan(finish) & (produced > 1)
+    tpot = np.full(len(rows), np.nan)
+    np.divide(finish - first, produced - 1.0, out=tpot, where=many)
+    stalls = [max(np.diff(row.token_ns)) / NS_PER_S if len(row.token_ns) > 1 else np.nan for row in rows]
+    return {
+        "request_id": np.array([row.request.request_id for row in rows], dtype=np.int64),
+        "arrival_s": arrival,
+        "prompt_tokens": np.array([len(row.request.prompt_ids) for row in rows], dtype=np.int32),
+        "output_tokens": produced,
+        "replica": [None if row.refused else 0 for row in rows],
+        "status": [_status(row) for row in rows],
+        "reject_reason": [row.refused for row in rows],
+        "cached_tokens": np.array([row.cached_tokens for row in rows], dtype=np.int32),
+        "scheduled_s": seconds([row.scheduled_ns for row in rows]),
+        "first_token_s": first,
+        "finish_s": finish,
+        "ttft_s": first - arrival,
+        "tpot_s": tpot,
+        "e2e_s": finish - arrival,
+        "longest_stall_s": np.where(many, stalls, np.nan),
+        "preemptions": np.array([row.preemptions for row in rows], dtype=np.int32),
+        "in_stats": np.ones(len(rows), dtype=bool),
+    }
+
+
+def _status(served: Served) -> str:
+    return "rejected" if served.refused else "finished" if served.finished else "unfinished"
+
+
+def gaps(recording: Recording) -> tuple[Floats, Floats]:
+    """Return every time between two tokens of a request, and how often it occurred, ascending."""
+    parts = [np.diff(served.token_ns) for served in recording.served.values() if len(served.token_ns) > 1]
+    values, counts = np.unique(np.concatenate(parts) if parts else np.zeros(0, np.int64), return_counts=True)
+    return values / NS_PER_S, counts.astype(np.float64)
+
+
+def timeline_columns(recording: Recording, kv_blocks: int, block_bytes: float | None) -> dict[str, Any]:
+    """Return the timeline: what an iteration did, spread evenly over its time.
+
+    An iteration that both processes prompts and decodes is split by tokens, as the simulator does.
+    """
+    steps, start = recording.steps, recording.start_ns
+    duration_s = max(recording.duration_s, 1e-9)
+    width_s = FIRST_BIN_S
+    while duration_s > width_s * MOST_BINS:
+        width_s *= 2.0
+    edges = np.minimum(np.arange(int(np.ceil(duration_s / width_s)) + 1) * width_s, duration_s)
+    edges = edges[: int(np.searchsorted(edges, duration_s)) + 1]
+    begin = np.array([(step.plan_ns - start) / NS_PER_S for step in steps])
+    end = np.array([(step.done_ns - start) / NS_PER_S for step in steps])
+    knots = np.stack([begin, end], axis=1).reshape(-1)
+
+    def spread(amounts: Sequence[float] | Floats) -> Floats:
+        """Amounts per interval of amounts per iteration."""
+        done = np.cumsum(np.asarray(amounts, dtype=np.float64))
+        before = np.concatenate([[0.0], done[:-1]]) if len(done) else done
+        reached = np.stack([before, done], axis=1).reshape(-1)
+        return np.diff(np.interp(edges, knots, reached, left=0.0)) if len(knots) else np.zeros(len(edges) - 1)
+
+    prompt = np.array([sum(chunk.tokens for chunk in step.chunks) for step in steps], dtype=np.float64)
+    decoding = np.array([step.decoding for step in steps], dtype=np.float64)
+    took = end - begin
+    share = prompt / np.maximum(prompt + decoding, 1.0)
+    interval = np.diff(edges)
+    prefill_s, decode_s = spread(took * share), spread(took * (1.0 - share))
+    swapped = spread([step.swapped_blocks for step in steps])
+    unknown = np.full(len(interval), np.nan)
+    return {
+        "start_s": edges[:-1],
+        "interval_s": interval,
+        "replica": np.zeros(len(interval), dtype=np.int32),
+        "prefill_s": prefill_s,
+        "decode_s": decode_s,
+        "idle_s": np.maximum(interval - prefill_s - decode_s, 0.0),
+        "batch_mean": spread(took * [step.running for step in steps]) / interval,
+        "waiting_mean": spread(took * [step.waiting for step in steps]) / interval,
+        "kv_used_frac": spread(took * [step.used_blocks for step in steps]) / interval / max(1, kv_blocks),
+        "prompt_tokens": spread(prompt),
+        "output_tokens": spread([step.emits for step in steps]),
+        "dram_to_hbm_bytes": unknown if block_bytes is None else swapped * block_bytes,
+    }
+
+
+# -- iterations --------------------------------------------------------------------------------------------------------
+
+
+def _write_steps(recording: Recording, path: Path) -> None:
+    start = recording.start_ns
+    rows = [
+        {
+            "plan_ns": step.plan_ns - start,
+            "rested": step.rested,
+            "compute_ns": step.compute_ns - start,
+            "done_ns": step.done_ns - start,
+            "arrivals": step.arrivals,
+            "decoding": step.decoding,
+            "context_tokens": step.context_tokens,
+            "chunk_ids": [chunk.seq_id for chunk in step.chunks],
+            "chunk_tokens": [chunk.tokens for chunk in step.chunks],
+            "chunk_past_tokens": [chunk.past_tokens for chunk in step.chunks],
+            "emits": step.emits,
+            "emitted_ids": [request_id for request_id, _ in step.emitted],
+            "emitted_tokens": [token for _, token in step.emitted],
+            "stopped": step.stopped,
+            "finished": step.finished,
+            "waiting": step.waiting,
+            "running": step.running,
+            "used_blocks": step.used_blocks,
+            "swapped_blocks": step.swapped_blocks,
+            "free_blocks": step.free_blocks,
+            "outstanding_tokens": step.outstanding_tokens,
+        }
+        for step in recording.steps
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=STEPS), path, compression="zstd")
+
+
+def _write_asked(recording: Recording, path: Path) -> None:
+    rows = [
+        {
+            "request_id": request_id,
+            "arrival_ns": served.request.arrival_ns - recording.start_ns,
+            "refused_ns": None if served.refused_ns is None else served.refused_ns - recording.start_ns,
+            "prompt_tokens": len(served.request.prompt_ids),
+            "output_tokens": served.request.output_tokens,
+            "prefix": served.request.prefix,
+        }
+        for request_id, served in sorted(recording.served.items())
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=ASKED), path, compression="zstd")
+
+
+def read_steps(path: Path) -> list[StepRecord]:
+    """Read steps.parquet back; times count from the start of the run.
+
+    Raises:
+        ReportError: it is missing or not such a table.
+    """
+    try:
+        table = pq.read_table(path, schema=STEPS)
+    except (OSError, pa.ArrowException) as fault:
+        raise ReportError(f"{path} cannot be read as iterations of an engine ({fault}); run it again") from None
+    records = []
+    for row in table.to_pylist():
+        pieces = zip(row.pop("chunk_ids"), row.pop("chunk_tokens"), row.pop("chunk_past_tokens"), strict=True)
+        row["chunks"] = tuple(Chunked(*piece) for piece in pieces)
+        row["emitted"] = tuple(zip(row.pop("emitted_ids"), row.pop("emitted_tokens"), strict=True))
+        for name in ("arrivals", "stopped", "finished"):
+            row[name] = tuple(row[name])
+        records.append(StepRecord(**row))
+    return records
+
+
+def read_asked(path: Path) -> list[Asked]:
+    """Read asked.parquet back, in order of ids; times count from the start of the run. Errors as `read_steps`."""
+    try:
+        rows = pq.read_table(path, schema=ASKED).to_pylist()
+    except (OSError, pa.ArrowException) as fault:
+        raise ReportError(f"{path} cannot be read as requests to an engine ({fault}); run it again") from None
+    return [Asked(**{**row, "prefix": tuple(row["prefix"])}) for row in rows]

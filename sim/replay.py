@@ -1,0 +1,253 @@
+"""A run that another body has recorded, lived through again in virtual time.
+
+The simulator's worker and scheduler run as always; what a world would have answered comes from the record: when an
+iteration ended, what had arrived by then, whom a stop token ended. All the rest must come out as it was written down,
+entry by entry: who is admitted, how long the prompt pieces are, who is preempted, what the policy was shown, and how
+the scheduler stands afterwards.
+"""
+
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from policies.errors import PolicyError
+from policies.log import DecisionEntry, DecisionLog
+from policies.plans import Applied, StepOutcome, StepPlan
+from policies.scheduler import Scheduler
+from policies.sizes import SchedulerConfig
+from policies.views import BatchPolicy
+from sim.clock import Alarm, Kind, VirtualEnvironment, priority
+from sim.links import Link
+from sim.ticket import Ticket
+from sim.worker import Worker
+
+COMPARED: Final = tuple(name for name in DecisionEntry._fields if name != "time_s")
+"""Of a decision: all but when it was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request that a body was given; refused_ps: when it was turned away, None if it was taken in."""
+
+    request_id: int
+    prompt_tokens: int
+    output_tokens: int
+    prefix: tuple[int, ...] = ()
+    refused_ps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """One iteration of one worker.
+
+    Attributes:
+        begin_ps: the boundary at which it was planned; end_ps: the next one, or when nothing was left to do.
+        arrivals: ids of the requests that the scheduler was given at its boundary.
+        entry: its decision, as `DecisionEntry`.
+        stopped: ids of sequences that a stop token ended.
+        free_blocks, outstanding_tokens: of the scheduler once its outcome was applied.
+    """
+
+    begin_ps: int
+    end_ps: int
+    arrivals: tuple[int, ...]
+    entry: tuple[Any, ...]
+    stopped: tuple[int, ...]
+    free_blocks: int
+    outstanding_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Where a replay and its record part.
+
+    Attributes:
+        entry: number of the iteration.
+        what: which part of it.
+        recorded, replayed: the two values.
+    """
+
+    entry: int
+    what: str
+    recorded: Any
+    replayed: Any
+
+    def __str__(self) -> str:
+        return f"entry {self.entry}: {self.what} was {self.recorded} and comes out as {self.replayed}"
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of a replay: entries that agreed, and where it parted from the record (None: nowhere)."""
+
+    entries: int = 0
+    mismatch: Mismatch | None = None
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+
+
+class _PartedError(Exception):
+    def __init__(self, mismatch: Mismatch) -> None:
+        super().__init__(str(mismatch))
+        self.mismatch = mismatch
+
+
+class _EndedError(Exception):
+    """The record of a run that was cut off is at its end."""
+
+
+class _Record:
+    """The record as the worker's physics, its world, its log and its witness."""
+
+    def __init__(self, steps: Sequence[RecordedStep], whole: bool) -> None:
+        self._steps = steps
+        self._whole = whole
+        self._arrived: list[Ticket] = []
+        self.begun = self.agreed = 0
+
+    def arrived(self, ticket: Ticket) -> None:
+        """Note who is given to the scheduler."""
+        self._arrived.append(ticket)
+
+    def part(self, what: str, recorded: object, replayed: object, entry: int | None = None) -> _PartedError:
+        """Say where the two differ; by default in the iteration under way."""
+        return _PartedError(Mismatch(self.begun - 1 if entry is None else entry, what, recorded, replayed))
+
+    # -- as a time model: one iteration at a time, as long as it took
+
+    def step(
+        self, decoding: int, _context: int, chunks: Sequence[Any], _emits: int, _most: int
+    ) -> tuple[int, int, int]:
+        """Return how long the next iteration took."""
+        number = self.begun
+        if number == len(self._steps):
+            if not self._whole:
+                raise _EndedError
+            ran = f"{decoding} decode, {len(chunks)} prompt pieces"
+            raise self.part("iteration", "none: the record ends", ran, number)
+        self.begun += 1
+        recorded = self._steps[number]
+        arrived, self._arrived = tuple(ticket.seq_id for ticket in self._arrived), []
+        if arrived != recorded.arrivals:
+            raise self.part("arrivals", recorded.arrivals, arrived)
+        return recorded.end_ps - recorded.begin_ps, 0, 1
+
+    # -- as the sink of the decision log
+
+    def entry(self, entry: DecisionEntry) -> None:
+        """Hold a decision against the recorded one."""
+        recorded = DecisionEntry(*self._steps[self.begun - 1].entry)
+        for name in COMPARED:
+            if getattr(entry, name) != getattr(recorded, name):
+                raise self.part(name, getattr(recorded, name), getattr(entry, name))
+
+    # -- as the world
+
+    def outcome(self, iterations: int) -> StepOutcome:
+        """Return what came of the iteration under way."""
+        return StepOutcome(iterations, self._steps[self.begun - 1].stopped)
+
+    # -- as a witness
+
+    def applied(self, scheduler: Scheduler[Ticket]) -> None:
+        """Hold the scheduler's state against the recorded one."""
+        recorded = self._steps[self.begun - 1]
+        # Who arrives at the boundary is here before the outcome, and was there after it.
+        early = sum(ticket.prompt_tokens + ticket.output_tokens for ticket in self._arrived)
+        for name, value in (
+            ("free_blocks", scheduler.pool.free_blocks),
+            ("outstanding_tokens", scheduler.outstanding_tokens - early),
+        ):
+            if getattr(recorded, name) != value:
+                raise self.part(f"{name} afterwards", getattr(recorded, name), value)
+        self.agreed += 1
+
+
+class _WitnessedScheduler(Scheduler[Ticket]):
+    """The scheduler, with somebody who looks at it after each outcome."""
+
+    record: _Record
+
+    def apply(self, plan: StepPlan[Ticket], outcome: StepOutcome) -> Applied[Ticket]:
+        try:
+            applied = super().apply(plan, outcome)
+        except PolicyError as fault:
+            raise self.record.part("outcome", outcome.stopped, f"refused: {fault}") from None
+        self.record.applied(self)
+        return applied
+
+
+def replay_decisions(
+    config: SchedulerConfig,
+    batching: BatchPolicy,
+    requests: Sequence[RecordedRequest],
+    steps: Sequence[RecordedStep],
+    whole: bool = True,
+) -> Replayed:
+    """Live through a recorded run of one worker again.
+
+    Args:
+        config: the worker's sizes, as recorded.
+        batching: the policy, made anew.
+        requests: all that it was given, in order of id.
+        steps: its iterations, in order.
+        whole: whether it ran until nothing was left to do; else nothing is said of what would have come after.
+
+    Returns:
+        How many entries agree, and the first thing that does not.
+    """
+    record = _Record(steps, whole)
+    env = VirtualEnvironment()
+    scheduler = _WitnessedScheduler(config, batching)
+    scheduler.record = record
+    found = Replayed()
+    swap = Link(env, 0, float("inf"), 0.0) if config.swap_blocks else None  # its time is part of the iteration's
+    worker = Worker(env, 0, scheduler, record, swap, 0.0, _ignore, log=DecisionLog(record.entry))
+    worker.outcome_of = record.outcome
+    env.process(_arrive(env, worker, record, requests, steps, found))
+    try:
+        env.run()
+        if record.begun < len(steps):
+            raise record.part("iteration", "one more", "none: nothing is left to do", record.begun)
+    except _EndedError:
+        pass
+    except _PartedError as parted:
+        found.mismatch = parted.mismatch
+    found.entries = record.agreed
+    return found
+
+
+def _ignore(ticket: Ticket) -> None:
+    pass
+
+
+def _arrive(
+    env: VirtualEnvironment,
+    worker: Worker,
+    record: _Record,
+    requests: Sequence[RecordedRequest],
+    steps: Sequence[RecordedStep],
+    found: Replayed,
+) -> Generator[Any, None, None]:
+    """Hand over each request at the boundary at which it was taken in or turned away."""
+    at = {request_id: step.begin_ps for step in steps for request_id in step.arrivals}
+    boundaries = [step.begin_ps for step in steps]
+    due: dict[int, list[RecordedRequest]] = defaultdict(list)
+    for request in requests:
+        when = at.get(request.request_id)
+        if request.refused_ps is not None:
+            when = next((boundary for boundary in boundaries if boundary >= request.refused_ps), request.refused_ps)
+        if when is not None:
+            due[when].append(request)
+    for when in sorted(due):
+        yield Alarm(env, priority(Kind.ARRIVAL, due[when][0].request_id), when - env.now)
+        for request in due[when]:
+            ticket = Ticket(request.request_id, request.prompt_tokens, request.output_tokens, request.prefix, when)
+            found.tickets[ticket.seq_id] = ticket
+            refused = worker.scheduler.refusal(ticket)
+            if (refused is None) != (request.refused_ps is None):
+                recorded = "taken in" if request.refused_ps is None else "refused"
+                raise record.part(f"request {ticket.seq_id}", recorded, refused or "taken in", record.begun)
+            if refused is None:
+                record.arrived(ticket)
+                worker.arrive(ticket)
