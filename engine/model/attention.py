@@ -1,0 +1,290 @@
+"""Attention over a paged cache, as `scaled_dot_product_attention` over what each part of a batch needs to see.
+
+A batch falls into parts: prompt pieces one by one, decoding sequences together or, where copying their blocks costs
+more than a call, alone. Key/value heads are never repeated for the query heads that share them: a decoding sequence's
+group of query heads stands where the operator expects query positions, a prompt's where it expects heads over a
+broadcast (stride 0) key. `plan_attention` decides once per batch; the parts then work layer by layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from engine.model.kv import KVShape
+from engine.runtime.compute import Ints, StepBatch
+from engine.runtime.errors import EngineError
+
+MASKED_PAIRS: Final = 1 << 22
+"""Query-key pairs per masked call: bounds the mask, 16 MiB in fp32."""
+GATHERED_BYTES: Final = 256 << 20
+"""Keys and values of one layer gathered at a time, unless one sequence alone has more: bounds the copies of a batch."""
+_ALONE_BYTES: Final = 128 << 10
+"""Keys and values of one layer from which on a CPU a decoding sequence is served alone, in place where it can be."""
+_SMALLEST_BUCKET: Final = 256
+"""Context up to which sequences are gathered together however their lengths differ, tokens."""
+
+
+class Part(Protocol):
+    """A part of a batch that attends in one go."""
+
+    @property
+    def rows(self) -> slice | torch.Tensor:
+        """Its tokens in the batch, n of them."""
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attend in one layer.
+
+        Args:
+            query: of the part's tokens, [n, heads, head_dim].
+            keys: the layer's cache, the same tokens included, [slots, kv_heads, head_dim].
+            values: likewise.
+
+        Returns:
+            [n, heads * head_dim].
+        """
+
+
+@dataclass(slots=True)
+class Context:
+    """The cache entries of one sequence, in place if its blocks follow one another, else gathered.
+
+    Attributes:
+        tokens: how many there are.
+        first_slot: of the run of blocks, or None.
+        blocks: their numbers, int64[blocks], if they are no run.
+        block_tokens: tokens per block.
+    """
+
+    tokens: int
+    first_slot: int | None
+    blocks: torch.Tensor | None
+    block_tokens: int
+
+    @classmethod
+    def of(cls, table: Ints, tokens: int, block_tokens: int, device: torch.device) -> "Context":
+        """Look at a sequence's blocks, in order."""
+        run = len(table) == 1 or bool((np.diff(table) == 1).all())
+        if run:
+            return cls(tokens, int(table[0]) * block_tokens, None, block_tokens)
+        return cls(tokens, None, torch.from_numpy(table).to(device), block_tokens)
+
+    def of_layer(self, cache: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the entries, [tokens, kv_heads, head_dim], in the dtype that is computed in."""
+        if self.blocks is None:
+            assert self.first_slot is not None
+            return cache[self.first_slot : self.first_slot + self.tokens].to(dtype)
+        gathered = cache.view(-1, self.block_tokens, *cache.shape[1:]).index_select(0, self.blocks)
+        return gathered.flatten(0, 1)[: self.tokens].to(dtype)
+
+
+@dataclass(slots=True)
+class Prompt:
+    """A piece of a prompt.
+
+    Attributes:
+        rows: its tokens in the batch.
+        past: entries of its sequence before it.
+        context: entries up to its last token.
+    """
+
+    rows: slice
+    past: int
+    context: Context
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attend causally (`Part.attend`)."""
+        n, heads, head_dim = query.shape
+        kv_heads = keys.shape[1]
+        group = heads // kv_heads
+        key, value = (
+            self.context.of_layer(cache, query.dtype).transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+            for cache in (keys, values)
+        )
+        grouped = query.view(n, kv_heads, group, head_dim).permute(1, 2, 0, 3)
+        mask = self._mask(n, query) if self.past and n > 1 else None
+        causal = self.past == 0 and n > 1
+        out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, is_causal=causal)
+        return out.permute(2, 0, 1, 3).reshape(n, -1)
+
+    def _mask(self, n: int, like: torch.Tensor) -> torch.Tensor:
+        """Hide what comes after each token, [n, tokens of context]."""
+        ahead = torch.full((n, self.past + n), float("-inf"), dtype=like.dtype, device=like.device)
+        return ahead.triu_(self.past + 1)
+
+
+@dataclass(slots=True)
+class Alone:
+    """One decoding sequence.
+
+    Attributes:
+        rows: its token in the batch.
+        context: all its entries.
+    """
+
+    rows: slice
+    context: Context
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attend to everything (`Part.attend`)."""
+        key = self.context.of_layer(keys, query.dtype).transpose(0, 1).unsqueeze(0)
+        value = self.context.of_layer(values, query.dtype).transpose(0, 1).unsqueeze(0)
+        grouped = query.view(1, keys.shape[1], -1, query.shape[-1])
+        return scaled_dot_product_attention(grouped, key, value).reshape(1, -1)
+
+
+@dataclass(slots=True)
+class Together:
+    """Decoding sequences, their blocks gathered into one padded tensor.
+
+    Attributes:
+        rows: their tokens in the batch.
+        blocks: their tables, padded and one after the other, int64[n * blocks].
+        mask: what of it is context, 0 or -inf, [n, 1, 1, blocks * block_tokens].
+        block_tokens: tokens per block.
+    """
+
+    rows: slice | torch.Tensor
+    blocks: torch.Tensor
+    mask: torch.Tensor
+    block_tokens: int
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attend to everything that the mask shows (`Part.attend`)."""
+        grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
+        out = scaled_dot_product_attention(
+            grouped, self._gathered(keys, query), self._gathered(values, query), attn_mask=self.mask
+        )
+        return out.reshape(len(query), -1)
+
+    def _gathered(self, cache: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        """Return a layer's entries as [n, kv_heads, tokens, head_dim]."""
+        gathered = cache.view(-1, self.block_tokens, *cache.shape[1:]).index_select(0, self.blocks)
+        return gathered.view(len(query), -1, *cache.shape[1:]).transpose(1, 2).to(query.dtype)
+
+
+def length_mask(lengths: torch.Tensor, tokens: int, dtype: torch.dtype) -> torch.Tensor:
+    """Hide what lies beyond each sequence's context.
+
+    Args:
+        lengths: entries of each, int64[n].
+        tokens: length that all are padded to.
+        dtype: that is computed in.
+
+    Returns:
+        0 or -inf, [n, 1, 1, tokens].
+    """
+    hidden = torch.arange(tokens, device=lengths.device) >= lengths[:, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=lengths.device).masked_fill_(hidden, float("-inf"))
+    return mask[:, None, None, :]
+
+
+def slots_of(batch: StepBatch, block_tokens: int) -> Ints:
+    """Return where the keys and values of a batch's tokens go, int64[n].
+
+    Raises:
+        EngineError: a sequence has too few blocks for its tokens.
+    """
+    slots = []
+    for table, past, query in zip(batch.block_tables, batch.past_tokens, batch.query_tokens, strict=True):
+        if len(table) * block_tokens < past + query:
+            raise EngineError(f"{len(table)} KV blocks of {block_tokens} tokens do not hold {past + query} tokens")
+        if query == 1:
+            slots.append(table[past // block_tokens] * block_tokens + past % block_tokens)
+        else:
+            places = np.arange(past, past + query)
+            slots.extend(np.asarray(table)[places // block_tokens] * block_tokens + places % block_tokens)
+    return np.array(slots, dtype=np.int64)
+
+
+def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device: torch.device) -> list[Part]:
+    """Cut a batch into the parts that attend together.
+
+    Args:
+        batch: the iteration's work.
+        shape: sizes of the cache.
+        dtype: that is computed in.
+        device: where.
+    """
+    parts: list[Part] = []
+    row = 0
+    for number in range(batch.prompts):
+        past, query = batch.past_tokens[number], batch.query_tokens[number]
+        parts.extend(_prompt_parts(row, past, query, batch.block_tables[number], shape.block_tokens, device))
+        row += query
+    decoding = range(batch.prompts, len(batch.query_tokens))
+    lengths = {number: batch.past_tokens[number] + 1 for number in decoding}
+    token_bytes = 2 * shape.kv_heads * shape.head_dim * dtype.itemsize
+    alone_tokens = _ALONE_BYTES // token_bytes if device.type == "cpu" else None
+    shared = []
+    for number, length in lengths.items():
+        if len(lengths) == 1 or (alone_tokens is not None and length >= alone_tokens):
+            at = row + number - batch.prompts
+            table = _table(batch.block_tables[number], length, shape.block_tokens)
+            parts.append(Alone(slice(at, at + 1), Context.of(table, length, shape.block_tokens, device)))
+        else:
+            shared.append(number)
+    offset = row - batch.prompts
+    groups = _groups(shared, lengths, GATHERED_BYTES // token_bytes)
+    parts.extend(_together(group, lengths, offset, batch, shape.block_tokens, dtype, device) for group in groups)
+    return parts
+
+
+def _table(blocks: Sequence[int], tokens: int, block_tokens: int) -> Ints:
+    """Return the blocks that so many tokens fill."""
+    return np.array(blocks[: -(-tokens // block_tokens)], dtype=np.int64)
+
+
+def _prompt_parts(
+    row: int, past: int, query: int, blocks: Sequence[int], block_tokens: int, device: torch.device
+) -> list[Part]:
+    """Return a piece of a prompt, cut further where its mask would be large."""
+    at_once = max(1, MASKED_PAIRS // (past + query)) if past else query  # without a past there is no mask
+    parts: list[Part] = []
+    for first in range(0, query, at_once):
+        n = min(at_once, query - first)
+        seen = past + first + n
+        context = Context.of(_table(blocks, seen, block_tokens), seen, block_tokens, device)
+        parts.append(Prompt(slice(row + first, row + first + n), past + first, context))
+    return parts
+
+
+def _groups(numbers: list[int], lengths: dict[int, int], most_tokens: int) -> list[list[int]]:
+    """Put sequences together whose lengths differ by no more than a factor of two, as many as may be gathered."""
+    groups: list[list[int]] = []
+    longest = 0
+    for number in sorted(numbers, key=lambda number: -lengths[number]):
+        full = not groups or (len(groups[-1]) + 1) * longest > most_tokens
+        if full or (longest > _SMALLEST_BUCKET and 2 * lengths[number] <= longest):
+            groups.append([])
+            longest = lengths[number]
+        groups[-1].append(number)
+    return groups
+
+
+def _together(
+    group: list[int],
+    lengths: dict[int, int],
+    offset: int,
+    batch: StepBatch,
+    block_tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Together:
+    group = sorted(group)
+    width = -(-max(lengths[number] for number in group) // block_tokens)
+    tables = np.zeros((len(group), width), dtype=np.int64)
+    for line, number in zip(tables, group, strict=True):
+        filled = _table(batch.block_tables[number], lengths[number], block_tokens)
+        line[:] = filled[0]  # padding reads a block of its own, whose finite values the mask then hides
+        line[: len(filled)] = filled
+    counts = torch.tensor([lengths[number] for number in group], device=device)
+    first, last = group[0] + offset, group[-1] + offset
+    rows: slice | torch.Tensor = slice(first, last + 1)
+    if last - first + 1 > len(group):
+        rows = torch.tensor([number + offset for number in group], device=device)
+    mask = length_mask(counts, width * block_tokens, dtype)
+    return Together(rows, torch.from_numpy(tables).flatten().to(device), mask, block_tokens)

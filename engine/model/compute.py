@@ -1,0 +1,163 @@
+"""`TorchCompute`: the runtime's `Compute`, with torch."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.model.attention import plan_attention, slots_of
+from engine.model.checkpoint import load_weights, open_checkpoint
+from engine.model.config import ModelConfig, read_config
+from engine.model.devices import NAMES, DtypePolicy, capability_of, device_name, dtype_policy, find_device
+from engine.model.kv import KVPool, KVShape
+from engine.model.llama import Decoder
+from engine.model.memory import MemoryPlan, plan_memory
+from engine.model.options import ComputeOptions
+from engine.model.sampling import choose
+from engine.model.weights import Weights
+from engine.runtime.compute import ComputeInfo, Ints, StepBatch
+from engine.runtime.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        config: what it is.
+        weights: its weights.
+        policy: formats.
+        device: where.
+        memory: what was planned for it before it was loaded.
+    """
+
+    config: ModelConfig
+    weights: Weights
+    policy: DtypePolicy
+    device: torch.device
+    memory: MemoryPlan
+
+
+def load_model(directory: Path, options: ComputeOptions) -> LoadedModel:
+    """Load a checkpoint, if it and its cache fit.
+
+    Raises:
+        CheckpointError: it is damaged, incomplete, or of a kind that is not computed.
+        EngineError: no such device or dtype, or too little memory.
+    """
+    device = find_device(options.device)
+    policy = dtype_policy(capability_of(device), options.dtype)
+    checkpoint = open_checkpoint(directory, options.verify)
+    config = read_config(directory, options.max_context)
+    memory = plan_memory(config, policy, options, device)
+    return LoadedModel(config, load_weights(checkpoint, config, policy, device), policy, device, memory)
+
+
+class TorchCompute:
+    """A model with a paged cache on one device (`engine.runtime.compute.Compute`).
+
+    Args:
+        model: loaded.
+        options: as it was loaded with.
+
+    Attributes:
+        info: what a run's manifest says of it.
+    """
+
+    def __init__(self, model: LoadedModel, options: ComputeOptions) -> None:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        spec = model.config.spec
+        self._config, self._device, self._policy = model.config, model.device, model.policy
+        self._shape = KVShape.of(spec, options.block_tokens)
+        self._decoder = Decoder(model.config, model.weights, model.policy.compute, model.device)
+        self._pool = KVPool(self._shape, model.memory.kv_blocks, model.policy.kv, model.device, options.host_blocks)
+        self.info = ComputeInfo(
+            model=spec.name,
+            params=spec.params,
+            device=device_name(model.device),
+            dtype=NAMES[model.policy.weights],
+            kv_dtype=NAMES[model.policy.kv],
+            kv_blocks=model.memory.kv_blocks,
+            block_tokens=options.block_tokens,
+            host_blocks=options.host_blocks,
+            max_context=spec.max_context,
+            vocab=spec.vocab,
+            versions={"torch": torch.__version__, "python": platform.python_version()},
+            more={
+                "compute_dtype": NAMES[model.policy.compute],
+                "threads": torch.get_num_threads(),
+                "weights_bytes": model.weights.bytes,
+                "working_bytes": model.memory.working_bytes,
+                "block_bytes": model.memory.block_bytes,
+                "bos_ids": list(model.config.bos_ids),
+                "eos_ids": list(model.config.eos_ids),
+            },
+        )
+
+    def step(self, batch: StepBatch) -> list[int]:
+        """Process one iteration and choose what follows (`Compute.step`).
+
+        Raises:
+            EngineError: blocks too few for a sequence, or logits that are not finite.
+        """
+        emitting = [number for number, emits in enumerate(batch.emits) if emits]
+        logits = self.logits(batch)
+        if not emitting:
+            self._synchronize()
+            return []
+        with torch.inference_mode():
+            positions = [batch.past_tokens[number] + batch.query_tokens[number] for number in emitting]
+            return choose(logits, [batch.sampling[number] for number in emitting], positions)
+
+    @torch.inference_mode()
+    def logits(self, batch: StepBatch) -> torch.Tensor:
+        """Process one iteration and return what may follow each sequence that emits, fp32[emitting, vocab].
+
+        On a GPU it may not have been computed yet when this returns.
+        """
+        farthest = max(past + query for past, query in zip(batch.past_tokens, batch.query_tokens, strict=True))
+        if farthest > self._config.spec.max_context:
+            raise EngineError(f"a sequence of {farthest} tokens exceeds the context of {self._config.spec.max_context}")
+        self._decoder.rope.reserve(farthest)
+        slots = slots_of(batch, self._shape.block_tokens)
+        parts = plan_attention(batch, self._shape, self._policy.compute, self._device)
+        left = self._decoder.forward(
+            self._moved(batch.tokens), self._moved(_positions(batch)), self._moved(slots), self._pool, parts
+        )
+        last = np.cumsum(batch.query_tokens)[np.asarray(batch.emits, dtype=bool)] - 1
+        if len(last) < len(left):
+            left = left.index_select(0, self._moved(last))
+        return self._decoder.logits(left)
+
+    def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
+        """Copy KV blocks to host memory, each to its partner."""
+        self._pool.swap_out(blocks, host_blocks)
+
+    def swap_in(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
+        """Copy KV blocks back from host memory."""
+        self._pool.swap_in(host_blocks, blocks)
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._synchronize()
+        self._pool.close()
+        del self._decoder
+
+    def _moved(self, values: Ints) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _positions(batch: StepBatch) -> Ints:
+    """Return where in its sequence each token stands, int64[n]."""
+    query = np.asarray(batch.query_tokens)
+    starts = np.cumsum(query) - query
+    positions: Ints = np.arange(query.sum()) + np.repeat(np.asarray(batch.past_tokens) - starts, query)
+    return positions

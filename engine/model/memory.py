@@ -1,0 +1,98 @@
+"""What a model needs beside its weights, and how many KV blocks a budget leaves room for, before any is taken."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+import torch
+
+from engine.model.attention import GATHERED_BYTES, MASKED_PAIRS
+from engine.model.config import ModelConfig
+from engine.model.devices import DtypePolicy
+from engine.model.kv import KVShape
+from engine.model.llama import CAST_ELEMENTS
+from engine.model.options import ComputeOptions
+from engine.model.weights import allocate
+from engine.runtime.errors import EngineError
+
+_CUDA_SHARE: Final = 0.9
+_HOST_SHARE: Final = 0.5
+_SAMPLING_BYTES: Final = 4 + 4 * 8
+"""Per logit: itself in fp32, and scores, bits and noise of sampling in 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Where a budget goes, bytes.
+
+    Attributes:
+        weights_bytes: of the model.
+        working_bytes: activations, masks, copies and logits of the largest batch: an upper estimate.
+        block_bytes: of one KV block.
+        kv_blocks: how many there will be.
+    """
+
+    weights_bytes: int
+    working_bytes: int
+    block_bytes: int
+    kv_blocks: int
+
+
+def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, device: torch.device) -> MemoryPlan:
+    """Size the cache.
+
+    Raises:
+        EngineError: not one block fits.
+    """
+    shape = KVShape.of(config.spec, options.block_tokens)
+    weights = allocate(config, policy, torch.device("meta")).bytes
+    working = working_bytes(config, policy, options)
+    block = shape.block_bytes(policy.kv)
+    useful = options.max_seqs * -(-config.spec.max_context // options.block_tokens)
+    if options.kv_blocks is not None:
+        if options.kv_blocks < 1:
+            raise EngineError(f"kv_blocks = {options.kv_blocks} must be 1 or more")
+        if options.memory_bytes is None:
+            return MemoryPlan(weights, working, block, options.kv_blocks)
+        useful = options.kv_blocks
+    budget = free_bytes(device) if options.memory_bytes is None else options.memory_bytes
+    # One block more than can be owned: the pool's scratch.
+    fitting = (budget - weights - working) // block - 1
+    least = 1 if options.kv_blocks is None else options.kv_blocks
+    if fitting < least:
+        needed = weights + working + (least + 1) * block
+        raise EngineError(
+            f"{config.spec.name} needs {needed:,} bytes ({weights:,} of weights, {working:,} to work in, "
+            f"{least} KV blocks of {block:,}), {needed - budget:,} more than the {budget:,} there are; take fewer "
+            "layers, a narrower dtype, or a smaller max_batch_tokens or max_seqs"
+        )
+    return MemoryPlan(weights, working, block, min(fitting, useful))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return what may be taken of a device's memory, with a margin for what is not ours."""
+    if device.type == "cuda":
+        return int(_CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(_HOST_SHARE * psutil.virtual_memory().available)
+
+
+def working_bytes(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions) -> int:
+    """Return an upper estimate of what the largest batch needs while it runs.
+
+    At most five tensors as wide as the residual stream live at once, with a layer's queries, keys, values and what they
+    are mixed to, or its gates, ups and their product.
+    """
+    spec = config.spec
+    size = policy.compute.itemsize
+    attention = (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    per_token = (5 * spec.hidden + max(2 * attention, 3 * spec.ffn)) * size
+    entry = 2 * spec.kv_heads * spec.head_dim
+    whole = options.max_seqs * spec.max_context * entry * policy.kv.itemsize
+    gathered = max(min(GATHERED_BYTES, whole), spec.max_context * entry * policy.kv.itemsize)
+    if policy.kv != policy.compute:
+        gathered += gathered * size // policy.kv.itemsize
+    masks = 2 * min(MASKED_PAIRS, options.max_batch_tokens * spec.max_context) * size
+    cast = CAST_ELEMENTS * size if policy.weights != policy.compute else 0
+    turns = spec.max_context * spec.head_dim // 2 * 8
+    logits = options.max_seqs * spec.vocab * _SAMPLING_BYTES
+    return options.max_batch_tokens * per_token + gathered + masks + cast + turns + logits

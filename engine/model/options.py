@@ -1,0 +1,65 @@
+"""How a model is to be loaded and run, as a value that can be sent to another process; needs no torch itself."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.model.compute import TorchCompute
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeOptions:
+    """How a model runs.
+
+    Attributes:
+        device: cpu, cuda or cuda:N.
+        dtype: of weights and cache in memory: auto, fp32, fp16 or bf16 (`engine.model.devices`).
+        kv_blocks: blocks of the cache; None: as many as the memory holds.
+        memory_bytes: for weights, activations and cache together; None: what the device has free, with a margin.
+        block_tokens: tokens per block.
+        host_blocks: blocks of host memory to swap to.
+        threads: of torch in this process; None leaves them as they are.
+        max_seqs: sequences that a batch has at most.
+        max_batch_tokens: tokens that a batch has at most.
+        max_context: tokens that a sequence has at most; None: what the model takes.
+        graphs: replay decode batches as CUDA graphs; None: where the device is CUDA. On a CPU, True runs the same
+            padded batches as plain calls.
+        verify: hold the checkpoint against its manifest, where it has one.
+    """
+
+    device: str = "cpu"
+    dtype: str = "auto"
+    kv_blocks: int | None = None
+    memory_bytes: int | None = None
+    block_tokens: int = 16
+    host_blocks: int = 0
+    threads: int | None = None
+    max_seqs: int = 64
+    max_batch_tokens: int = 2048
+    max_context: int | None = None
+    graphs: bool | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TorchComputeFactory:
+    """Builds a `TorchCompute`, in whichever process calls it.
+
+    Attributes:
+        directory: of the checkpoint.
+        options: how it runs.
+    """
+
+    directory: Path
+    options: ComputeOptions = field(default_factory=ComputeOptions)
+
+    def __call__(self) -> "TorchCompute":
+        """Load the model and take all its memory.
+
+        Raises:
+            EngineError: it cannot be loaded, or does not fit.
+        """
+        from engine.model.compute import TorchCompute, load_model
+
+        return TorchCompute(load_model(self.directory, self.options), self.options)
