@@ -1,6 +1,7 @@
 """What runs: how many of which card, how they share a model, in which hosts, over which links.
 
-`parse_deployment("2xa100-80:tp2")` for the usual case; a TOML file where host, network or disk are to be chosen too:
+`parse_deployment("2xa100-80:tp2")` for the usual case, the path of a device's TOML for one of your own; a TOML file
+like this where host, network or disk are to be chosen too:
 
     name = "attic"            # optional; how reports call it
     device = "m40"            # a catalogue name, or the path of a device TOML
@@ -19,17 +20,19 @@ from pathlib import Path
 from typing import Final
 
 from hwprofiles.catalogue import load_device, load_host, load_link, load_storage
-from hwprofiles.devices import Device
+from hwprofiles.devices import Device, read_device
 from hwprofiles.errors import HardwareError, did_you_mean
 from hwprofiles.hosts import Host
-from hwprofiles.links import Link, narrowed, nvlink_of
+from hwprofiles.links import Link, memory_link, narrowed, nvlink_of
 from hwprofiles.storage import Storage
 from hwprofiles.tables import Table, read_profile
 
 _SHORT: Final = re.compile(r"(?:(?P<count>\d+)x)?(?P<device>[^:]+?)(?::(?P<split>.*))?\Z", re.DOTALL)
 _SPLIT: Final = re.compile(r"(tp|pp)(\d+)")
 _MAX_COUNT: Final = 1_000_000
-_FORM: Final = "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2 or the path of a deployment TOML"
+_FORM: Final = (
+    "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2 or the path of a device's or deployment's TOML"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Deployment:
         gpu_link: what tensor parallelism runs over: NVLink or PCIe, or the slower of that and the network when the
             group does not fit into one host.
         stage_link: what activations cross from one pipeline stage to the next; the same rule for the whole replica.
-        host_link: PCIe between a GPU and its host's memory.
+        host_link: PCIe between a GPU and its host's memory; copies within a processor's own.
         net_link: network of a host.
         storage: disk of a host.
         ecc_on: whether ECC is on.
@@ -127,9 +130,11 @@ def _parse_split(text: str, split: str | None) -> tuple[int, int]:
 
 
 def load_deployment(path: Path) -> Deployment:
-    """Return the deployment of a TOML file (see the module's docstring for the form)."""
+    """Return the deployment of a TOML file (see the module's docstring for the form); of a device's, one of it."""
 
     def build(table: Table) -> Deployment:
+        if table.has("architecture"):  # what every device says, and no deployment
+            return make_deployment(read_device(table, path.stem))
         device = load_device(_beside(path, table.text("device")))
         counts = [table.integer(key, 1, _MAX_COUNT, default=1) for key in ("count", "tp", "pp")]
         host = load_host(_beside(path, table.text("host"))) if table.has("host") else None
@@ -217,8 +222,10 @@ def default_host(device: Device, count: int) -> Host:
 def pcie_link(device: Device, host: Host) -> Link:
     """Return the link between a GPU and its host: the older generation of the two, the lanes of the card.
 
-    GPUs that share a board share its slot, so each gets its part.
+    GPUs that share a board share its slot, so each gets its part. A processor's is its own memory.
     """
+    if device.pcie_gen is None:
+        return memory_link(device)
     link = load_link(f"pcie{min(device.pcie_gen, host.pcie_gen)}")
     return narrowed(link, device.pcie_lanes / 16 / device.gpus_per_board)
 

@@ -1,4 +1,8 @@
-"""GPUs as facts: what a card can hold, move and compute, what it draws, what it cost to make."""
+"""GPUs as facts: what a card can hold, move and compute, what it draws, what it cost to make.
+
+A processor that computes by itself is one too: architecture `cpu`, slot `socket`, its memory the host's own. No such
+profile ships; `afterwatt calibrate` writes one.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +14,12 @@ from hwprofiles.facts import Fact
 from hwprofiles.tables import Table
 
 ARCHITECTURES: Final = (
-    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3",
+    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3", "cpu",
 )  # fmt: skip
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
-SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6", "oam")
+SOCKET: Final = "socket"
+"""What a processor sits in: it brings the host's memory along, and no link lies between it and that."""
+SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6", "oam", SOCKET)
 """What a card plugs into; `sxm6` is the B200's socket, `oam` that of AMD's accelerators."""
 ECC_KINDS: Final = ("none", "inline", "sideband")
 
@@ -35,13 +41,15 @@ class Device:
         memory_type: GDDR5, HBM2, ...
         mem_bandwidth_bytes_per_s: peak of the memory interface, ECC off.
         flops_per_s: peak dense rate by precision of the arithmetic the card really has; no key, no fast path.
-        pcie_gen: generation of its host link.
-        pcie_lanes: lanes of its host link.
+        pcie_gen: generation of its host link; None for a processor, which has none.
+        pcie_lanes: lanes of its host link; 0 for a processor.
         nvlink_bytes_per_s: unidirectional sum over all links of NVLink, or AMD's Infinity Fabric; None where there is
             none (bridges that join pairs are not counted).
         tdp_w: board power limit per GPU.
         idle_w: power with a model loaded and nothing to do.
         bare_idle_w: power with no process on the card; None where unknown.
+        streaming_w: power while memory streams at `mem_bandwidth_bytes_per_s`; None where it was not measured.
+        computing_w: power while matrix products run at the best of `flops_per_s`; None where it was not measured.
         ecc: `none`, `inline` (check bits live in the ordinary memory) or `sideband` (own memory, free of charge).
         ecc_default_on: whether such cards are commonly run with ECC.
         ecc_capacity_frac: share of the memory that ECC takes when on; None for a card without ECC.
@@ -68,7 +76,7 @@ class Device:
     memory_type: str
     mem_bandwidth_bytes_per_s: Fact
     flops_per_s: Mapping[str, Fact] = field(hash=False)
-    pcie_gen: int
+    pcie_gen: int | None
     pcie_lanes: int
     nvlink_bytes_per_s: Fact | None
     tdp_w: Fact
@@ -86,10 +94,12 @@ class Device:
     lifetime_s: Fact
     default_hosts: tuple[str, ...]
     note: str = ""
+    streaming_w: Fact | None = None
+    computing_w: Fact | None = None
 
     @property
     def form(self) -> str:
-        """Return `pcie`, `sxm` or `oam`."""
+        """Return `pcie`, `sxm`, `oam` or `socket`."""
         return self.slot[:3] if self.slot.startswith("sxm") else self.slot
 
     def usable_memory_bytes(self, ecc_on: bool) -> float:
@@ -104,7 +114,12 @@ class Device:
 
     @property
     def pcie_bytes_per_s(self) -> float:
-        """Return the peak unidirectional rate of the card's own host link, shared by the GPUs of a board."""
+        """Return the peak unidirectional rate of the card's own host link, shared by the GPUs of a board.
+
+        Of a processor: the rate of copying within its memory, each byte read and written.
+        """
+        if self.pcie_gen is None:
+            return self.mem_bandwidth_bytes_per_s / 2.0
         return pcie_lane_bytes_per_s(self.pcie_gen) * self.pcie_lanes / self.gpus_per_board
 
     @property
@@ -129,25 +144,28 @@ def pcie_lane_bytes_per_s(generation: int) -> float:
 def read_device(table: Table, key: str) -> Device:
     """Make a device from its TOML table (see `hwprofiles/data/gpus/m40-24.toml` for the form)."""
     ecc = table.text("ecc", ECC_KINDS)
+    slot = table.text("slot", SLOTS)
     device = Device(
         key=key,
         name=table.text("name"),
         vendor=table.text("vendor"),
         architecture=table.text("architecture", ARCHITECTURES),
         year=table.integer("year", 2000, 2100),
-        slot=table.text("slot", SLOTS),
+        slot=slot,
         gpus_per_board=table.integer("gpus_per_board", 1, 8, default=1),
         compute_capability=table.text("compute_capability"),
         memory_bytes=table.fact("memory_bytes", facts.MEMORY),
         memory_type=table.text("memory_type"),
         mem_bandwidth_bytes_per_s=table.fact("mem_bandwidth_bytes_per_s", facts.BANDWIDTH),
         flops_per_s=table.facts("flops_per_s", facts.FLOPS, PRECISIONS),
-        pcie_gen=table.integer("pcie_gen", 1, 5),
-        pcie_lanes=table.integer("pcie_lanes", 1, 16),
+        pcie_gen=None if slot == SOCKET else table.integer("pcie_gen", 1, 5),
+        pcie_lanes=0 if slot == SOCKET else table.integer("pcie_lanes", 1, 16),
         nvlink_bytes_per_s=table.optional_fact("nvlink_bytes_per_s", facts.BANDWIDTH),
         tdp_w=table.fact("tdp_w", facts.CARD_POWER),
         idle_w=table.fact("idle_w", facts.IDLE_POWER),
         bare_idle_w=table.optional_fact("bare_idle_w", facts.IDLE_POWER),
+        streaming_w=table.optional_fact("streaming_w", facts.CARD_POWER),
+        computing_w=table.optional_fact("computing_w", facts.CARD_POWER),
         ecc=ecc,
         ecc_default_on=table.flag("ecc_default_on", default=ecc != "none"),
         ecc_capacity_frac=table.optional_fact("ecc_capacity_frac", facts.SHARE_LOST),
@@ -168,6 +186,15 @@ def read_device(table: Table, key: str) -> Device:
 
 def _check_device(table: Table, device: Device) -> None:
     """Check what no single bound can: that the numbers of one card fit together."""
+    if (device.architecture == "cpu") != (device.slot == SOCKET):
+        raise table.error(
+            f"architecture = {device.architecture!r} in slot = {device.slot!r}; a processor (cpu) sits in a {SOCKET}, "
+            "and nothing else does"
+        )
+    for name in ("streaming_w", "computing_w"):
+        loaded_w = getattr(device, name)
+        if loaded_w is not None and loaded_w <= device.idle_w:
+            raise table.error(f"{name} = {loaded_w} must be above idle_w = {device.idle_w}")
     if "fp32" not in device.flops_per_s:
         raise table.error("flops_per_s.fp32 is missing; every GPU computes in fp32")
     if device.idle_w >= device.tdp_w:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hwprofiles import facts
-from hwprofiles.devices import SLOTS, Device
+from hwprofiles.devices import SLOTS, SOCKET, Device
 from hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
 from hwprofiles.facts import Fact
 from hwprofiles.tables import Table
@@ -17,7 +17,8 @@ HOST_PARTS: Final = ("server", "chassis", "board", "cpu", "dram", "psu", "fans",
 class Host:
     """A class of server, without its GPUs.
 
-    Powers are on the DC side of the power supply; divide by `psu_efficiency` for the wall.
+    Powers are on the DC side of the power supply; divide by `psu_efficiency` for the wall. Where the device is a
+    processor in a socket, that and its memory are the device's: the host's own figures for both are 0.
 
     Attributes:
         key: catalogue name.
@@ -104,12 +105,15 @@ class Host:
 
 def read_host(table: Table, key: str) -> Host:
     """Make a host from its TOML table (see `hwprofiles/data/hosts/ddr3-2u.toml` for the form)."""
+    slots = table.texts("slots", SLOTS)
+    if SOCKET in slots and len(slots) > 1:
+        raise table.error(f"slots = {list(slots)} mixes {SOCKET} with others; a processor is a device or the host's")
     return Host(
         key=key,
         name=table.text("name"),
         memory_generation=table.text("memory_generation", ("ddr3", "ddr4", "ddr5")),
         cards=table.integer("cards", 1, 64),
-        slots=table.texts("slots", SLOTS),
+        slots=slots,
         pcie_gen=table.integer("pcie_gen", 1, 5),
         card_tdp_w=table.fact("card_tdp_w", facts.CARD_POWER),
         cpu=table.text("cpu"),
@@ -117,7 +121,7 @@ def read_host(table: Table, key: str) -> Host:
         cpu_tdp_w=table.fact("cpu_tdp_w", facts.PART_POWER),
         cpu_idle_w=table.fact("cpu_idle_w", facts.PART_POWER),
         cpu_active_w=table.fact("cpu_active_w", facts.PART_POWER),
-        dram_bytes=table.fact("dram_bytes", facts.MEMORY),
+        dram_bytes=table.fact("dram_bytes", facts.NO_MEMORY if SOCKET in slots else facts.MEMORY),
         dram_w_per_byte=table.fact("dram_w_per_byte", facts.POWER_PER_BYTE),
         dram_bandwidth_bytes_per_s=table.fact("dram_bandwidth_bytes_per_s", facts.BANDWIDTH),
         fans_w=table.fact("fans_w", facts.PART_POWER),

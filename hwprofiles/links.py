@@ -9,6 +9,9 @@ from hwprofiles.facts import Fact
 from hwprofiles.tables import Table
 
 LINK_KINDS: Final = ("pcie", "nvlink", "network")
+_COPY_LATENCY: Final = Fact(
+    1e-6, "assumption of this project: a call and a page or two", "2026-11-20", "assumed", 1e-7, 1e-5
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Link:
     Attributes:
         key: catalogue name, or `nvlink:<device>` for a card's own.
         name: what people call it.
-        kind: one of `LINK_KINDS`.
+        kind: one of `LINK_KINDS`; `memory` for a processor's copies within its memory.
         bytes_per_s: line rate, unidirectional.
         efficiency_frac: share of the line rate that a large transfer reaches.
         latency_s: time from start to first byte of one transfer.
@@ -61,6 +64,17 @@ def nvlink_of(device: Device, template: Link) -> Link | None:
         efficiency_frac=template.efficiency_frac,
         latency_s=template.latency_s,
     )
+
+
+def memory_link(device: Device) -> Link:
+    """Return what a processor has in place of a host link: copies within its memory, each byte read and written."""
+    rate = device.mem_bandwidth_bytes_per_s
+    low, high = (bound / 2.0 for bound in rate.interval)
+    halved = Fact(
+        rate / 2.0, rate.source, rate.checked, rate.kind, low, high, "half of the bandwidth: read and written"
+    )
+    whole = Fact(1.0, rate.source, rate.checked, rate.kind, 1.0, 1.0)
+    return Link(f"memory:{device.key}", f"memory of {device.name}", "memory", halved, whole, _COPY_LATENCY)
 
 
 def narrowed(link: Link, lanes_frac: float) -> Link:

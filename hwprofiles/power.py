@@ -8,7 +8,8 @@ the pieces together over a run.
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hwprofiles.devices import Device
 
 ANCHORS_FILE: Final = DATA_DIR / "power" / "anchors.toml"
+ASSUMED_FILE: Final = DATA_DIR / "power" / "assumed.toml"
+"""Pools that nobody measured and no rule over GPUs speaks of: processors."""
 SHARES: Final = ("busy_frac", "compute_frac", "attention_frac", "expert_frac", "unpack_frac", "cap_frac")
 """Facts that every pool holds, shares of the power limit."""
 _SHARE_OF_TDP: Final = Rule(0.0, 6.0, ((0.01, "percent"),))
@@ -203,22 +206,42 @@ def anchors_of(device: "Device") -> Anchors:
     Raises:
         HardwareError: no pool holds it.
     """
-    pools = load_anchors()
+    pools = {**load_anchors(), **load_anchors(ASSUMED_FILE)}
     names = pool_names(device)
     for name in names:
         if name in pools:
-            return pools[name]
+            return _as_measured(pools[name], device)
     raise unknown_name("architecture", device.architecture, pools)
 
 
+def _as_measured(anchors: Anchors, device: "Device") -> Anchors:
+    """Return anchors that give a device's own loaded watts where its profile holds measured ones."""
+    resting_w = float(device.idle_w) + float(anchors.busy_frac) * float(device.tdp_w)
+    found: dict[str, Fact | None] = {}
+    if device.streaming_w is not None:
+        found |= {"stream_frac": _share_above(device.streaming_w, resting_w, device.tdp_w), "j_per_byte": None}
+    if device.computing_w is not None:
+        share = _share_above(device.computing_w, resting_w, device.tdp_w)
+        found |= {"compute_frac": share, "fp8_compute_frac": None}
+    return replace(anchors, pool=device.key, **found) if found else anchors  # type: ignore[arg-type]
+
+
+def _share_above(loaded_w: Fact, resting_w: float, tdp_w: float) -> Fact:
+    """Return watts above a bare iteration as a share of the limit, in the provenance of the loaded watts."""
+    low, value, high = (max(watts - resting_w, 0.0) / tdp_w for watts in sorted((*loaded_w.interval, float(loaded_w))))
+    return Fact(
+        value, loaded_w.source, loaded_w.checked, loaded_w.kind, low, high, "measured watts above a bare iteration"
+    )
+
+
 @functools.cache
-def load_anchors() -> Mapping[str, Anchors]:
-    """Return all pools of power anchors by name."""
+def load_anchors(path: Path = ANCHORS_FILE) -> Mapping[str, Anchors]:
+    """Return all pools of power anchors of a file by name."""
 
     def build(table: Table) -> dict[str, Anchors]:
         return {name: _read_anchors(name, table.table(name)) for name in table.keys()}  # noqa: SIM118 - a Table is no dict
 
-    return read_profile(ANCHORS_FILE, build)
+    return read_profile(path, build)
 
 
 def _read_anchors(name: str, table: Table) -> Anchors:

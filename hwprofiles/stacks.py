@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 STACKS_DIR: Final = DATA_DIR / "stacks"
 DEFAULT_STACK: Final = "generic"
+ENGINE: Final = "engine"
+"""This house's own engine on a processor: the one shipped stack that knows of no GPU, and thus not among the others."""
 _ENGINE_OF_OLD_CARDS: Final = "llama.cpp-cuda"
 _ENGINE_OF_NEW_CARDS: Final = "vllm"
 _OLD: Final = ("kepler", "maxwell", "pascal", "volta", "turing")
@@ -231,12 +233,14 @@ def dequant_parameter(family: str) -> str:
 
 
 def stack_names() -> list[str]:
-    """Return the shipped stacks."""
+    """Return the shipped stacks that hold for GPUs; for processors there is `ENGINE`."""
     return sorted(path.stem for path in STACKS_DIR.glob("*.toml"))
 
 
 def default_stack(device: "Device") -> str:
     """Return the shipped stack that a device is commonly run with."""
+    if device.architecture == "cpu":
+        return ENGINE
     usual = _ENGINE_OF_OLD_CARDS if device.architecture in _OLD else _ENGINE_OF_NEW_CARDS
     held = usual in stack_names() and any(pool in load_pools(usual) for pool in pool_names(device))
     return usual if held else DEFAULT_STACK
@@ -251,6 +255,8 @@ def stack_path(name: str) -> Path:
     if name.endswith(".toml"):
         return Path(name)
     known = stack_names()
+    if name == ENGINE:
+        return STACKS_DIR / "cpu" / f"{ENGINE}.toml"
     if name not in known:
         hint = did_you_mean(name, known) or ";"
         raise HardwareError(f"unknown stack {name!r}{hint} known: {', '.join(known)}, or the path of a stack TOML")
@@ -283,6 +289,8 @@ def pool_names(device: "Device") -> tuple[str, str, str]:
 
 
 def _memory(device: "Device") -> str:
+    if device.architecture == "cpu":
+        return "ddr"
     return "hbm" if device.memory_type.lower().startswith("hbm") else "gddr"
 
 

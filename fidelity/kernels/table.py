@@ -4,6 +4,7 @@ A row is one kernel at one shape. Columns (SI; what an operation does not need s
 
     op               gemm, experts, prefill_attention, decode_attention, mixed_attention or all_reduce
     device           a GPU of the catalogue (`afterwatt hw list`), or the path of a device TOML
+                     as seen from the table's folder
     software         what ran it, with its version ("vllm 0.24.0"); may be empty
     dtype            what is stored: weights of a gemm (fp16, fp8, int8, int4 ...), keys and values of an attention
     m, n, k          gemm: rows of the input (tokens), columns of the output, columns of the input;
@@ -108,7 +109,14 @@ def read_kernels(path: str | Path) -> pd.DataFrame:
         raise KernelTableError(f"{file}: cannot be read as a table of kernel times ({fault})") from None
     if unknown := sorted(set(table.columns) - set(COLUMNS)):
         raise KernelTableError(f"{file}: unknown column {unknown[0]!r}; a table has some of {', '.join(COLUMNS)}")
-    return checked(table, str(file))
+    return _beside(checked(table, str(file)), file.parent)
+
+
+def _beside(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return the table with paths of device TOMLs, which it gives relative to its own folder, from here."""
+    own = table["device"].str.endswith(".toml")
+    table.loc[own, "device"] = [str(folder / name) for name in table.loc[own, "device"]]
+    return table
 
 
 def write_kernels(table: pd.DataFrame, path: str | Path) -> None:
@@ -186,12 +194,12 @@ def kernel_seconds(op: str, device: Device, dtype: str, rows: pd.DataFrame, stac
     """
     column = {name: rows[name].to_numpy() for name in SHAPE[op]}
     if op in ("gemm", "experts"):
-        precision = load_precision(dtype)
+        precision, moved = load_precision(dtype), float(stack.activation_bytes_per_element)
         rates = reached_rates(device, device.ecc_default_on, precision, stack)
         tokens, inputs, outputs = column["m"], column["k"], column["n"]
         if op == "gemm":
-            return gemm_s(tokens, inputs, outputs, rates.matrices, precision.bytes_per_weight)
-        split = (column["experts"], column["active"], rates.experts, precision.bytes_per_weight)
+            return gemm_s(tokens, inputs, outputs, rates.matrices, precision.bytes_per_weight, moved)
+        split = (column["experts"], column["active"], rates.experts, precision.bytes_per_weight, moved)
         return experts_s(tokens, inputs, outputs, *split) + stack.router_overhead_s
     return _attention_seconds(op, device, dtype, column, stack)
 
@@ -204,7 +212,7 @@ def _attention_seconds(op: str, device: Device, dtype: str, column: dict[str, Fl
     shapes = np.stack([column[name] for name in ("heads", "kv_heads", "head_dim")])
     for heads, kv_heads, head_dim in np.unique(shapes, axis=1).T:
         here = (shapes[0] == heads) & (shapes[1] == kv_heads) & (shapes[2] == head_dim)
-        costs = attention_costs(heads, kv_heads, head_dim, rates, kv_bytes)
+        costs = attention_costs(heads, kv_heads, head_dim, rates, kv_bytes, float(stack.activation_bytes_per_element))
         part = {name: values[here] for name, values in column.items()}
         batch, context = part["batch"], part["context"]
         if op == "decode_attention":

@@ -1,0 +1,417 @@
+"""What a device does with plain ATen operations: bandwidth, matrix products, attention, the cost of a call.
+
+Weights and keys come from one large array, a different part of it each time, so that no product finds its matrix in a
+cache: a model's layers do not either. Arrays hold +-1.x in whichever 16-bit format they are read: nothing overflows,
+and no product is slowed by denormal numbers.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+
+from engine.runtime.errors import EngineError
+from engine.runtime.probes import MIB, Effort, Probe
+
+DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+_CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
+_LEAST_ARRAY: Final = 256 * MIB
+_TIMES_CACHE: Final = 4
+_SHARE_OF_MEMORY: Final = 0.125
+_SLOW_FRAC: Final = 0.25
+_TINY: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is being measured.
+
+    Attributes:
+        device: as torch names it: `cpu`, `cuda:0`.
+        name: of the processor or card.
+        vendor: its maker.
+        memory_bytes: that it addresses; of a processor, the host's (or the container's limit).
+        cache_bytes: last level of cache; None where unknown.
+        capability: compute capability of a GPU ("7.0"); instruction set of a processor ("AVX512").
+        uuid: of a GPU; else None.
+        threads: torch's, for work on the processor.
+        dtype: what the engine computes in here.
+        versions: of what computed.
+    """
+
+    device: str
+    name: str
+    vendor: str
+    memory_bytes: int
+    cache_bytes: int | None
+    capability: str
+    uuid: str | None
+    threads: int
+    dtype: str
+    versions: dict[str, str]
+
+
+def resolve_device(word: str) -> str:
+    """Return `cpu` or `cuda:N` for what a user says: auto, cpu, cuda, cuda:N.
+
+    Raises:
+        EngineError: no such device here.
+    """
+    if word == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    kind, _, number = word.partition(":")
+    if word == "cpu":
+        return word
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise EngineError(f"device {word!r} is unknown; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
+        raise EngineError(
+            f"device {word!r} is not here: torch {torch.__version__} sees {count}; try `afterwatt doctor`"
+        )
+    return f"cuda:{int(number or 0)}"
+
+
+class TorchBench:
+    """A device with the arrays that it is measured over.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+        threads: torch's, for work on the processor.
+        effort: sizes.
+    """
+
+    def __init__(self, device: str, threads: int, effort: Effort) -> None:
+        torch.set_num_threads(threads)
+        self.device, self.effort = torch.device(device), effort
+        self.machine = _describe(self.device, threads)
+        self.skipped: dict[str, str] = {}
+        self.dtype = DTYPES[self.machine.dtype]
+        size = effort.array_bytes or _array_bytes(self.machine)
+        self.array = _filled(size // (8 * MIB) * 8 * MIB or 8 * MIB, self.device)
+        self._at = 0
+
+    @property
+    def array_bytes(self) -> int:
+        """Return the size of the array that is read."""
+        return self.array.numel() * self.array.element_size()
+
+    # -- bandwidth ------------------------------------------------------------------------------------------------
+
+    def bandwidth_probes(self) -> Iterator[Probe]:
+        """Yield reading (a sum), copying (bytes read and written counted) and a matrix times a vector."""
+        array = self.array.view(torch.float32)
+        half = array.numel() // 2
+        source, target = array[:half], array[half:]
+        matrix = array.view(-1, 4096)
+        vector = torch.randn(4096, device=self.device)
+        whole = float(self.array_bytes)
+        yield self._probe("bandwidth/read", array.sum, whole, "bytes")
+        yield self._probe("bandwidth/copy", lambda: target.copy_(source), whole, "bytes")
+        yield self._probe("bandwidth/gemv", lambda: torch.mv(matrix, vector), whole, "bytes")
+
+    # -- matrix products ------------------------------------------------------------------------------------------
+
+    def square_probes(self) -> Iterator[Probe]:
+        """Yield square products by precision, for peak rates; sizes go on until one takes too long."""
+        for name in self._precisions():
+            for side in self.effort.squares:
+                probe = self._square(name, side)
+                if probe is None:
+                    break
+                yield probe
+                if probe.run(1) > self.effort.most_s:
+                    break
+
+    def _precisions(self) -> list[str]:
+        if self.device.type == "cpu":
+            return ["fp32", "bf16", "fp16", "int8"]
+        major, minor = torch.cuda.get_device_capability(self.device)
+        names = ["fp32", "fp16"]
+        if major >= 8:
+            names.append("bf16")
+        else:
+            self.skipped["gemm/bf16"] = f"compute capability {major}.{minor} has no bf16 units (8.0 and newer)"
+        if (major, minor) >= (7, 5):
+            names.append("int8")
+        else:
+            self.skipped["gemm/int8"] = (
+                f"torch multiplies int8 on compute capability 7.5 and newer, not {major}.{minor}"
+            )
+        return names
+
+    def _square(self, name: str, side: int) -> Probe | None:
+        call = self._product(name, side, side, side)
+        label = f"gemm/{name}/{side}x{side}x{side}"
+        try:
+            call()
+        except (RuntimeError, NotImplementedError) as fault:
+            self.skipped[label] = str(fault).splitlines()[0]
+            return None
+        row = {"op": "gemm", "dtype": name, "m": side, "n": side, "k": side}
+        return self._probe(label, call, 2.0 * side**3, "flops", row if name != "int8" else {})
+
+    def _product(self, name: str, rows: int, outputs: int, inputs: int) -> Callable[[], Any]:
+        dtype = DTYPES[name]
+        if name == "int8":
+            left = torch.ones(rows, inputs, dtype=dtype, device=self.device)
+            return lambda: torch._int_mm(left, self._part(dtype, inputs, outputs))
+        left = torch.randn(rows, inputs, device=self.device).to(dtype)
+        return lambda: linear(left, self._part(dtype, outputs, inputs))
+
+    def product_probes(self) -> Iterator[Probe]:
+        """Yield the products of serving: few rows through a model's matrices, in what the engine computes in."""
+        name = self.machine.dtype
+        for outputs, inputs in self.effort.products:
+            for rows in self.effort.rows:
+                if outputs > 8 * inputs and rows > self.effort.head_rows:
+                    continue  # the head is multiplied with sequences, not with prompts
+                call = self._product(name, rows, outputs, inputs)
+                row = {"op": "gemm", "dtype": name, "m": rows, "n": outputs, "k": inputs}
+                label = f"gemm/{name}/{rows}x{outputs}x{inputs}"
+                yield self._probe(label, call, 2.0 * rows * outputs * inputs, "flops", row)
+
+    # -- attention ------------------------------------------------------------------------------------------------
+
+    def attention_probes(self) -> Iterator[Probe]:
+        """Yield attention of decoding sequences over contexts, and of prompt pieces."""
+        for heads in self.effort.heads:
+            for batch in self.effort.batches:
+                for context in self.effort.contexts:
+                    if (probe := self._attention(heads, batch, 1, context)) is not None:
+                        yield probe
+            for queries, past in self.effort.prompts:
+                if (probe := self._attention(heads, 1, queries, past + queries)) is not None:
+                    yield probe
+
+    def _attention(self, shape: tuple[int, int, int], batch: int, queries: int, context: int) -> Probe | None:
+        heads, kv_heads, width = shape
+        entries = batch * kv_heads * context * width
+        if 4 * entries * self.dtype.itemsize > self.array_bytes:
+            return None  # it would find its keys in the cache
+        query = torch.randn(batch, heads, queries, width, device=self.device).to(self.dtype)
+        grouped = heads != kv_heads
+        mask = None
+        if 1 < queries < context:
+            mask = torch.ones(queries, context, dtype=torch.bool, device=self.device).tril(context - queries)
+        causal = 1 < queries == context
+
+        def call() -> torch.Tensor:
+            keys, values = (self._part(self.dtype, batch, kv_heads, context, width) for _ in range(2))
+            return scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+            )
+
+        op = "decode_attention" if queries == 1 else "prefill_attention"
+        row: dict[str, object] = {"op": op, "dtype": self.machine.dtype, "batch": batch, "context": context}
+        row |= {"heads": heads, "kv_heads": kv_heads, "head_dim": width}
+        if queries > 1:
+            row["queries"] = queries
+        label = f"{op}/{heads}h{kv_heads}kv{width}/b{batch}q{queries}c{context}"
+        return self._probe(label, call, 2.0 * entries * self.dtype.itemsize, "bytes", row)
+
+    # -- the cost of a call ---------------------------------------------------------------------------------------
+
+    def overhead_probes(self) -> Iterator[Probe]:
+        """Yield a tiny operation, the small operations of a layer, and those of an iteration around the layers."""
+        one = torch.ones(1, device=self.device)
+        yield self._probe("overhead/launch", lambda: one.add_(1.0), 1.0, "ops")
+        yield self._probe("overhead/layer", self._small_operations(), 1.0, "ops")
+        table = torch.randn(1024, _TINY, device=self.device).to(self.dtype)
+        ids = [1]
+
+        def step() -> list[int]:
+            tokens = torch.tensor(ids, device=self.device)
+            hidden = rms_norm(table[tokens], (_TINY,))
+            chosen: list[int] = linear(hidden, table).argmax(-1).tolist()
+            return chosen
+
+        yield self._probe("overhead/step", step, 1.0, "ops")
+
+    def _small_operations(self) -> Callable[[], Any]:
+        """Return what a layer does beside products and attention, of one token and next to no width."""
+        hidden = torch.randn(1, _TINY, device=self.device).to(self.dtype)
+        weight = torch.ones(_TINY, device=self.device).to(self.dtype)
+        cos, sin = (torch.rand(1, 1, 8, device=self.device).to(self.dtype) for _ in range(2))
+        cache = torch.zeros(2, 64, 1, 16, device=self.device).to(self.dtype)
+        slot = torch.zeros(1, dtype=torch.long, device=self.device)
+
+        def rotated(heads: torch.Tensor) -> torch.Tensor:
+            left, right = heads.chunk(2, dim=-1)
+            return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+        def layer() -> torch.Tensor:
+            heads = rms_norm(hidden, (_TINY,), weight).view(1, -1, 16)
+            keys = rotated(heads[:, :1])
+            cache[0].index_copy_(0, slot, keys)
+            cache[1].index_copy_(0, slot, keys)
+            taken = cache[:, slot]
+            mixed = hidden + rotated(heads).reshape(1, -1) * taken.sum()
+            return mixed + silu(rms_norm(mixed, (_TINY,), weight)) * mixed
+
+        return layer
+
+    def link_probes(self, size_bytes: int = 64 * MIB) -> Iterator[Probe]:
+        """Yield copies between host and device, from pinned and pageable memory; none on a processor."""
+        if self.device.type == "cpu":
+            self.skipped["link"] = "the processor computes in the host's memory: no copy lies between"
+            return
+        there = torch.empty(size_bytes, dtype=torch.uint8, device=self.device)
+        for kind in ("pinned", "pageable"):
+            try:
+                here = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=kind == "pinned")
+            except RuntimeError as fault:
+                self.skipped[f"link/{kind}"] = str(fault).splitlines()[0]
+                continue
+            here.fill_(1)  # pages that were never touched are not there yet
+            for way, target, source in (("to_device", there, here), ("to_host", here, there)):
+                call = _copier(target, source)
+                yield self._probe(f"link/{kind}/{way}", call, float(size_bytes), "bytes")
+
+    # -- loads for the meter --------------------------------------------------------------------------------------
+
+    def load(self, kind: str, seconds: float) -> int:
+        """Keep the device busy for a while, streaming or multiplying; return how often it did that."""
+        side = 2048 if self.device.type == "cpu" else 8192
+        array = self.array.view(torch.float32)
+        call = array.sum if kind == "streaming" else self._product(self.machine.dtype, side, side, side)
+        end, count = time.perf_counter() + seconds, 0
+        while time.perf_counter() < end:
+            call()
+            count += 1
+            self._wait()
+        return count
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.array = torch.empty(0, dtype=torch.int16)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # -- within ---------------------------------------------------------------------------------------------------
+
+    def _part(self, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """Return a tensor over the next part of the array, from its beginning again where it ends."""
+        view = self.array.view(dtype)
+        count = 1
+        for side in shape:
+            count *= side
+        if count > view.numel():
+            raise EngineError(f"a tensor of {count} elements does not fit into an array of {view.numel()}")
+        start = self._at * 2 // dtype.itemsize
+        if start + count > view.numel():
+            start = 0
+        step = 64 // dtype.itemsize  # a cache line
+        self._at = (start + -(-count // step) * step) * dtype.itemsize // 2
+        return view[start : start + count].view(shape)
+
+    def _probe(
+        self, name: str, call: Callable[[], Any], work: float, unit: str, row: dict[str, object] | None = None
+    ) -> Probe:
+        def run(times: int) -> float:
+            with torch.inference_mode():
+                self._wait()
+                start = time.perf_counter()
+                for _ in range(times):
+                    call()
+                self._wait()
+                return time.perf_counter() - start
+
+        return Probe(name, run, work, unit, row or {})
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def too_slow(rate: float, fp32_rate: float) -> bool:
+    """Say whether a precision is so slow beside fp32 that nobody should compute in it."""
+    return rate < _SLOW_FRAC * fp32_rate
+
+
+def _copier(target: torch.Tensor, source: torch.Tensor) -> Callable[[], Any]:
+    return lambda: target.copy_(source, non_blocking=True)
+
+
+def _filled(size_bytes: int, device: torch.device) -> torch.Tensor:
+    """Return 16-bit words that are +-1.x as bf16, +-1.9 as fp16, and two by two +-1.x as fp32."""
+    generator = torch.Generator().manual_seed(0)
+    block = torch.randint(0, 2**15, (4 * MIB,), dtype=torch.int32, generator=generator)
+    words = ((block & 0x7F) | 0x3F80 | ((block & 0x80) << 8)).to(torch.int32)
+    signed = torch.where(words >= 2**15, words - 2**16, words).to(torch.int16).to(device)
+    whole = torch.empty(size_bytes // 2, dtype=torch.int16, device=device)
+    for start in range(0, whole.numel(), signed.numel()):
+        end = min(start + signed.numel(), whole.numel())
+        whole[start:end] = signed[: end - start]
+    return whole
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------
+
+
+def _array_bytes(machine: Machine) -> int:
+    wanted = max(_LEAST_ARRAY, _TIMES_CACHE * (machine.cache_bytes or 0))
+    free = _free_bytes() if machine.device == "cpu" else torch.cuda.mem_get_info(machine.device)[0]
+    return int(min(wanted, _SHARE_OF_MEMORY * free))
+
+
+def _describe(device: torch.device, threads: int) -> Machine:
+    versions = {"torch": str(torch.__version__)}
+    if device.type == "cpu":
+        name, vendor = _processor()
+        capability = torch.backends.cpu.get_cpu_capability()
+        sizes = (_memory_bytes(), _cache_bytes())
+        return Machine("cpu", name, vendor, *sizes, capability, None, threads, "fp32", versions)
+    about = torch.cuda.get_device_properties(device)
+    versions |= {"cuda": str(torch.version.cuda)}
+    uuid = str(about.uuid) if hasattr(about, "uuid") else None
+    dtype = "fp16" if (about.major, about.minor) in ((5, 3), (6, 0)) or about.major >= 7 else "fp32"
+    capability = f"{about.major}.{about.minor}"
+    sizes = (about.total_memory, getattr(about, "L2_cache_size", None))
+    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, uuid, threads, dtype, versions)
+
+
+def _processor() -> tuple[str, str]:
+    """Return the processor's name and maker, as the kernel says."""
+    said: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            said.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    makers = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD"}
+    maker = said.get("vendor_id", said.get("CPU implementer", "unknown"))
+    return said.get("model name") or "unknown processor", makers.get(maker, maker)
+
+
+def _memory_bytes() -> int:
+    """Return installed memory, or the container's limit where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        limit = "max"
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def _free_bytes() -> int:
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), _memory_bytes())
+
+
+def _cache_bytes() -> int | None:
+    """Return the size of the largest cache of the first processor; None where the kernel does not say."""
+    sizes = []
+    for file in _CACHES.glob("index*/size"):
+        text = file.read_text(encoding="ascii").strip()
+        unit = {"K": 2**10, "M": MIB}.get(text[-1:], 1)
+        if (digits := text.rstrip("KM")).isdecimal():
+            sizes.append(int(digits) * unit)
+    return max(sizes, default=None)

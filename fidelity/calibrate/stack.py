@@ -1,0 +1,103 @@
+"""The engine's software stack on a calibrated device: what its kernels reach, and first guesses of the rest."""
+
+import dataclasses
+import datetime as dt
+from typing import Any, Final
+
+import pandas as pd
+
+from fidelity.calibrate.measure import Calibration
+from fidelity.fit.kernels import REACH
+from fidelity.fit.profile import Account, Pool, profile_text
+from fidelity.kernels.fit import KernelFit, fit_kernels
+from fidelity.kernels.table import COLUMNS, checked
+from hwprofiles.devices import Device
+from hwprofiles.facts import Fact
+from hwprofiles.stacks import DEFAULT_STACK, ENGINE, PARAMETERS, Stack, load_stack
+from modelspecs.precision import load_precision
+
+_UNSURE: Final = 3.0
+"""Factor to either side of an overhead that was measured on tiny tensors and not in an engine's iterations."""
+_RULES: Final = {parameter.name: parameter.rule for parameter in PARAMETERS}
+
+
+def kernel_table(calibration: Calibration, device: Device, path: str, source: str) -> pd.DataFrame:
+    """Return what was measured as a table of kernel times; see `fidelity.kernels.table`.
+
+    Args:
+        calibration: what was measured.
+        device: its profile: products in precisions that it does not compute in are left out.
+        path: of the device's profile, for the column `device`.
+        source: for the column `source`.
+    """
+    told = {*device.flops_per_s, calibration.machine.dtype}
+    rows = [
+        {**one.row, "seconds": one.seconds.median}
+        for one in calibration.found.values()
+        if one.row and one.row["dtype"] in told
+    ]
+    software = f"torch {calibration.machine.versions['torch'].partition('+')[0]}"
+    table = pd.DataFrame(rows).assign(device=path, software=software, source=source)
+    return checked(table, source)[list(COLUMNS)]
+
+
+def engine_stack(calibration: Calibration, device: Device, table: pd.DataFrame, source: str) -> tuple[Stack, KernelFit]:
+    """Return the stack, and how well its formulas meet kernels that were held out of the fit.
+
+    Args:
+        calibration: what was measured.
+        device: its profile.
+        table: its kernel times; the column `device` names a file that is there.
+        source: where they come from.
+    """
+    start = dataclasses.replace(_start(calibration, device), pool=device.key)
+    plain = table[table["dtype"] == calibration.machine.dtype]
+    (fit,) = fit_kernels(plain, start)
+    told = "; ".join(f"{one.op.replace('_', ' ')} {100 * one.median:.0f} %" for one in fit.errors if one.dtype == "all")
+    text = f"soft-L1 fit on log time to {fit.rows} kernels, {source}" + (
+        f"; median error on held-out shapes: {told}" if told else ""
+    )
+    return dataclasses.replace(start, **_fitted(fit, text)), fit
+
+
+def _start(calibration: Calibration, device: Device) -> Stack:
+    base = load_stack(device, ENGINE if device.architecture == "cpu" else DEFAULT_STACK)
+    width = load_precision(calibration.machine.dtype).bytes_per_weight
+    text = f"the engine computes and caches in {calibration.machine.dtype} here"
+    held = Fact(width, text, _today(), "assumed", width, width)
+    facts: dict[str, Any] = {"kv_bytes_per_element": held, "activation_bytes_per_element": held}
+    facts |= _overheads(calibration)
+    return dataclasses.replace(base, name=ENGINE, basis="assumed", seen=(), spread={}, spread_seen={}, **facts)
+
+
+def _overheads(calibration: Calibration) -> dict[str, Fact]:
+    """Return a layer's and an iteration's overheads: their small operations on tiny tensors, to be refined."""
+    text = (
+        "`afterwatt calibrate`: the small operations of a layer (norms, rotary embedding, cache, activation) and of an "
+        "iteration (inputs, embedding, sampling) on tiny tensors; an engine's own iterations tell better"
+    )
+    found = {}
+    for name, probe in (("layer_overhead_s", "overhead/layer"), ("step_overhead_s", "overhead/step")):
+        if probe in calibration.found:
+            value = calibration.found[probe].seconds.median
+            found[name] = Fact(value, text, _today(), "assumed", value / _UNSURE, value * _UNSURE)
+    return found
+
+
+def _fitted(fit: KernelFit, text: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for name, value in fit.values.items():
+        rule = _RULES[name]
+        low, high = max(rule.low, value / REACH), min(rule.high, value * REACH)
+        facts[name] = Fact(value, text, _today(), "fitted", min(low, value), max(high, value))
+    return facts
+
+
+def stack_text(stack: Stack) -> str:
+    """Return the TOML of a stack with the one pool."""
+    account = Account("", 0, {}, "kernel times of `afterwatt calibrate`; overheads are first guesses.")
+    return profile_text(ENGINE, [Pool(stack, stack.basis, stack.seen)], account)
+
+
+def _today() -> str:
+    return dt.datetime.now(dt.UTC).date().isoformat()
