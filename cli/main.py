@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from cli import calibrate, fit, flags, hw, model, policy, report, trace
+from cli import calibrate, fit, flags, hw, model, policy, report, trace, validate
 from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
 from cli.help import Sectioned
 from cli.simulate import simulate
@@ -23,6 +23,7 @@ GROUPS: Final[Mapping[str, Commands]] = {
     "policy": policy.COMMANDS,
 }
 EXIT_CODES: Final = "Exit codes: 0 done, 2 bad input, 3 infeasible, 130 interrupted."
+VALIDATE_CODES: Final = "Exit codes: 0 done, 2 bad input, 3 infeasible, 4 a stated bound is passed, 130 interrupted."
 ABOUT: Final = """Afterwatt: what would these GPUs, old or new, carry?
 
 Latency, energy, cost and carbon of serving language models, simulated from a request trace.
@@ -47,6 +48,7 @@ def afterwatt_app() -> typer.Typer:
     app.command("simulate", cls=Sectioned, epilog=EXIT_CODES)(simulate)
     app.command("report", cls=Sectioned)(report.report)
     app.command("calibrate", cls=Sectioned, epilog=EXIT_CODES)(calibrate.calibrate)
+    app.command("validate", cls=Sectioned, epilog=VALIDATE_CODES)(validate.validate)
     app.command("fit", cls=Sectioned, epilog=EXIT_CODES)(fit.fit)
     for name, (about, commands) in GROUPS.items():
         group = _typer(about, add_completion=False)

@@ -44,14 +44,18 @@ def render(runs: Sequence[Run], beside: Path | None = None) -> str:
         raise ReportError("there is nothing to report; give at least one run directory")
     group = entries(runs)
     if len(group) == 1:
-        return _page("run.html.j2", run_context(group[0]))
-    return _page("comparison.html.j2", comparison_context(group, beside))
+        return render_page("run.html.j2", run_context(group[0]))
+    return render_page("comparison.html.j2", comparison_context(group, beside))
 
 
 def write_report(runs: Sequence[Run], path: str | Path) -> Path:
     """Write the page to ``path``, whole or not at all, and give the path."""
     path = Path(path)
-    page = render(runs, path.parent)
+    return write_page(path, render(runs, path.parent))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page to ``path``, whole or not at all, and give the path."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +230,8 @@ def _link(entry: Entry, beside: Path | None) -> str | None:
     return None if relative.startswith("..") else Path(relative).as_posix()
 
 
-def _page(template: str, context: Mapping[str, Any]) -> str:
+def render_page(template: str, context: Mapping[str, Any]) -> str:
+    """Fill one of the templates, with style, script and plotly.js inlined."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -1,0 +1,250 @@
+"""`afterwatt validate`: what `simulate` predicts, checked on hardware that is there."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+
+import typer
+
+from cli import flags
+from cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from engine.model.options import ComputeOptions
+    from fidelity.validation.session import Say, Subject
+    from traces.schema import Batch
+
+EXTRA: Final = "pip install 'afterwatt[engine]'"
+LOCAL: Final = "local"
+OUTSIDE: Final = 4
+"""Exit code of a validation in which a stated bound is passed."""
+
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="DIR", help="A checkpoint: config.json and safetensors."),
+]
+Hw = Annotated[
+    str,
+    typer.Option(
+        "--hw", metavar="DIR", help="What `afterwatt calibrate` wrote; where the folder is not there it is made first."
+    ),
+]
+Loads = Annotated[str, typer.Option("--loads", metavar="PERCENT,...", help="Shares of the measured capacity.")]
+Repetitions = Annotated[int, typer.Option("--repetitions", metavar="N", help="Runs of the engine at each load.")]
+Requests = Annotated[int, typer.Option("--requests", metavar="N", help="How many of the trace's requests.")]
+Shrink = Annotated[
+    float,
+    typer.Option(
+        "--shrink", metavar="K", help="Divide prompts and outputs by K, so that a small device can take part."
+    ),
+]
+Policy = Annotated[str, typer.Option("--policy", metavar="NAME", help="As `simulate` takes it.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")]
+Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")]
+Rounds = Annotated[int, typer.Option("--rounds", metavar="N", help="How often the calibration load is run.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of prompts and synthetic traces.")]
+
+
+class Wishes(NamedTuple):
+    """What was asked for, checked as far as it can be without looking anything up."""
+
+    model: Path
+    trace: str | None
+    hw: str
+    fracs: tuple[float, ...]
+    repetitions: int
+    requests: int
+    shrink: float
+    policy: str
+    device: str
+    dtype: str
+    threads: int
+    rounds: int
+    seed: int
+    out: str | None
+
+
+def validate(
+    model: Model,
+    trace: flags.Trace = None,
+    hw: Hw = LOCAL,
+    loads: Loads = "30,60,90,110",
+    repetitions: Repetitions = 3,
+    requests: Requests = 100,
+    shrink: Shrink = 1.0,
+    policy: Policy = "chunked",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = 1,
+    rounds: Rounds = 2,
+    seed: Seed = 0,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go. [validations/...]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Run a workload through the engine in real time and through the simulator, and say how far they are apart.
+
+    A first try, on a processor:
+
+        afterwatt model make-random --like llama-2-7b --layers 2 --out tiny
+        afterwatt validate --model tiny --shrink 16 --requests 20
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise OptionError(f"`afterwatt validate` runs a model with torch, which is not installed; {EXTRA}")
+    fracs = _fracs(loads)
+    for name, value in (("--repetitions", repetitions), ("--requests", requests), ("--rounds", rounds)):
+        if value < (2 if name == "--requests" else 1):
+            raise OptionError(f"{name} {value} is too few; give at least {2 if name == '--requests' else 1}")
+    if not 1.0 <= shrink <= 1e6:
+        raise OptionError(f"--shrink {shrink:g} must lie in 1..1,000,000; 1 leaves lengths as they are")
+    wishes = Wishes(
+        Path(model), trace, hw, fracs, repetitions, requests, shrink, policy, device, dtype, threads, rounds, seed, out
+    )
+    result, page = _run(wishes, _nothing if quiet or json else _say)
+    if json:
+        sys.stdout.write((page.parent / "validation.json").read_text(encoding="utf-8"))
+    elif not quiet:
+        _print(result, page)
+    if not result["kept"]:
+        raise typer.Exit(OUTSIDE)
+
+
+def _fracs(loads: str) -> tuple[float, ...]:
+    try:
+        fracs = tuple(float(word.strip().removesuffix("%")) / 100.0 for word in loads.split(","))
+    except ValueError:
+        raise OptionError(f"--loads {loads!r} is no list of percentages; write for example 30,60,90,110") from None
+    wrong = [frac for frac in fracs if not 0.01 <= frac <= 5.0]
+    if wrong:
+        raise OptionError(f"--loads {loads!r}: {100 * wrong[0]:g} % must lie in 1..500 % of the measured capacity")
+    return fracs
+
+
+def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
+    """Validate: (what came of it, its page)."""
+    from engine.model.options import TorchComputeFactory
+    from engine.runtime.meters import choose_meter
+    from engine.runtime.process import WorkerProcess
+    from fidelity.validation.session import Plan, validate
+    from fidelity.validation.verdict import conclude
+    from reports.validation import write_validation_page
+
+    subject = _subject(wishes, say)
+    batch, unit, name = _workload(wishes)
+    plan = Plan(batch, unit, wishes.fracs, wishes.repetitions, rounds=wishes.rounds, seed=wishes.seed, trace=name)
+    options = _options(wishes, subject)
+    folder = _folder(wishes, name)
+    say(f"loading {wishes.model}")
+    worker = WorkerProcess(TorchComputeFactory(wishes.model, options), subject.setup)
+    try:
+        meter = choose_meter(options.device).meter
+        found = validate(worker, subject, plan, meter, folder, say)
+    finally:
+        worker.stop()
+    result = conclude(subject, plan, found, folder, shlex.join(["afterwatt", *sys.argv[1:]]))
+    return result, write_validation_page(folder)
+
+
+def _folder(wishes: Wishes, trace: str) -> Path:
+    own = f"{wishes.model.resolve().name}-{Path(trace.partition(',')[0]).stem}".replace(":", "-")
+    folder = Path(wishes.out) if wishes.out else Path("validations") / own
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise OptionError(f"{folder} cannot be made ({fault.strerror}); choose another --out") from None
+    return folder
+
+
+def _options(wishes: Wishes, subject: "Subject") -> "ComputeOptions":
+    from engine.model.bench import resolve_device
+    from engine.model.options import ComputeOptions
+
+    policies = subject.setup.policies
+    return ComputeOptions(
+        device=resolve_device(wishes.device),
+        dtype=wishes.dtype,
+        kv_blocks=policies.kv_blocks,
+        block_tokens=policies.block_tokens,
+        host_blocks=(policies.kv_blocks or 0) if policies.preemption == "swap" else 0,
+        threads=wishes.threads,
+        max_seqs=policies.max_seqs,
+        max_batch_tokens=policies.token_budget,
+    )
+
+
+def _subject(wishes: Wishes, say: "Say") -> "Subject":
+    """Look up the device's calibration, making it first where there is none, and the model's shape."""
+    from engine.runtime.process import WorkerSetup
+    from fidelity.validation.session import Subject
+    from hwprofiles.deployment import parse_deployment
+    from hwprofiles.stacks import load_stack
+    from modelspecs import load_model
+    from policies.config import parse_policies
+
+    folder = Path(wishes.hw)
+    if not (folder / "device.toml").exists():
+        if wishes.hw != LOCAL:
+            raise OptionError(f"--hw {wishes.hw!r} holds no device.toml; name one that `afterwatt calibrate` wrote")
+        from cli.calibrate import calibrate
+
+        say("this machine has not been calibrated yet: afterwatt calibrate")
+        calibrate(device=wishes.device, out=wishes.hw, threads=wishes.threads, no_disk=True, quiet=True)
+    config = wishes.model / "config.json"
+    if not config.exists():
+        raise OptionError(f"--model {str(wishes.model)!r} has no config.json; name a checkpoint's folder")
+    deployment = parse_deployment(str(folder / "device.toml"))
+    setup = WorkerSetup(parse_policies(wishes.policy))
+    stack = load_stack(deployment.device, str(folder / "stack.toml"))
+    return Subject(deployment, load_model(str(config)), stack, setup, deployment.device.name)
+
+
+def _workload(wishes: Wishes) -> tuple["Batch", int | None, str]:
+    """Open the trace's first requests: (lengths and times, tokens per prefix block, its name)."""
+    import dataclasses
+
+    import numpy as np
+
+    from cli.workloads import trace_address
+    from traces import open_trace
+
+    address, shrink = trace_address(wishes.trace), wishes.shrink
+    opened = open_trace(address, seed=wishes.seed, requests=wishes.requests)
+    batch = opened.head(wishes.requests)
+    if len(batch) < 2 or batch.arrival_s[-1] <= batch.arrival_s[0]:
+        raise OptionError(f"{address} holds fewer than two requests at different times; a load needs a rate")
+
+    def divided(tokens: np.ndarray) -> np.ndarray:
+        return np.maximum(1, np.rint(tokens / shrink)).astype(np.int64)
+
+    name = Path(address.partition("?")[0]).name
+    unit = opened.info.prefix_block_tokens if opened.info.has_prefixes and shrink == 1.0 else None
+    batch = dataclasses.replace(
+        batch,
+        arrival_s=batch.arrival_s - batch.arrival_s[0],
+        prompt_tokens=divided(batch.prompt_tokens),
+        output_tokens=divided(batch.output_tokens),
+        prefixes=batch.prefixes if unit else None,
+    )
+    return batch, unit, name if shrink == 1.0 else f"{name}, lengths divided by {shrink:g}"
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"{what}\n")
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+def _print(result: dict[str, Any], page: Path) -> None:
+    from cli.tables import Column, print_table
+    from reports.validation import drift_sentence, text_of
+
+    for table in text_of(result):
+        columns = [Column(table.head[0], folds=False), *(Column(head, right=True) for head in table.head[1:])]
+        print_table(columns, table.rows, title=table.caption)
+        sys.stdout.write("\n")
+    sys.stdout.write(f"{drift_sentence(result['drift'])}\n{page}\n")

@@ -1,0 +1,101 @@
+"""Composition: the simulator with the engine's own iteration times, so that only what is between them can be off.
+
+Arrivals come when they were due. If both bodies queue, batch and wake alike, every request's times come out as
+measured; what is left is what the virtual body leaves out: the time that a request spends on its way to the worker, and
+that the worker spends between an iteration's end and the next plan.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.runtime.record import read_steps
+from fidelity.validation.iterations import iterations_of
+from hwprofiles.roofline import PS_PER_S, TimeModel
+from reports.rundir import Run
+from reports.summary import counted
+from sim.body import Body
+from sim.config import RunConfig
+from sim.rows import Columns
+from sim.run import memory_of
+
+Floats = NDArray[np.float64]
+
+
+class RecordedTimes(TimeModel):
+    """A time model that tells what each iteration took when it was measured, one after the other.
+
+    Attributes:
+        durations_ps: of the iterations, in order; past their end the model's own law holds.
+        asked: iterations told so far.
+    """
+
+    durations_ps: Sequence[int] = ()
+    asked = 0
+
+    def step(
+        self, decoding: int, context_tokens: int, chunks: Sequence[Any], emits: int, iterations: int
+    ) -> tuple[int, int, int]:
+        """Return the time of the next iteration; see `TimeModel.step`."""
+        self.asked += 1
+        if self.asked <= len(self.durations_ps):
+            return self.durations_ps[self.asked - 1], 0, 1
+        return super().step(decoding, context_tokens, chunks, emits, iterations)
+
+
+class _ComposedBody(Body):
+    durations_ps: Sequence[int] = ()
+
+    def time_model(self, stage: int) -> TimeModel:
+        config = self.config
+        times = RecordedTimes(config.deployment, config.model, config.precision, config.stack, stage)
+        times.durations_ps = self.durations_ps
+        return times
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """How far a run's latencies are off with measured iteration times.
+
+    Attributes:
+        iterations: that were measured; requests: that finished in both.
+        ttft, e2e: median over requests of the absolute relative error.
+        mean_ttft, mean_e2e: error of the mean.
+    """
+
+    iterations: int
+    requests: int
+    ttft: float
+    e2e: float
+    mean_ttft: float
+    mean_e2e: float
+
+
+def check_composition(run: Run, config: RunConfig) -> Composition | None:
+    """Run an engine's workload with its own iteration times; None if no request finished.
+
+    Args:
+        run: the engine's run directory.
+        config: the simulation of it, whose time model is not asked as long as the record lasts.
+    """
+    steps = read_steps(run.path / "steps.parquet")
+    rows: list[Columns] = []
+    body_type = type("_Body", (_ComposedBody,), {"durations_ps": _durations_ps(steps)})
+    body_type(config, memory_of(config), config.workload, None, rows.append).run()
+    mask = counted(run)
+    real = {name: run.column("requests", name)[mask] for name in ("ttft_s", "e2e_s")}
+    virtual = {name: np.concatenate([np.asarray(part[name]) for part in rows])[mask] for name in real}
+    both = ~np.isnan(virtual["e2e_s"])
+    if not both.any():
+        return None
+    off = {name: virtual[name][both] / real[name][both] - 1.0 for name in real}
+    mean = {name: float(virtual[name][both].mean() / real[name][both].mean() - 1.0) for name in real}
+    median = {name: float(np.median(np.abs(values))) for name, values in off.items()}
+    return Composition(len(steps), int(both.sum()), median["ttft_s"], median["e2e_s"], mean["ttft_s"], mean["e2e_s"])
+
+
+def _durations_ps(steps: Sequence[Any]) -> list[int]:
+    return [max(1, round(one.seconds * PS_PER_S)) for one in iterations_of(steps)]

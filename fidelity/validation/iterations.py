@@ -1,0 +1,210 @@
+"""Operations: an engine's iterations, one by one, against what the time model says, and the model fitted to them.
+
+The kernels' own parameters come from a table of kernel times; what an engine adds around them (per layer, iteration and
+sequence), and what its kernels reach in company, only its iterations tell.
+"""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from engine.runtime.record import read_steps
+from engine.runtime.request import StepRecord
+from hwprofiles.deployment import Deployment
+from hwprofiles.facts import Fact
+from hwprofiles.roofline import PS_PER_S, TimeModel
+from hwprofiles.stacks import PARAMETERS, Stack
+from modelspecs.precision import Precision
+from modelspecs.spec import ModelSpec
+
+Floats = NDArray[np.float64]
+FITTED: Final = (
+    "mem_efficiency",
+    "compute_efficiency",
+    "roofline_sharpness",
+    "attention_mem_efficiency",
+    "attention_compute_efficiency",
+    "attention_block_s",
+    "layer_overhead_s",
+    "step_overhead_s",
+    "sequence_overhead_s",
+)
+"""What iterations of one model tell; a kernel's latency and a layer's overhead look the same to them."""
+KINDS: Final = ("decode", "prompt", "mixed")
+_PRIOR: Final = 0.05
+"""Weight of a parameter's distance (in factors of e) from where it began against one iteration's error."""
+_REACH: Final = 1.25
+_RULES: Final = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """An iteration that was timed.
+
+    Attributes:
+        decoding, context_tokens, emits: as in a plan.
+        chunks: (tokens, past tokens) of each prompt piece.
+        seconds: from its boundary to the next one, or to its end where the worker then had nothing to do.
+    """
+
+    decoding: int
+    context_tokens: int
+    chunks: tuple[tuple[int, int], ...]
+    emits: int
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`: what it held."""
+        return ("mixed" if self.decoding else "prompt") if self.chunks else "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class IterationError:
+    """How far predictions of one kind of iteration are off.
+
+    Attributes:
+        kind: one of `KINDS`, or "all".
+        iterations: how many there were.
+        median, p90: of the absolute relative error.
+        bias: by what share their sum is off, which is what requests feel.
+    """
+
+    kind: str
+    iterations: int
+    median: float
+    p90: float
+    bias: float
+
+
+def iterations_of(steps: Sequence[StepRecord]) -> list[Iteration]:
+    """Turn an engine's records into timed iterations."""
+    ends = [after.done_ns if after is step else after.plan_ns for step, after in _pairs(steps)]
+    return [
+        Iteration(
+            step.decoding,
+            step.context_tokens,
+            tuple((chunk.tokens, chunk.past_tokens) for chunk in step.chunks),
+            step.emits,
+            (end - step.plan_ns) * 1e-9,
+        )
+        for step, end in zip(steps, ends, strict=True)
+    ]
+
+
+def _pairs(steps: Sequence[StepRecord]) -> Iterable[tuple[StepRecord, StepRecord]]:
+    """Yield each iteration with the one that followed at once, or with itself."""
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        yield step, step if after is None or after.rested else after
+
+
+def read_iterations(folder: Path) -> list[Iteration]:
+    """Read the iterations of an engine's run directory.
+
+    Raises:
+        ReportError: they are not there.
+    """
+    return iterations_of(read_steps(folder / "steps.parquet"))
+
+
+def predicted_s(times: TimeModel, iterations: Sequence[Iteration]) -> Floats:
+    """Return what a time model says each takes."""
+    return (
+        np.array(
+            [
+                times.step(
+                    one.decoding,
+                    one.context_tokens,
+                    [(None, tokens, past) for tokens, past in one.chunks],
+                    one.emits,
+                    1,
+                )[0]
+                for one in iterations
+            ]
+        )
+        / PS_PER_S
+    )
+
+
+def iteration_errors(times: TimeModel, iterations: Sequence[Iteration]) -> list[IterationError]:
+    """Return the errors by kind, and of all together."""
+    measured = np.array([one.seconds for one in iterations])
+    predicted = predicted_s(times, iterations)
+    kinds = np.array([one.kind for one in iterations])
+    found = []
+    for kind in (*KINDS, "all"):
+        some = np.ones(len(kinds), dtype=bool) if kind == "all" else kinds == kind
+        if some.any():
+            off = np.abs(predicted[some] / measured[some] - 1.0)
+            bias = float(predicted[some].sum() / measured[some].sum() - 1.0)
+            found.append(
+                IterationError(kind, int(some.sum()), float(np.median(off)), float(np.quantile(off, 0.9)), bias)
+            )
+    return found
+
+
+def fit_iterations(
+    deployment: Deployment,
+    model: ModelSpec,
+    precision: Precision,
+    start: Stack,
+    iterations: Sequence[Iteration],
+    source: str,
+) -> Stack:
+    """Fit what an engine reaches and adds to its own iterations.
+
+    Robust least squares on the logarithm of predicted over measured time (scipy, soft L1), held near where it begins
+    as far as the iterations do not speak against it. Equal iterations count by the root of their number: a run has
+    thousands of decoding ones, and few prompts.
+
+    Args:
+        deployment: the device.
+        model: what ran.
+        precision: how its weights are stored.
+        start: the stack to begin with; parameters that iterations cannot tell are left as they are.
+        iterations: measured ones.
+        source: where they come from, for the parameters' provenance.
+    """
+    groups = _grouped(iterations)
+    shapes = list(groups)
+    measured = np.log([np.median(groups[shape]) for shape in shapes])
+    weights = np.sqrt([min(len(groups[shape]), 16) for shape in shapes])
+    low, high = np.log([(_RULES[name].low, _RULES[name].high) for name in FITTED]).T
+    begin = np.clip(np.log([float(getattr(start, name)) for name in FITTED]), low + 1e-6, high - 1e-6)
+
+    def stack_at(logs: Floats) -> Stack:
+        return start.with_values(dict(zip(FITTED, np.exp(logs).tolist(), strict=True)))
+
+    def residuals(logs: Floats) -> Floats:
+        times = TimeModel(deployment, model, precision, stack_at(logs))
+        off = np.log(predicted_s(times, shapes)) - measured
+        return np.concatenate([weights * off, _PRIOR * (logs - begin)])
+
+    solution = least_squares(residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=3.0)
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    text = f"soft-L1 fit on log time to {len(iterations)} iterations of {model.name}, {source}"
+    facts: dict[str, Any] = {}
+    for name, value in zip(FITTED, np.exp(solution.x).tolist(), strict=True):
+        rule = _RULES[name].rule
+        facts[name] = Fact(value, text, today, "fitted", max(rule.low, value / _REACH), min(rule.high, value * _REACH))
+    return dataclasses.replace(start, basis="fitted", **facts)
+
+
+def _grouped(iterations: Sequence[Iteration]) -> Mapping[Iteration, list[float]]:
+    """Gather iterations of the same shape, contexts in eighths of an octave: a typical one -> all their times."""
+    keys: dict[tuple[object, ...], list[Iteration]] = {}
+    for one in iterations:
+        context = 0 if not one.context_tokens else round(8 * np.log2(one.context_tokens / max(1, one.decoding)))
+        keys.setdefault((one.decoding, context, one.chunks, one.emits), []).append(one)
+    found = {}
+    for some in keys.values():
+        middle = sorted(some, key=lambda one: one.context_tokens)[len(some) // 2]
+        found[middle] = [one.seconds for one in some]
+    return found

@@ -1,0 +1,83 @@
+"""The load that an engine is calibrated on: batches of every size, prompts of every length, prompts among decoding.
+
+Unlike what it is tested on afterwards: nothing arrives as in a trace here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.runtime.compute import ComputeInfo
+from engine.runtime.drive import drive
+from engine.runtime.process import WorkerProcess, WorkerSetup, scheduler_config
+from engine.runtime.prompts import prompt_ids
+from engine.runtime.request import Request
+from fidelity.validation.iterations import Iteration, iterations_of
+
+BATCHES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+PROMPTS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+CONTEXTS: Final = (32, 160, 640)
+_DECODED: Final = 8
+_BUSY: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Requests that are there at once: (prompt, output) of each."""
+
+    requests: tuple[tuple[int, int], ...]
+
+
+def groups_of(info: ComputeInfo, setup: WorkerSetup, longest_tokens: int) -> list[Group]:
+    """Return what to run, smallest first, as far as it fits the worker.
+
+    Args:
+        info: of the model.
+        setup: of the worker.
+        longest_tokens: prompt and output of the longest request that matters.
+    """
+    config = scheduler_config(setup, info)
+    memory = (config.kv_blocks - config.watermark_blocks) * config.block_tokens
+    most = min(longest_tokens, config.max_context_tokens, memory)
+
+    def fits(group: Group) -> bool:
+        needed = sum(-(-(prompt + output) // config.block_tokens) for prompt, output in group.requests)
+        longest = max(prompt + output for prompt, output in group.requests)
+        return len(group.requests) <= config.max_seqs and longest <= most and needed * config.block_tokens <= memory
+
+    alone = [Group(((prompt, 2),)) for prompt in PROMPTS]
+    together = [Group(((context, _DECODED),) * batch) for batch in BATCHES for context in CONTEXTS]
+    # One that decodes on while prompts of several lengths come in behind it, in one queue.
+    beside = [
+        Group(((16, 4 * _BUSY),) * busy + ((prompt, 2),) * 2) for busy in (1, _BUSY, 2 * _BUSY) for prompt in PROMPTS
+    ]
+    return [group for group in (*alone, *together, *beside) if fits(group)]
+
+
+def calibration_load(
+    worker: WorkerProcess, setup: WorkerSetup, longest_tokens: int, rounds: int = 2, seed: int = 0
+) -> Iterator[tuple[int, int, list[Iteration]]]:
+    """Run the load, all of it in each round: yield (groups done, groups in all, iterations of the last one).
+
+    Args:
+        worker: ready and idle.
+        setup: how it works.
+        longest_tokens: prompt and output of the longest request that matters.
+        rounds: how often; what is measured drifts, so that a second look comes from another moment.
+        seed: of the prompts.
+    """
+    groups = groups_of(worker.info, setup, longest_tokens)
+    total = rounds * len(groups)
+    for number in range(total):
+        group = groups[number % len(groups)]
+        recording = drive(worker, _requests(group.requests, worker.info.vocab, seed + number))
+        if recording.lost or recording.interrupted:
+            return
+        yield number + 1, total, iterations_of(recording.steps)
+
+
+def _requests(lengths: Sequence[tuple[int, int]], vocab: int, seed: int) -> list[Request]:
+    return [
+        Request(number, prompt_ids(prompt, vocab, seed, number), output)
+        for number, (prompt, output) in enumerate(lengths)
+    ]

@@ -1,0 +1,278 @@
+"""A validation: one workload through the engine in real time and through the simulator, load by load.
+
+The engine is calibrated on a load of its own first (`fidelity.validation.load`), the device's profile with it; then the
+capacity is measured, and the trace is run at shares of it, over and over. Before and after each run the same probe is
+timed: what it moves by is the machine's own drift.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.runtime.compute import GREEDY, ComputeInfo, StepBatch
+from engine.runtime.drive import NS_PER_S, Recording, drive
+from engine.runtime.errors import EngineError
+from engine.runtime.meters import Meter
+from engine.runtime.process import WorkerProcess, WorkerSetup
+from engine.runtime.prompts import prompt_ids
+from engine.runtime.record import write_run
+from engine.runtime.request import Request
+from fidelity.serving.run import Recorded
+from fidelity.validation.iterations import Iteration, fit_iterations
+from fidelity.validation.load import calibration_load
+from hwprofiles.catalogue import load_site
+from hwprofiles.deployment import Deployment
+from hwprofiles.stacks import Stack
+from modelspecs.precision import load_precision
+from modelspecs.spec import ModelSpec
+from reports.rundir import Run
+from sim.capacity import throughput, token_weights
+from sim.config import RunConfig
+from sim.run import simulate
+from sim.ticket import Ticket
+from sim.workload import TraceWorkload
+from traces.schema import Batch
+
+Floats = NDArray[np.float64]
+Say = Callable[[str], None]
+PROBES: Final = 5
+SENSITIVITY: Final = 0.03
+"""Share by which the load is moved to see what latencies near capacity hang on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a validation runs.
+
+    Attributes:
+        requests: lengths and arrival times, in order; times are stretched to each load.
+        prefix_unit_tokens: tokens per prefix block of theirs (None: they share nothing).
+        loads: shares of the measured capacity.
+        repetitions: runs of the engine at each load.
+        capacity_requests: how many are put before it at once to measure capacity.
+        rounds: of the load that it is calibrated on.
+        seed: of prompts.
+        trace: how reports call the workload.
+    """
+
+    requests: Batch
+    prefix_unit_tokens: int | None
+    loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.1)
+    repetitions: int = 3
+    capacity_requests: int = 48
+    rounds: int = 2
+    seed: int = 0
+    trace: str = "trace"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is validated: a deployment of one device, a model on it, and the stack that is to be refined.
+
+    Attributes:
+        deployment: with the calibrated profile.
+        model: its shape.
+        stack: as the device's calibration left it.
+        setup: of the worker.
+        hardware: how reports call the device.
+    """
+
+    deployment: Deployment
+    model: ModelSpec
+    stack: Stack
+    setup: WorkerSetup
+    hardware: str
+
+
+@dataclass(slots=True)
+class LoadRuns:
+    """The runs at one load.
+
+    Attributes:
+        frac: of the measured capacity; rate_per_s: of arrivals.
+        measured: the engine's, one per repetition; predicted: the simulator's.
+        beside: predictions at a little less and a little more load.
+        probe_s: the drift probe before and after each repetition.
+    """
+
+    frac: float
+    rate_per_s: float
+    measured: list[Run] = field(default_factory=list)
+    predicted: Run | None = None
+    beside: list[Run] = field(default_factory=list)
+    probe_s: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Found:
+    """What a validation has gathered.
+
+    Attributes:
+        info: of the model.
+        stack: fitted to the calibration load.
+        calibration: its iterations; calibration_probe_s: the drift probe around it.
+        capacity_per_s: requests per second, measured.
+        loads: the runs.
+    """
+
+    info: ComputeInfo
+    stack: Stack
+    calibration: list[Iteration]
+    calibration_probe_s: tuple[float, float]
+    capacity_per_s: float
+    loads: list[LoadRuns] = field(default_factory=list)
+
+
+def validate(worker: WorkerProcess, subject: Subject, plan: Plan, meter: Meter | None, out: Path, say: Say) -> Found:
+    """Run a validation; its run directories lie under `out`.
+
+    Raises:
+        EngineError: the worker was lost, the workload was interrupted, or nothing of it can be served.
+        Infeasible: the simulator does not find room for what the engine holds.
+    """
+    found = _calibrated(worker, subject, plan, say)
+    say("capacity: the workload all at once")
+    found.capacity_per_s = _capacity(worker, subject, plan, found.stack)
+    say(f"capacity: {found.capacity_per_s:.3g} requests/s")
+    own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
+    for frac in plan.loads:
+        rate = frac * found.capacity_per_s
+        runs = LoadRuns(frac, rate)
+        requests = _requests(plan, worker.info, own_rate / rate)
+        folder = out / f"load-{round(100 * frac):03d}"
+        for repetition in range(plan.repetitions):
+            say(f"load {frac:.0%}, repetition {repetition + 1} of {plan.repetitions}")
+            before = probe(worker)
+            run = _measured(worker, subject, plan, requests, meter, folder / f"engine-{repetition + 1}")
+            runs.measured.append(run)
+            runs.probe_s.append((before, probe(worker)))
+        runs.predicted = predict(subject, plan, found, rate, folder / "sim")
+        runs.beside = [
+            predict(subject, plan, found, rate * (1.0 + step), folder / f"sim-{100 * step:+.0f}")
+            for step in (-SENSITIVITY, SENSITIVITY)
+        ]
+        found.loads.append(runs)
+    return found
+
+
+def _calibrated(worker: WorkerProcess, subject: Subject, plan: Plan, say: Say) -> Found:
+    longest = int((plan.requests.prompt_tokens + plan.requests.output_tokens).max())
+    before = probe(worker)
+    iterations: list[Iteration] = []
+    for done, total, some in calibration_load(worker, subject.setup, longest, plan.rounds, plan.seed):
+        iterations += some
+        if done % max(1, total // 10) == 0:
+            say(f"calibrating the engine: {done} of {total} groups")
+    precision = load_precision(worker.info.dtype)
+    source = f"its calibration load under {subject.setup.policies.name}"
+    stack = fit_iterations(subject.deployment, subject.model, precision, subject.stack, iterations, source)
+    return Found(worker.info, stack, iterations, (before, probe(worker)), 0.0)
+
+
+def probe(worker: WorkerProcess) -> float:
+    """Return the median time of one decoding iteration of a single sequence, the drift probe."""
+    worker.halt()
+    batch = StepBatch([0], np.array([1], dtype=np.int64), [1], [0], 0, [[0]], [True], [GREEDY])
+    times = worker.time_steps([batch], PROBES)
+    return float(np.median([row[0] for row in times]))
+
+
+def _requests(plan: Plan, info: ComputeInfo, stretch: float) -> list[Request]:
+    """Turn the plan's requests into the engine's, with arrival times stretched."""
+    batch, unit = plan.requests, plan.prefix_unit_tokens
+    prefixes = batch.prefixes if batch.prefixes is not None else [()] * len(batch)
+    columns = (batch.arrival_s.tolist(), batch.prompt_tokens.tolist(), batch.output_tokens.tolist(), prefixes)
+    return [
+        Request(
+            number,
+            prompt_ids(prompt, info.vocab, plan.seed, number, prefix, unit),
+            output,
+            round(arrival_s * stretch * NS_PER_S),
+            prefix=tuple(prefix),
+        )
+        for number, (arrival_s, prompt, output, prefix) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _checked(recording: Recording) -> Recording:
+    if recording.lost:
+        raise EngineError(f"the validation ends here: {recording.lost}")
+    if recording.interrupted:
+        raise KeyboardInterrupt
+    return recording
+
+
+def _measured(
+    worker: WorkerProcess, subject: Subject, plan: Plan, requests: Sequence[Request], meter: Meter | None, out: Path
+) -> Run:
+    if meter is not None:
+        meter.start()
+    recording = drive(worker, requests)
+    busy_s = sum(step.done_ns - step.plan_ns for step in recording.steps) / NS_PER_S
+    reading = None if meter is None else meter.stop(busy_s)
+    run = write_run(
+        recording,
+        worker.info,
+        subject.setup,
+        out,
+        hardware=subject.hardware,
+        workload=plan.trace,
+        seed=plan.seed,
+        energy_j=None if reading is None else reading.joules,
+        energy_method="unknown" if reading is None else reading.method,
+        overwrite=True,
+    )
+    _checked(recording)
+    return run
+
+
+def _capacity(worker: WorkerProcess, subject: Subject, plan: Plan, stack: Stack) -> float:
+    """Return requests per second while the queue does not run empty, as `sim.capacity` measures it in virtual time."""
+    some = dataclasses.replace(plan, requests=plan.requests.sliced(0, plan.capacity_requests))
+    recording = _checked(drive(worker, _requests(some, worker.info, 0.0)))
+    tickets = []
+    for request_id, served in sorted(recording.served.items()):
+        if served.finished:
+            ticket = Ticket(request_id, len(served.request.prompt_ids), served.request.output_tokens, (), 0)
+            ticket.scheduled_ps = 1000 * ((served.scheduled_ns or 0) - recording.start_ns)
+            ticket.finish_ps = 1000 * (served.token_ns[-1] - recording.start_ns)
+            tickets.append(ticket)
+    batch = plan.requests
+    together = max(1, round(np.mean([step.running for step in recording.steps]))) if recording.steps else 1
+    weights = np.array(token_weights(config_of(subject, plan, stack, worker.info, 1.0), together))
+    lengths = np.stack([batch.prompt_tokens, batch.output_tokens], axis=1)
+    capacity = throughput(tickets, float((lengths @ weights).mean()), weights)
+    if capacity is None:
+        raise EngineError("nothing of the workload can be served; take shorter requests, or give the cache more blocks")
+    return capacity
+
+
+def config_of(subject: Subject, plan: Plan, stack: Stack, info: ComputeInfo, rate_per_s: float) -> RunConfig:
+    """Return the simulation of the engine's run at a rate of arrivals."""
+    batch = plan.requests
+    stretch = (len(batch) - 1) / float(batch.arrival_s[-1]) / rate_per_s
+    # The engine is told whole nanoseconds; so is the simulator.
+    arrival_s = np.rint(batch.arrival_s * stretch * NS_PER_S) / NS_PER_S
+    trace = Recorded(plan.trace, dataclasses.replace(batch, arrival_s=arrival_s), plan.prefix_unit_tokens)
+    policies = dataclasses.replace(subject.setup.policies, kv_blocks=info.kv_blocks, block_tokens=info.block_tokens)
+    return RunConfig(
+        deployment=subject.deployment,
+        model=dataclasses.replace(subject.model, max_context=info.max_context),
+        precision=load_precision(info.dtype),
+        stack=stack,
+        policies=policies,
+        site=load_site("world"),
+        workload=TraceWorkload(trace),
+        seed=plan.seed,
+        decisions=True,
+    )
+
+
+def predict(subject: Subject, plan: Plan, found: Found, rate_per_s: float, out: Path) -> Run:
+    """Simulate the engine's run at a rate of arrivals."""
+    return simulate(config_of(subject, plan, found.stack, found.info, rate_per_s), out, overwrite=True)
