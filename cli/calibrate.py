@@ -1,6 +1,5 @@
 """`afterwatt calibrate`: the attached device measured, as a profile, a kernel table and a stack to simulate with."""
 
-import importlib.util
 import shlex
 import sys
 from pathlib import Path
@@ -10,13 +9,13 @@ import typer
 
 from cli import flags
 from cli.errors import OptionError
+from cli.extra import needs_engine
 
 if TYPE_CHECKING:
     from engine.runtime.probes import Stat
     from fidelity.calibrate.files import Written
     from fidelity.calibrate.measure import Calibration
 
-EXTRA: Final = "pip install 'afterwatt[engine]'"
 _MOST_THREADS: Final = 1024
 
 
@@ -42,8 +41,7 @@ def calibrate(
     Writes device.toml (a hardware profile), stack.toml (the engine's software on it), kernels.csv and calibration.json.
     Use them with `simulate --hw DIR/device.toml --stack DIR/stack.toml --precision fp32`.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"`afterwatt calibrate` computes with torch, which is not installed; {EXTRA}")
+    needs_engine("calibrate")
     if not 1 <= threads <= _MOST_THREADS:
         raise OptionError(f"--threads {threads} must lie in 1..{_MOST_THREADS}")
     import dataclasses

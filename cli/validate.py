@@ -1,6 +1,5 @@
 """`afterwatt validate`: what `simulate` predicts, checked on hardware that is there."""
 
-import importlib.util
 import shlex
 import sys
 from pathlib import Path
@@ -10,13 +9,13 @@ import typer
 
 from cli import flags
 from cli.errors import OptionError
+from cli.extra import needs_engine
 
 if TYPE_CHECKING:
     from engine.model.options import ComputeOptions
     from fidelity.validation.session import Say, Subject
     from traces.schema import Batch
 
-EXTRA: Final = "pip install 'afterwatt[engine]'"
 LOCAL: Final = "local"
 OUTSIDE: Final = 4
 """Exit code of a validation in which a stated bound is passed."""
@@ -92,8 +91,7 @@ def validate(
         afterwatt model make-random --like llama-2-7b --layers 2 --out tiny
         afterwatt validate --model tiny --shrink 16 --requests 20
     """
-    if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"`afterwatt validate` runs a model with torch, which is not installed; {EXTRA}")
+    needs_engine("validate")
     fracs = _fracs(loads)
     for name, value in (("--repetitions", repetitions), ("--requests", requests), ("--rounds", rounds)):
         if value < (2 if name == "--requests" else 1):
@@ -108,6 +106,8 @@ def validate(
         sys.stdout.write((page.parent / "validation.json").read_text(encoding="utf-8"))
     elif not quiet:
         _print(result, page)
+    if result["interrupted"]:
+        raise KeyboardInterrupt
     if not result["kept"]:
         raise typer.Exit(OUTSIDE)
 
@@ -144,6 +144,8 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
         found = validate(worker, subject, plan, meter, folder, say)
     finally:
         worker.stop()
+    if found.interrupted and not found.loads:
+        raise KeyboardInterrupt
     result = conclude(subject, plan, found, folder, shlex.join(["afterwatt", *sys.argv[1:]]))
     return result, write_validation_page(folder)
 

@@ -12,7 +12,7 @@ from reports.compare import entries
 from reports.errors import ReportError
 from reports.figures import latency
 from reports.figures.style import Figure
-from reports.format import duration, number
+from reports.format import duration, listing, number, plural
 from reports.html import render_page, write_page
 from reports.rundir import load_run
 from reports.schema import read_json
@@ -50,7 +50,7 @@ def context_of(found: Json, folder: Path) -> dict[str, Any]:
         "lead": verdict(found),
         "subtitle": [
             f"{found['requests']} requests of {found['trace']}",
-            f"{found['repetitions']} repetitions",
+            plural(found["repetitions"], "repetition"),
             f"{found['policies']}, {found['dtype']}, {found['kv_blocks']:,} KV blocks",
             f"measured capacity {number(found['capacity_requests_per_s'])} requests/s",
         ],
@@ -85,16 +85,22 @@ def _figures(load: Json, folder: Path, place: int) -> list[Figure]:
 
 def verdict(found: Json) -> str:
     """Say whether the stated bounds are kept."""
-    passed = [one["what"] for one in found["bounds"] if not one["kept"]]
-    if not passed:
+    exceeded = [_named(one["what"]) for one in found["bounds"] if not one["kept"]]
+    if not exceeded:
         return f"All {len(found['bounds'])} stated bounds are kept."
-    return f"{len(passed)} of {len(found['bounds'])} stated bounds are passed: {', '.join(passed)}."
+    return f"{len(exceeded)} of {len(found['bounds'])} stated bounds are exceeded: {listing(exceeded)}."
+
+
+def _named(what: str) -> str:
+    """Write "tpot_s p50 at 30%" as people say it."""
+    metric, _, rest = what.partition(" ")
+    return f"{NAMES[metric]} {rest}" if metric in NAMES else what
 
 
 def bounds_table(found: Json) -> Table:
     """Return the bounds and what was found."""
     rows = [
-        [one["what"], _percent(one["most"]), _signed(one["error_frac"]), "kept" if one["kept"] else "passed"]
+        [_named(one["what"]), _percent(one["most"]), _signed(one["error_frac"]), "kept" if one["kept"] else "exceeded"]
         for one in found["bounds"]
     ]
     return Table("Stated bounds", ["", "at most", "error", ""], rows)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.runtime.compute import ComputeInfo
-from engine.runtime.drive import drive
+from engine.runtime.drive import Recording, drive
+from engine.runtime.errors import EngineError
 from engine.runtime.process import WorkerProcess, WorkerSetup, scheduler_config
 from engine.runtime.prompts import prompt_ids
 from engine.runtime.request import Request
@@ -70,10 +71,22 @@ def calibration_load(
     total = rounds * len(groups)
     for number in range(total):
         group = groups[number % len(groups)]
-        recording = drive(worker, _requests(group.requests, worker.info.vocab, seed + number))
-        if recording.lost or recording.interrupted:
-            return
+        recording = undisturbed(drive(worker, _requests(group.requests, worker.info.vocab, seed + number)))
         yield number + 1, total, iterations_of(recording.steps)
+
+
+def undisturbed(recording: Recording) -> Recording:
+    """Return a recording that ran to its end.
+
+    Raises:
+        EngineError: its worker was lost.
+        KeyboardInterrupt: somebody ended it.
+    """
+    if recording.lost:
+        raise EngineError(f"the validation ends here: {recording.lost}")
+    if recording.interrupted:
+        raise KeyboardInterrupt
+    return recording
 
 
 def _requests(lengths: Sequence[tuple[int, int]], vocab: int, seed: int) -> list[Request]:

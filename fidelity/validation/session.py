@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.runtime.compute import GREEDY, ComputeInfo, StepBatch
-from engine.runtime.drive import NS_PER_S, Recording, drive
+from engine.runtime.drive import NS_PER_S, drive
 from engine.runtime.errors import EngineError
 from engine.runtime.meters import Meter
 from engine.runtime.process import WorkerProcess, WorkerSetup
@@ -24,7 +24,7 @@ from engine.runtime.record import write_run
 from engine.runtime.request import Request
 from fidelity.serving.run import Recorded
 from fidelity.validation.iterations import Iteration, fit_iterations
-from fidelity.validation.load import calibration_load
+from fidelity.validation.load import calibration_load, undisturbed
 from hwprofiles.catalogue import load_site
 from hwprofiles.deployment import Deployment
 from hwprofiles.stacks import Stack
@@ -117,7 +117,8 @@ class Found:
         stack: fitted to the calibration load.
         calibration: its iterations; calibration_probe_s: the drift probe around it.
         capacity_per_s: requests per second, measured.
-        loads: the runs.
+        loads: the runs at each load that was gone through.
+        interrupted: whether somebody ended it before all were.
     """
 
     info: ComputeInfo
@@ -126,38 +127,56 @@ class Found:
     calibration_probe_s: tuple[float, float]
     capacity_per_s: float
     loads: list[LoadRuns] = field(default_factory=list)
+    interrupted: bool = False
 
 
 def validate(worker: WorkerProcess, subject: Subject, plan: Plan, meter: Meter | None, out: Path, say: Say) -> Found:
     """Run a validation; its run directories lie under `out`.
 
     Raises:
-        EngineError: the worker was lost, the workload was interrupted, or nothing of it can be served.
+        EngineError: the worker was lost, or nothing of the workload can be served.
+        KeyboardInterrupt: it was ended before the first load; later on, what there is comes back.
         Infeasible: the simulator does not find room for what the engine holds.
     """
     found = _calibrated(worker, subject, plan, say)
     say("capacity: the workload all at once")
     found.capacity_per_s = _capacity(worker, subject, plan, found.stack)
     say(f"capacity: {found.capacity_per_s:.3g} requests/s")
-    own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
-    for frac in plan.loads:
-        rate = frac * found.capacity_per_s
-        runs = LoadRuns(frac, rate)
-        requests = _requests(plan, worker.info, own_rate / rate)
-        folder = out / f"load-{round(100 * frac):03d}"
-        for repetition in range(plan.repetitions):
-            say(f"load {frac:.0%}, repetition {repetition + 1} of {plan.repetitions}")
-            before = probe(worker)
-            run = _measured(worker, subject, plan, requests, meter, folder / f"engine-{repetition + 1}")
-            runs.measured.append(run)
-            runs.probe_s.append((before, probe(worker)))
-        runs.predicted = predict(subject, plan, found, rate, folder / "sim")
-        runs.beside = [
-            predict(subject, plan, found, rate * (1.0 + step), folder / f"sim-{100 * step:+.0f}")
-            for step in (-SENSITIVITY, SENSITIVITY)
-        ]
-        found.loads.append(runs)
+    try:
+        for frac in plan.loads:
+            found.loads.append(_at_load(worker, subject, plan, found, frac, meter, out, say))
+    except KeyboardInterrupt:
+        found.interrupted = True
     return found
+
+
+def _at_load(
+    worker: WorkerProcess,
+    subject: Subject,
+    plan: Plan,
+    found: Found,
+    frac: float,
+    meter: Meter | None,
+    out: Path,
+    say: Say,
+) -> LoadRuns:
+    """Run one load: the engine as often as asked for, then the simulator."""
+    rate = frac * found.capacity_per_s
+    own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
+    runs = LoadRuns(frac, rate)
+    requests = _requests(plan, worker.info, own_rate / rate)
+    folder = out / f"load-{round(100 * frac):03d}"
+    for repetition in range(plan.repetitions):
+        say(f"load {frac:.0%}, repetition {repetition + 1} of {plan.repetitions}")
+        before = probe(worker)
+        runs.measured.append(_measured(worker, subject, plan, requests, meter, folder / f"engine-{repetition + 1}"))
+        runs.probe_s.append((before, probe(worker)))
+    runs.predicted = predict(subject, plan, found, rate, folder / "sim")
+    runs.beside = [
+        predict(subject, plan, found, rate * (1.0 + step), folder / f"sim-{100 * step:+.0f}")
+        for step in (-SENSITIVITY, SENSITIVITY)
+    ]
+    return runs
 
 
 def _calibrated(worker: WorkerProcess, subject: Subject, plan: Plan, say: Say) -> Found:
@@ -199,14 +218,6 @@ def _requests(plan: Plan, info: ComputeInfo, stretch: float) -> list[Request]:
     ]
 
 
-def _checked(recording: Recording) -> Recording:
-    if recording.lost:
-        raise EngineError(f"the validation ends here: {recording.lost}")
-    if recording.interrupted:
-        raise KeyboardInterrupt
-    return recording
-
-
 def _measured(
     worker: WorkerProcess, subject: Subject, plan: Plan, requests: Sequence[Request], meter: Meter | None, out: Path
 ) -> Run:
@@ -227,14 +238,14 @@ def _measured(
         energy_method="unknown" if reading is None else reading.method,
         overwrite=True,
     )
-    _checked(recording)
+    undisturbed(recording)
     return run
 
 
 def _capacity(worker: WorkerProcess, subject: Subject, plan: Plan, stack: Stack) -> float:
     """Return requests per second while the queue does not run empty, as `sim.capacity` measures it in virtual time."""
     some = dataclasses.replace(plan, requests=plan.requests.sliced(0, plan.capacity_requests))
-    recording = _checked(drive(worker, _requests(some, worker.info, 0.0)))
+    recording = undisturbed(drive(worker, _requests(some, worker.info, 0.0)))
     tickets = []
     for request_id, served in sorted(recording.served.items()):
         if served.finished:

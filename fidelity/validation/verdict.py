@@ -87,7 +87,7 @@ def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str
         "composition": _composition(subject, plan, found),
         "prediction": {
             "calibrated_on": f"{len(found.calibration)} iterations of batches and prompts of every size, no trace",
-            "tested_on": f"{plan.trace} at {', '.join(f'{frac:.0%}' for frac in plan.loads)} of capacity",
+            "tested_on": f"{plan.trace} at {', '.join(f'{runs.frac:.0%}' for runs in found.loads)} of capacity",
         },
     }
     exact = not any(one["mismatches"] for one in replays)
@@ -106,6 +106,7 @@ def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str
         "repetitions": plan.repetitions,
         "seed": plan.seed,
         "versions": dict(found.info.versions),
+        "interrupted": found.interrupted,
         "capacity_requests_per_s": found.capacity_per_s,
         "loads": loads,
         "checks": checks,

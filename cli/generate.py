@@ -1,0 +1,175 @@
+"""`afterwatt generate`: a prompt in, text out, and what it took."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli import flags
+from cli.errors import OptionError
+from cli.extra import needs_engine
+
+if TYPE_CHECKING:
+    from engine.runtime.compute import ComputeInfo, Ints
+    from engine.runtime.meters import Reading
+    from engine.runtime.process import WorkerProcess
+    from engine.runtime.request import Request
+    from engine.runtime.text import Text
+
+BLOCK_TOKENS: Final = 16
+
+
+def generate(
+    model: Annotated[str, typer.Option("--model", metavar="DIR", help="A checkpoint: config.json and safetensors.")],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Text to go on from; - reads it.")
+    ] = None,
+    ids: Annotated[str | None, typer.Option("--ids", metavar="N,...", help="The prompt as token ids.")] = None,
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Most tokens to produce.")] = 128,
+    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 takes the likeliest.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Among so many of the likeliest; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the choice of tokens.")] = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")] = False,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print tokens and figures as JSON.")] = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Continue a prompt with a real model, and print tokens per second and, where they are known, joules per token.
+
+    A first try:
+
+        afterwatt generate --model DIR --prompt "def main(" --tokens 64
+    """
+    needs_engine("generate")
+    if tokens < 1 or temperature < 0.0 or top_k < 0:
+        wrong = "--tokens" if tokens < 1 else "--temperature" if temperature < 0.0 else "--top-k"
+        raise OptionError(f"{wrong} is out of range; --tokens is at least 1, --temperature and --top-k are 0 or more")
+    if (prompt is None) == (ids is None):
+        raise OptionError("give either --prompt TEXT or --ids 1,2,3")
+    from engine.model.bench import resolve_device
+    from engine.model.options import ComputeOptions, TorchComputeFactory
+    from engine.runtime.compute import Sampling
+    from engine.runtime.process import WorkerProcess, WorkerSetup
+    from engine.runtime.request import Request
+    from modelspecs import load_model
+    from policies.config import PolicySet
+
+    directory = Path(model)
+    if not (directory / "config.json").exists():
+        raise OptionError(f"--model {model!r} has no config.json; name a checkpoint's folder")
+    vocab = load_model(str(directory / "config.json")).vocab
+    text, prompt_ids = _prompt(directory, vocab, prompt, ids)
+    blocks = -(-(len(prompt_ids) + tokens) // BLOCK_TOKENS) + 1
+    place = resolve_device(device)
+    options = ComputeOptions(place, dtype, kv_blocks=blocks, block_tokens=BLOCK_TOKENS, threads=threads, max_seqs=1)
+    setup = WorkerSetup(PolicySet(max_seqs=1, block_tokens=BLOCK_TOKENS, watermark_frac=0.0), flush_ns=0)
+    worker = WorkerProcess(TorchComputeFactory(directory, options), setup)
+    try:
+        stop = frozenset() if ignore_eos else frozenset(worker.info.more.get("eos_ids", ()))
+        request = Request(0, prompt_ids, tokens, 0, Sampling(temperature, seed, top_k), stop)
+        told = _streamed(worker, request, text, place, show=not (json or quiet))
+    finally:
+        worker.stop()
+    _print(told, worker.info, json, quiet)
+
+
+def _prompt(directory: Path, vocab: int, prompt: str | None, ids: str | None) -> "tuple[Text | None, Ints]":
+    """Return how tokens spell text (None: nothing tells), and the prompt's tokens."""
+    import numpy as np
+
+    from engine.runtime.text import text_of
+
+    text = text_of(directory, vocab)
+    if ids is not None:
+        try:
+            found = np.array([int(word) for word in ids.split(",")], dtype=np.int64)
+        except ValueError:
+            raise OptionError(f"--ids {ids!r} is no list of token ids; write for example 1,306,4658") from None
+    elif text is None:
+        raise OptionError(f"{directory} has no tokenizer.json, and its tokens are not bytes; give --ids 1,2,3")
+    else:
+        found = text.encode(sys.stdin.read() if prompt == "-" else str(prompt))
+    if not len(found) or found.min() < 0 or found.max() >= vocab:
+        raise OptionError(f"the prompt must hold at least one token id, each from 0 to {vocab - 1}")
+    return text, found
+
+
+def _streamed(
+    worker: "WorkerProcess", request: "Request", text: "Text | None", place: str, show: bool
+) -> dict[str, Any]:
+    """Run one request, showing its text as it comes: tokens and times."""
+    import dataclasses
+    import time
+
+    from engine.runtime.errors import EngineError
+    from engine.runtime.meters import choose_meter
+
+    meter = choose_meter(place).meter
+    meter.start()
+    begin_ns = time.monotonic_ns()
+    worker.submit([dataclasses.replace(request, arrival_ns=begin_ns)])
+    produced: list[int] = []
+    token_ns: list[int] = []
+    shown = 0
+    done = False
+    while not done:
+        report = worker.poll(None)
+        assert report is not None
+        if report.refusals:
+            raise EngineError(f"the request cannot be served ({report.refusals[0].reason}); ask for fewer tokens")
+        for step in report.steps:
+            produced += [token for _, token in step.emitted]
+            token_ns += [step.done_ns] * len(step.emitted)
+            done = done or bool(step.finished)
+        if show and text is not None:
+            whole = text.decode(produced)
+            sure = len(whole) if done else len(whole.rstrip("\ufffd"))  # the end of a letter may be yet to come
+            sys.stdout.write(whole[shown:sure])
+            sys.stdout.flush()
+            shown = max(shown, sure)
+    return _told(request, produced, token_ns, begin_ns, meter.stop(), text)
+
+
+def _told(
+    request: "Request",
+    produced: list[int],
+    token_ns: list[int],
+    begin_ns: int,
+    energy: "Reading",
+    text: "Text | None",
+) -> dict[str, Any]:
+    after_s = (token_ns[-1] - token_ns[0]) * 1e-9
+    return {
+        "prompt_tokens": len(request.prompt_ids),
+        "output_tokens": len(produced),
+        "output_ids": produced,
+        "text": None if text is None else text.decode(produced),
+        "ttft_s": (token_ns[0] - begin_ns) * 1e-9,
+        "tpot_s": after_s / (len(produced) - 1) if len(produced) > 1 else None,
+        "energy_j": energy.joules,
+        "energy_j_per_token": None if energy.joules is None else energy.joules / len(produced),
+        "energy_method": energy.method,
+    }
+
+
+def _print(told: dict[str, Any], info: "ComputeInfo", json: bool, quiet: bool) -> None:
+    from reports.format import duration, number
+    from reports.schema import to_json
+
+    if json:
+        sys.stdout.write(to_json(told))
+        return
+    if quiet:
+        sys.stdout.write(f"{told['text'] if told['text'] is not None else told['output_ids']}\n")
+        return
+    sys.stdout.write("\n" if told["text"] is not None else f"{told['output_ids']}\n")
+    rate = "" if told["tpot_s"] is None else f", {number(1.0 / told['tpot_s'])} tokens/s"
+    joules = told["energy_j_per_token"]
+    energy = "energy unknown" if joules is None else f"{number(joules)} J/token ({told['energy_method']})"
+    sys.stderr.write(
+        f"\n{told['output_tokens']} tokens after {told['prompt_tokens']}: "
+        f"first after {duration(told['ttft_s'])}{rate}; {energy}; {info.model} in {info.dtype} on {info.device}\n"
+    )
