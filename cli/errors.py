@@ -25,6 +25,7 @@ def exit_code_of(fault: BaseException) -> int | None:
     """Give the exit code of an error that is the user's to mend; None for one that is ours, and keeps its traceback."""
     import typer
 
+    from engine.runtime.errors import EngineError
     from fidelity.kernels.table import KernelTableError
     from fidelity.points.table import PointsError
     from hwprofiles.errors import HardwareError
@@ -38,6 +39,7 @@ def exit_code_of(fault: BaseException) -> int | None:
         return INFEASIBLE
     expected = (
         OptionError,
+        EngineError,
         HardwareError,
         KernelTableError,
         ModelError,

@@ -67,12 +67,27 @@ def write_random(
 def shrunk(spec: ModelSpec, **sizes: int | None) -> ModelSpec:
     """Return a shape with some sizes changed.
 
+    Where the hidden size is, heads and FFN that are not given change in proportion, their groups kept.
+
     Args:
         spec: the shape.
         sizes: fields of `ModelSpec`; None leaves one as it is.
+
+    Raises:
+        ModelError: no such shape can be.
     """
     changed: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
-    return replace(spec, **changed, published_params=None) if changed else spec
+    if not changed:
+        return spec
+    hidden = changed.get("hidden", spec.hidden)
+    if hidden != spec.hidden:
+        changed.setdefault("heads", max(1, spec.heads * hidden // spec.hidden))
+        changed.setdefault("ffn", max(1, spec.ffn * hidden // spec.hidden))
+    heads = changed.get("heads", spec.heads)
+    if heads != spec.heads:
+        wanted = max(1, spec.kv_heads * heads // spec.heads)
+        changed.setdefault("kv_heads", next(count for count in range(wanted, 0, -1) if heads % count == 0))
+    return replace(spec, **changed, published_params=None)
 
 
 def _config(spec: ModelSpec, dtype: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def schedules(draw: st.DrawFn):
 @settings(max_examples=25, deadline=None)
 @given(schedule=schedules())
 def test_pieces_batches_and_scattered_blocks_change_nothing(kind, alone_bytes, schedule, computes):
-    """Prompt pieces and decoding sequences of mixed lengths in one forward, in any blocks; each text looked at whole."""
+    """Prompt pieces and decoding sequences of mixed lengths in one forward, in any blocks."""
     import engine.model.attention as attention
 
     before, attention.ALONE_BYTES = attention.ALONE_BYTES, alone_bytes
