@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from cli import calibrate, fit, flags, generate, hw, model, policy, report, trace, validate
+from cli import calibrate, fit, flags, generate, hw, model, policy, prepare, report, trace, validate
 from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
 from cli.help import Sectioned
 from cli.simulate import simulate
@@ -51,6 +51,7 @@ def afterwatt_app() -> typer.Typer:
     app.command("generate", cls=Sectioned, epilog=EXIT_CODES)(generate.generate)
     app.command("validate", cls=Sectioned, epilog=VALIDATE_CODES)(validate.validate)
     app.command("fit", cls=Sectioned, epilog=EXIT_CODES)(fit.fit)
+    app.command("prepare", cls=Sectioned, epilog=EXIT_CODES)(prepare.prepare)
     for name, (about, commands) in GROUPS.items():
         group = _typer(about, add_completion=False)
         for command, function in commands.items():

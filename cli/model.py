@@ -1,12 +1,14 @@
-"""`afterwatt model`: model shapes and what follows from them."""
+"""`afterwatt model`: model shapes, what follows from them, and random checkpoints of them."""
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from cli import complete, flags
+from cli.extra import needs_engine
 
 
 def list_models(json: flags.ListJson = False) -> None:
@@ -64,4 +66,47 @@ def show(
     print_table(columns, cells, title=load_model(name).name, sources=sources.texts)
 
 
-COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = ("Look at models.", {"list": list_models, "show": show})
+_Size = Annotated[int | None, typer.Option(min=1, metavar="N", show_default=False)]
+
+
+def make_random(
+    like: Annotated[
+        str,
+        typer.Option(
+            "--like",
+            metavar="NAME",
+            autocompletion=complete.model,
+            help="Whose shape; of the Llama, Mistral or Qwen2 family.",
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Directory to make.")],
+    layers: _Size = None,
+    hidden: _Size = None,
+    heads: _Size = None,
+    kv_heads: _Size = None,
+    head_dim: _Size = None,
+    ffn: _Size = None,
+    vocab: _Size = None,
+    max_context: _Size = None,
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="fp32, fp16 or bf16.")] = "fp16",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of its values.")] = 0,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, metavar="N", help="Size of a shard.")] = 512,
+) -> None:
+    """Write a random checkpoint of a model's shape, for work on speed; sizes that are not given stay the model's.
+
+    With --hidden alone, heads and FFN shrink along.
+    """
+    needs_engine("model make-random")
+    from engine.model.random_checkpoint import shrunk, write_random
+    from modelspecs import load_model
+
+    sizes = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    spec = shrunk(load_model(like), **sizes, ffn=ffn, vocab=vocab, max_context=max_context)
+    write_random(spec, Path(out), dtype, seed, shard_mb * 1_000_000)
+    sys.stdout.write(f"{out}: {spec.params:,} random parameters in {dtype}\n")
+
+
+COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (
+    "Look at models, or make one up.",
+    {"list": list_models, "show": show, "make-random": make_random},
+)

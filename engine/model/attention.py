@@ -22,7 +22,7 @@ MASKED_PAIRS: Final = 1 << 22
 """Query-key pairs per masked call: bounds the mask, 16 MiB in fp32."""
 GATHERED_BYTES: Final = 256 << 20
 """Keys and values of one layer gathered at a time, unless one sequence alone has more: bounds the copies of a batch."""
-_ALONE_BYTES: Final = 128 << 10
+ALONE_BYTES: Final = 128 << 10
 """Keys and values of one layer from which on a CPU a decoding sequence is served alone, in place where it can be."""
 _SMALLEST_BUCKET: Final = 256
 """Context up to which sequences are gathered together however their lengths differ, tokens."""
@@ -218,7 +218,7 @@ def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device:
     decoding = range(batch.prompts, len(batch.query_tokens))
     lengths = {number: batch.past_tokens[number] + 1 for number in decoding}
     token_bytes = 2 * shape.kv_heads * shape.head_dim * dtype.itemsize
-    alone_tokens = _ALONE_BYTES // token_bytes if device.type == "cpu" else None
+    alone_tokens = ALONE_BYTES // token_bytes if device.type == "cpu" else None
     shared = []
     for number, length in lengths.items():
         if len(lengths) == 1 or (alone_tokens is not None and length >= alone_tokens):

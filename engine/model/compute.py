@@ -12,6 +12,7 @@ from engine.model.attention import plan_attention, slots_of
 from engine.model.checkpoint import load_weights, open_checkpoint
 from engine.model.config import ModelConfig, read_config
 from engine.model.devices import NAMES, DtypePolicy, capability_of, device_name, dtype_policy, find_device
+from engine.model.graphs import PaddedDecode
 from engine.model.kv import KVPool, KVShape
 from engine.model.llama import Decoder
 from engine.model.memory import MemoryPlan, plan_memory
@@ -75,6 +76,7 @@ class TorchCompute:
         self._shape = KVShape.of(spec, options.block_tokens)
         self._decoder = Decoder(model.config, model.weights, model.policy.compute, model.device)
         self._pool = KVPool(self._shape, model.memory.kv_blocks, model.policy.kv, model.device, options.host_blocks)
+        self._padded = _padded_decode(self._decoder, self._pool, options, spec.max_context, model.device)
         self.info = ComputeInfo(
             model=spec.name,
             params=spec.params,
@@ -89,6 +91,7 @@ class TorchCompute:
             versions={"torch": torch.__version__, "python": platform.python_version()},
             more={
                 "compute_dtype": NAMES[model.policy.compute],
+                "graphs": self._padded is not None,
                 "threads": torch.get_num_threads(),
                 "weights_bytes": model.weights.bytes,
                 "working_bytes": model.memory.working_bytes,
@@ -122,8 +125,10 @@ class TorchCompute:
         farthest = max(past + query for past, query in zip(batch.past_tokens, batch.query_tokens, strict=True))
         if farthest > self._config.spec.max_context:
             raise EngineError(f"a sequence of {farthest} tokens exceeds the context of {self._config.spec.max_context}")
-        self._decoder.rope.reserve(farthest)
         slots = slots_of(batch, self._shape.block_tokens)
+        if self._padded is not None and (key := self._padded.shape_of(batch)) is not None:
+            return self._padded.logits(batch, slots, key)
+        self._decoder.rope.reserve(farthest)
         parts = plan_attention(batch, self._shape, self._policy.compute, self._device)
         left = self._decoder.forward(
             self._moved(batch.tokens), self._moved(_positions(batch)), self._moved(slots), self._pool, parts
@@ -132,6 +137,13 @@ class TorchCompute:
         if len(last) < len(left):
             left = left.index_select(0, self._moved(last))
         return self._decoder.logits(left)
+
+    @torch.inference_mode()
+    def warm_up(self, context_tokens: int) -> None:
+        """Capture the graphs for contexts of up to so many tokens, so that no request waits for them."""
+        if self._padded is not None:
+            self._padded.warm_up(context_tokens)
+            self._synchronize()
 
     def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
         """Copy KV blocks to host memory, each to its partner."""
@@ -145,7 +157,7 @@ class TorchCompute:
         """Give its memory back."""
         self._synchronize()
         self._pool.close()
-        del self._decoder
+        del self._decoder, self._padded
 
     def _moved(self, values: Ints) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.int64, copy=False)).to(self._device, non_blocking=True)
@@ -153,6 +165,16 @@ class TorchCompute:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def _padded_decode(
+    decoder: Decoder, pool: KVPool, options: ComputeOptions, max_context: int, device: torch.device
+) -> PaddedDecode | None:
+    cuda = device.type == "cuda"
+    if not (cuda if options.graphs is None else options.graphs):
+        return None
+    with torch.inference_mode():
+        return PaddedDecode(decoder, pool, options.max_seqs, max_context, capture=cuda)
 
 
 def _positions(batch: StepBatch) -> Ints:

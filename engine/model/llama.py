@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+from torch import addmv, mv
 from torch.nn.functional import linear, relu, rms_norm, silu
 
 from engine.model.attention import Part
@@ -43,6 +44,8 @@ class Decoder:
         self._hidden = (spec.hidden,)
         self._head_dim = spec.head_dim
         self._heads, self._kv_heads, self._ffn = spec.heads, spec.kv_heads, spec.ffn
+        # On a CPU a matrix product of one row packs the matrix first; the matrix-vector product only reads it.
+        self._gemv = device.type == "cpu" and compute == torch.float32
         cast = weights.embedding.dtype != compute
         self._cast = torch.empty(CAST_ELEMENTS if cast else 0, dtype=compute, device=device)
 
@@ -104,6 +107,8 @@ class Decoder:
     def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Multiply, casting the matrix some rows at a time right before if it is stored in another dtype."""
         if weight.dtype == x.dtype:
+            if self._gemv and len(x) == 1:
+                return (mv(weight, x[0]) if bias is None else addmv(bias, weight, x[0])).unsqueeze(0)
             return linear(x, weight, bias)
         outputs, inputs = weight.shape
         at_once = max(1, self._cast.numel() // inputs)

@@ -1,14 +1,21 @@
 """Logits equal transformers', however the work is cut up, batched, and laid out in memory."""
 
+from functools import cache
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.engine.model.tiny import KINDS, VOCAB, Sequence, load, logits_of
 
 TOLERANCE = 1e-4
+BLOCK_TOKENS = 4
+KV_BLOCKS = 64
 
 
-def expected(model, tokens):
+@cache
+def expected(model, tokens: tuple[int, ...]) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.tensor([tokens])).logits[0].float()
 
@@ -17,19 +24,167 @@ def text(length: int, seed: int) -> list[int]:
     return torch.randint(VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def close(found, wanted):
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def computes(tiny):
+    """The engine by kind and options, loaded once; its cache is shared by all that ask."""
+
+    @cache
+    def make(kind: str, **changes):
+        folder, model = tiny(kind)
+        return load(folder, block_tokens=BLOCK_TOKENS, kv_blocks=KV_BLOCKS, **changes), model
+
+    return make
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_prompt_then_token_by_token(kind: str, tiny):
-    folder, model = tiny(kind)
-    compute = load(folder)
+def test_a_whole_prompt_then_token_by_token(kind: str, computes):
+    compute, model = computes(kind)
     tokens = text(120, 3)
-    wanted = expected(model, tokens)
+    wanted = expected(model, tuple(tokens))
     assert wanted.std() > 0.5  # else anything would be close
     seq = Sequence(tokens[:90], list(range(40)))
     close(logits_of(compute, [(seq, 90)])[0], wanted[89])
     for place in range(90, 120):
         seq.tokens = tokens[: place + 1]
         close(logits_of(compute, [(seq, 1)])[0], wanted[place])
+
+
+@st.composite
+def schedules(draw: st.DrawFn):
+    """Up to four texts, blocks scattered over the pool, and who advances by how much in each iteration."""
+    lengths = draw(st.lists(st.integers(2, 40), min_size=1, max_size=4))
+    blocks = draw(st.permutations(range(KV_BLOCKS)))
+    sequences, left = [], list(lengths)
+    for number, length in enumerate(lengths):
+        count = -(-length // BLOCK_TOKENS)
+        own, blocks = blocks[:count], blocks[count:]
+        run = draw(st.booleans())
+        sequences.append((text(length, number), sorted(own) if run else own))
+    iterations = []
+    while any(left):
+        turns = {}
+        for number, remaining in enumerate(left):
+            if remaining and (draw(st.booleans()) or not any(left[:number])):
+                turns[number] = 1 if draw(st.booleans()) else draw(st.integers(1, remaining))
+        for number, query in turns.items():
+            left[number] -= query
+        if turns:
+            iterations.append(turns)
+    return sequences, iterations
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama-mqa", "qwen2", "llama-llama3"])
+@pytest.mark.parametrize("alone_bytes", [0, 1 << 20], ids=["alone", "together"])
+@settings(max_examples=25, deadline=None)
+@given(schedule=schedules())
+def test_pieces_batches_and_scattered_blocks_change_nothing(kind, alone_bytes, schedule, computes):
+    """Prompt pieces and decoding sequences of mixed lengths in one forward, in any blocks."""
+    import engine.model.attention as attention
+
+    before, attention.ALONE_BYTES = attention.ALONE_BYTES, alone_bytes
+    try:
+        compute, model = computes(kind)
+        texts, iterations = schedule
+        sequences = [Sequence([], blocks) for _, blocks in texts]
+        for turns in iterations:
+            pieces = []
+            for number, query in turns.items():
+                seq = sequences[number]
+                seq.tokens = texts[number][0][: seq.past + query]  # the end of what is known: it emits
+                pieces.append((seq, query))
+            found = logits_of(compute, pieces)
+            for place, number in enumerate(turns):
+                close(found[place], expected(model, tuple(texts[number][0]))[sequences[number].past - 1])
+    finally:
+        attention.ALONE_BYTES = before
+
+
+@pytest.mark.parametrize("changes", [{}, {"graphs": True}], ids=["plain", "padded"])
+def test_swapped_out_and_in_to_other_blocks(changes, computes):
+    compute, model = computes("llama", host_blocks=24, **changes)
+    tokens = text(70, 1)
+    wanted = expected(model, tuple(tokens))
+    seq = Sequence(tokens[:69], list(range(18)))
+    logits_of(compute, [(seq, 69)])
+    compute.swap_out(seq.blocks, [20, 3, *range(4, 20)])
+    other = Sequence(text(72, 2), list(range(18)))
+    logits_of(compute, [(other, 72)])  # somebody else has them meanwhile
+    seq.blocks = list(range(60, 42, -1))
+    compute.swap_in([20, 3, *range(4, 20)], seq.blocks)
+    seq.tokens = tokens
+    close(logits_of(compute, [(seq, 1)])[0], wanted[69])
+
+
+def test_computed_again_after_its_blocks_were_lost(computes):
+    compute, model = computes("mistral")
+    tokens = text(50, 1)
+    seq = Sequence(tokens[:40], list(range(10)))
+    logits_of(compute, [(seq, 40)])
+    logits_of(compute, [(Sequence(text(40, 9), list(range(10))), 40)])
+    again = Sequence(tokens, list(range(30, 43)))
+    close(logits_of(compute, [(again, 50)])[0], expected(model, tuple(tokens))[49])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2-tied", "llama-mqa"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_padded_batches_equal_plain_ones(kind: str, count: int, computes):
+    """What graphs replay: batch and contexts padded, padding's writes out of everybody's way."""
+    padded, model = computes(kind, graphs=True, max_seqs=6)
+    sequences = []
+    free = list(range(KV_BLOCKS))[::-1]
+    for number in range(count):
+        length = 3 + 7 * number % 29
+        blocks = [free.pop() for _ in range(-(-(length + 4) // BLOCK_TOKENS))]
+        sequences.append((Sequence([], blocks), text(length + 4, number)))
+    for seq, tokens in sequences:
+        seq.tokens = tokens[:-4]
+        logits_of(padded, [(seq, len(seq.tokens))])
+    for _ in range(4):
+        for seq, tokens in sequences:
+            seq.tokens = tokens[: seq.past + 1]
+        found = logits_of(padded, [(seq, 1) for seq, _ in sequences])
+        for place, (seq, tokens) in enumerate(sequences):
+            close(found[place], expected(model, tuple(tokens))[seq.past - 1])
+
+
+def test_a_padded_shape_reads_at_most_twice_what_it_needs(computes):
+    compute, _ = computes("llama", graphs=True)
+    for past in (1, 127, 128, 129, 200, 255):
+        seq = Sequence([0] * (past + 1), list(range(KV_BLOCKS)), past=past)
+        from engine.model.graphs import SMALLEST_BUCKET
+        from tests.engine.model.tiny import batch_of
+
+        _, width = compute._padded.shape_of(batch_of([(seq, 1)]))
+        assert past < width * BLOCK_TOKENS <= max(SMALLEST_BUCKET, 2 * (past + 1))
+
+
+def test_long_prompts_are_cut_where_their_mask_would_be_large(computes, monkeypatch):
+    monkeypatch.setattr("engine.model.attention.MASKED_PAIRS", 100)
+    compute, model = computes("llama")
+    tokens = text(80, 4)
+    seq = Sequence(tokens[:13], list(range(20)))
+    logits_of(compute, [(seq, 13)])
+    seq.tokens = tokens
+    close(logits_of(compute, [(seq, 67)])[0], expected(model, tuple(tokens))[79])
+
+
+def test_sequences_of_very_different_lengths_are_gathered_apart(computes, monkeypatch):
+    monkeypatch.setattr("engine.model.attention._SMALLEST_BUCKET", 8)
+    monkeypatch.setattr("engine.model.attention.GATHERED_BYTES", 64 * 2 * 2 * 8 * 4)
+    compute, model = computes("llama")
+    lengths = [3, 60, 5, 31, 30, 9]
+    sequences, free = [], list(range(KV_BLOCKS))
+    for number, length in enumerate(lengths):
+        own, free = free[: -(-length // BLOCK_TOKENS)], free[-(-length // BLOCK_TOKENS) :]
+        sequences.append((Sequence(text(length, number)[:-1], own[::-1]), text(length, number)))
+    for seq, _ in sequences:
+        logits_of(compute, [(seq, len(seq.tokens))])
+    for seq, tokens in sequences:
+        seq.tokens = tokens
+    found = logits_of(compute, [(seq, 1) for seq, _ in sequences])
+    for place, (_, tokens) in enumerate(sequences):
+        close(found[place], expected(model, tuple(tokens))[-1])

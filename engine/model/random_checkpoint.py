@@ -1,0 +1,172 @@
+"""Random checkpoints of any shape, for work on speed: Hugging Face directories that say nothing sensible, quickly.
+
+Every tensor is drawn from a generator of its own, keyed by seed and name, so that how it is cut into shards changes
+nothing. Scales follow the rule that keeps activations near 1 (He et al. 2015, arXiv:1502.01852: variance 1 / fan-in;
+Radford et al. 2019: residual branches divided by sqrt(2 layers)), so that logits are finite in fp16 too.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+
+from engine.model.config import FAMILIES, ModelConfig, Rope
+from engine.model.devices import DTYPES, DtypePolicy
+from engine.model.weights import allocate, places
+from engine.runtime.errors import EngineError
+from engine.runtime.layout import CONFIG, INDEX, SINGLE
+from modelspecs.spec import ModelSpec
+
+_ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+_TORCH_NAMES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+SHARD_BYTES: Final = 512 << 20
+"""Default bound of a shard, and so of the memory that writing takes."""
+
+
+def write_random(
+    spec: ModelSpec, directory: Path, dtype: str = "fp16", seed: int = 0, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write a random checkpoint, whole or not at all.
+
+    Args:
+        spec: its shape, of one of the three families.
+        directory: to make; must not exist yet.
+        dtype: fp32, fp16 or bf16.
+        seed: of its values.
+        shard_bytes: size that a shard should not exceed; a tensor is never cut.
+
+    Raises:
+        EngineError: the directory exists or cannot be written, the family is unknown, or the dtype.
+    """
+    if spec.family not in FAMILIES:
+        raise EngineError(f"{spec.name} is of the family {spec.family!r}; the engine computes {', '.join(FAMILIES)}")
+    if dtype not in DTYPES:
+        raise EngineError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+    if directory.exists():
+        raise EngineError(f"{directory} exists already; name a new directory")
+    unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        (unfinished / CONFIG).write_text(json.dumps(_config(spec, dtype), indent=2) + "\n", encoding="utf-8")
+        _write_shards(spec, unfinished, DTYPES[dtype], seed, shard_bytes)
+        unfinished.rename(directory)
+    except OSError as error:
+        raise EngineError(f"cannot write {directory}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def shrunk(spec: ModelSpec, **sizes: int | None) -> ModelSpec:
+    """Return a shape with some sizes changed.
+
+    Where the hidden size is, heads and FFN that are not given change in proportion, their groups kept.
+
+    Args:
+        spec: the shape.
+        sizes: fields of `ModelSpec`; None leaves one as it is.
+
+    Raises:
+        ModelError: no such shape can be.
+    """
+    changed: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    if not changed:
+        return spec
+    hidden = changed.get("hidden", spec.hidden)
+    if hidden != spec.hidden:
+        changed.setdefault("heads", max(1, spec.heads * hidden // spec.hidden))
+        changed.setdefault("ffn", max(1, spec.ffn * hidden // spec.hidden))
+    heads = changed.get("heads", spec.heads)
+    if heads != spec.heads:
+        wanted = max(1, spec.kv_heads * heads // spec.heads)
+        changed.setdefault("kv_heads", next(count for count in range(wanted, 0, -1) if heads % count == 0))
+    return replace(spec, **changed, published_params=None)
+
+
+def _config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
+    """Return a config.json that transformers reads too."""
+    fields: dict[str, Any] = {
+        "architectures": [_ARCHITECTURES[spec.family]],
+        "model_type": spec.family,
+        "vocab_size": spec.vocab,
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.ffn,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": spec.max_context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": spec.tied_embeddings,
+        "torch_dtype": _TORCH_NAMES[dtype],
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if spec.family == "llama":
+        fields |= {"attention_bias": spec.qkv_bias, "mlp_bias": spec.ffn_bias}
+    if spec.family == "mistral":
+        fields["sliding_window"] = None
+    return fields
+
+
+def _write_shards(spec: ModelSpec, directory: Path, dtype: torch.dtype, seed: int, shard_bytes: int) -> None:
+    groups = list(_grouped(_shapes(spec), dtype, shard_bytes))
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        name = SINGLE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        tensors = {key: _drawn(key, shape, spec, seed).to(dtype) for key, shape in group.items()}
+        save_file(tensors, directory / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(group, name)
+    if len(groups) > 1:
+        total = sum(math.prod(shape) * dtype.itemsize for group in groups for shape in group.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a checkpoint: those that loading one would ask for."""
+    config = ModelConfig(spec, 1e-5, Rope(), "silu")
+    weights = allocate(config, DtypePolicy(torch.float32, torch.float32, torch.float32), torch.device("meta"))
+    return {name: place.shape for name, place in places(config, weights).items()}
+
+
+def _grouped(
+    shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, shard_bytes: int
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Cut the tensors into shards, in order."""
+    group: dict[str, tuple[int, ...]] = {}
+    size = 0
+    for name, shape in shapes.items():
+        own = math.prod(shape) * dtype.itemsize
+        if group and size + own > shard_bytes:
+            yield group
+            group, size = {}, 0
+        group[name] = shape
+        size += own
+    yield group
+
+
+def _drawn(name: str, shape: tuple[int, ...], spec: ModelSpec, seed: int) -> torch.Tensor:
+    """Draw one tensor, fp32."""
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+    if name.endswith("bias"):
+        spread = 0.02
+    elif name.endswith("embed_tokens.weight"):
+        spread = shape[-1] ** -0.5 if spec.tied_embeddings else 1.0
+    else:
+        spread = shape[-1] ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            spread /= math.sqrt(2 * spec.layers)
+    return torch.empty(shape).normal_(0.0, spread, generator=generator)
