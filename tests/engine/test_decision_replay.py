@@ -11,6 +11,7 @@ from engine.runtime.request import Request, block_hashes
 from policies.batching import BATCHING
 from policies.sizes import SchedulerConfig
 from sim.replay import RecordedRequest, RecordedStep, Replayed, replay_decisions
+from tests.engine.recorded import recorded_requests, recorded_steps
 from tests.engine.runtime.test_worker import UNIT, run, worlds
 
 
@@ -18,19 +19,8 @@ def record(world) -> tuple[SchedulerConfig, str, list[RecordedRequest], list[Rec
     """An engine's run as the simulator takes it."""
     config, batching, requests = world
     _, report = run(config, batching, requests)
-    ends = [step.plan_ns for step in report.steps[1:]] + [step.done_ns for step in report.steps[-1:]]
-    steps = [
-        RecordedStep(
-            step.plan_ns, end, step.arrivals, tuple(entry), step.stopped, step.free_blocks, step.outstanding_tokens
-        )
-        for step, end, entry in zip(report.steps, ends, report.decisions, strict=True)
-    ]
-    refused = {refusal.request_id: refusal.at_ns for refusal in report.refusals}
-    asked = [
-        RecordedRequest(one.request_id, len(one.prompt_ids), one.output_tokens, one.prefix, refused.get(one.request_id))
-        for _, one in sorted(requests, key=lambda pair: pair[1].request_id)
-    ]
-    return config, batching, asked, steps
+    asked = recorded_requests(report, [request for _, request in requests])
+    return config, batching, asked, recorded_steps(report)
 
 
 def replayed(config, batching, asked, steps) -> Replayed:
