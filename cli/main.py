@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from cli import calibrate, fit, flags, hw, model, policy, report, trace
+from cli import calibrate, doctor, fit, flags, hw, model, policy, report, trace
 from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
 from cli.help import Sectioned
 from cli.simulate import simulate
@@ -47,6 +47,7 @@ def afterwatt_app() -> typer.Typer:
     app.command("simulate", cls=Sectioned, epilog=EXIT_CODES)(simulate)
     app.command("report", cls=Sectioned)(report.report)
     app.command("calibrate", cls=Sectioned, epilog=EXIT_CODES)(calibrate.calibrate)
+    app.command("doctor", cls=Sectioned)(doctor.doctor)
     app.command("fit", cls=Sectioned, epilog=EXIT_CODES)(fit.fit)
     for name, (about, commands) in GROUPS.items():
         group = _typer(about, add_completion=False)
