@@ -135,6 +135,8 @@ def _others(told: "Calibration") -> list[list[str]]:
         rows.append([f"power {what}", "unknown" if value is None else f"{value:.1f} W", "", "", watts.method])
     drift = ", ".join(f"{rate / 1e9:.3g}" for rate in told.drift)
     rows.append(["drift of reading", f"{told.drift_frac:.0%}", "", "", f"{drift} GB/s at start, middle, end"])
+    share = "" if told.processor_share is None else f"the processor was ours for {told.processor_share:.0%}"
+    rows.append(["clock", f"{told.clock} time", "", "", share])
     return rows
 
 

@@ -25,8 +25,13 @@ _TESTS = {
 
 def fit(
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="A CSV of measured points; docs/fidelity.md has its columns.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[TABLE]",
+            help="A CSV of measured points; docs/fidelity.md has its columns. May be left out with --kernels.",
+            show_default=False,
+        ),
+    ] = None,
     stack: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +79,9 @@ def fit(
 
     if prior != SHIPPED:
         load_pools(prior)  # says what is wrong with it, before anything is computed
+    if table is None:
+        _write_kernels_alone(kernels, stack, prior, out, overwrite)
+        return
     points = read_points(table)
     with TemporaryDirectory(prefix="afterwatt-") as folder:
         start = prior if kernels is None else _with_kernels(kernels, stack, prior, Path(folder))
@@ -85,6 +93,27 @@ def fit(
             sys.stdout.write(to_json({"prior": prior, "kernels": kernels, **_as_json(report, written)}))
         elif not quiet:
             _print(report, written)
+
+
+def _write_kernels_alone(kernels: str | None, stack: str | None, prior: str, out: str | None, overwrite: bool) -> None:
+    """Write the profile that stands on kernel times, and on no run of the whole engine."""
+    if kernels is None:
+        raise OptionError("afterwatt fit needs a TABLE of measured points, or --kernels with --stack and --out")
+    if out is None or not out.endswith(".toml"):
+        raise OptionError(f"--out {out!r} must be a .toml where only --kernels are given: one profile is written")
+    from fidelity.fit.profile import write_profile
+
+    path = Path(out)
+    if path.exists() and not overwrite:
+        raise OptionError(f"--out {out!r} exists; choose another place or add --overwrite")
+    with TemporaryDirectory(prefix="afterwatt-") as folder:
+        made = Path(_with_kernels(kernels, stack, prior, Path(folder)))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_profile(path, made.read_text(encoding="utf-8"))
+        except OSError as fault:
+            raise OptionError(f"--out {out!r} cannot be written ({fault.strerror}); choose another place") from None
+    sys.stdout.write(f"profile: {path}\n")
 
 
 def _with_kernels(kernels: str, stack: str | None, prior: str, folder: Path) -> str:

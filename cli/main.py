@@ -10,7 +10,20 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from cli import calibrate, fit, flags, generate, hw, model, policy, prepare, report, trace, validate
+from cli import (
+    calibrate,
+    doctor,
+    fit,
+    flags,
+    generate,
+    hw,
+    model,
+    policy,
+    prepare,
+    report,
+    trace,
+    validate,
+)
 from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
 from cli.help import Sectioned
 from cli.simulate import simulate
@@ -50,6 +63,7 @@ def afterwatt_app() -> typer.Typer:
     app.command("calibrate", cls=Sectioned, epilog=EXIT_CODES)(calibrate.calibrate)
     app.command("generate", cls=Sectioned, epilog=EXIT_CODES)(generate.generate)
     app.command("validate", cls=Sectioned, epilog=VALIDATE_CODES)(validate.validate)
+    app.command("doctor", cls=Sectioned)(doctor.doctor)
     app.command("fit", cls=Sectioned, epilog=EXIT_CODES)(fit.fit)
     app.command("prepare", cls=Sectioned, epilog=EXIT_CODES)(prepare.prepare)
     for name, (about, commands) in GROUPS.items():

@@ -6,7 +6,7 @@ of a large one's rate because of it. Where arithmetic and traffic overlap, the l
 Roofline, CACM 2009), its corner rounded by a p-norm, since neither is perfectly hidden behind the other.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ class GemmRates(NamedTuple):
         latency_s: time of a product without work.
         sharpness: p of the p-norm that joins traffic, arithmetic and scaling; infinity is the sharp roofline.
         narrow: the vectors are quantised to a byte per element first, by a kernel of its own.
+        few_rows: products of so many rows or fewer run in a kernel of their own: a processor's libraries stream the
+            matrix past a few vectors, and repack it for more.
+        few_bytes_per_s: traffic in those.
     """
 
     bytes_per_s: float
@@ -40,6 +43,8 @@ class GemmRates(NamedTuple):
     latency_s: float
     sharpness: float
     narrow: bool = False
+    few_rows: float = 0.0
+    few_bytes_per_s: float = 1.0
 
 
 class AttentionRates(NamedTuple):
@@ -104,6 +109,8 @@ def gemm_s(
     input_bytes = 1.0 if rates.narrow else activation_bytes
     moved = weights * weight_bytes + rows * (inputs * input_bytes + outputs * activation_bytes)
     memory_s = moved / rates.bytes_per_s
+    if rates.few_rows:
+        memory_s = _where(rows <= rates.few_rows, moved / rates.few_bytes_per_s, memory_s)
     compute_s = 2.0 * rows * inputs * outputs / rates.flops_per_s
     product_s = rates.latency_s + smooth_max(memory_s, compute_s, weights * rates.dequant_s, rates.sharpness)
     if not rates.narrow:
@@ -139,6 +146,10 @@ def experts_s(
     rows = tokens * active
     into = gemm_s(rows, hidden, inner * width, rates, weight_bytes, activation_bytes, touched)
     return into + gemm_s(rows, width, hidden, rates, weight_bytes, activation_bytes, touched)
+
+
+def _where(here: bool | NDArray[np.bool_], one: Real, other: Real) -> Real:
+    return cast("Real", np.where(here, one, other)[()])
 
 
 def smooth_max(one: Real, two: Real, three: Real, sharpness: float) -> Real:

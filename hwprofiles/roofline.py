@@ -101,7 +101,11 @@ def reached_rates(device: Device, ecc_on: bool, precision: Precision, stack: Sta
     )
     narrow_head = precision.quantised and precision.head_bits is not None and precision.head_bits < 16.0
     share = stack.expert_efficiency
-    experts = matrices._replace(bytes_per_s=matrices.bytes_per_s * share, flops_per_s=matrices.flops_per_s * share)
+    experts = matrices._replace(
+        bytes_per_s=matrices.bytes_per_s * share,
+        flops_per_s=matrices.flops_per_s * share,
+        few_bytes_per_s=matrices.few_bytes_per_s * share,
+    )
     return Rates(computed, matrices, experts, matrices if narrow_head else wide, wide, attention)
 
 
@@ -122,6 +126,8 @@ def _matrix_rates(device: Device, bandwidth: float, precision: Precision, stack:
         float(stack.kernel_latency_s),
         float(stack.roofline_sharpness),
         narrow=computed in ("int8", "fp8"),
+        few_rows=float(stack.few_rows),
+        few_bytes_per_s=bandwidth * stack.few_rows_mem_efficiency,
     )
 
 

@@ -72,6 +72,8 @@ class Parameter(NamedTuple):
 PARAMETERS: Final = (
     Parameter("mem_efficiency", _SHARE, 0.02, 1.0, kernel=True),
     Parameter("compute_efficiency", _SHARE, 0.005, 1.0, kernel=True),
+    Parameter("few_rows", Rule(0.0, 1024.0), 0.0, 0.0, kernel=True),
+    Parameter("few_rows_mem_efficiency", _SHARE, 1.0, 1.0, kernel=True),
     Parameter("kernel_latency_s", _TIME, 1e-7, 2e-4, kernel=True),
     Parameter("roofline_sharpness", _SHARPNESS, 1.0, 20.0, kernel=True),
     Parameter("attention_mem_efficiency", _SHARE, 0.005, 1.0, "attention", kernel=True),
@@ -118,6 +120,8 @@ class Stack:
         name, pool: stack (or the path of its file) and pool, for reports.
         mem_efficiency: share of peak bandwidth at which weights stream.
         compute_efficiency: share of peak FLOP/s in large products of 16- and 32-bit weights.
+        few_rows, few_rows_mem_efficiency: products of so many rows or fewer reach another share of the bandwidth; 0
+            where there is no such difference.
         kernel_latency_s: time of a matrix product without work.
         roofline_sharpness: p of the p-norm that joins a product's traffic and arithmetic.
         attention_mem_efficiency, attention_compute_efficiency, attention_latency_s: the same for attention kernels.
@@ -149,6 +153,8 @@ class Stack:
     pool: str
     mem_efficiency: Fact
     compute_efficiency: Fact
+    few_rows: Fact
+    few_rows_mem_efficiency: Fact
     kernel_latency_s: Fact
     roofline_sharpness: Fact
     attention_mem_efficiency: Fact
@@ -337,6 +343,8 @@ def _absent(value: float, text: str) -> Fact:
 
 _ABSENT: Final = {
     "comm_bulk_bytes": _absent(1e15, "no payload is as large: one share of the link holds for all"),
+    "few_rows": _absent(0.0, "products of few rows run as all others do"),
+    "few_rows_mem_efficiency": _absent(1.0, "of no use where few_rows is 0"),
     "attention_score_bytes": _absent(0.01, "flash attention: scores stay on the chip; not 0, so that a fit can start"),
 }
 

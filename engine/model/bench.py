@@ -23,8 +23,8 @@ _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 _LEAST_ARRAY: Final = 256 * MIB
 _TIMES_CACHE: Final = 4
 _SHARE_OF_MEMORY: Final = 0.125
-_SLOW_FRAC: Final = 0.25
 _TINY: Final = 64
+_BLOCK_TOKENS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,22 @@ class TorchBench:
         size = effort.array_bytes or _array_bytes(self.machine)
         self.array = _filled(size // (8 * MIB) * 8 * MIB or 8 * MIB, self.device)
         self._at = 0
+        self._graphs = self.device.type == "cuda"
+        # One thread's time on the processor is what a product takes; what others take away in between is not.
+        self.clock = "processor" if self.device.type == "cpu" and threads == 1 else "wall"
+        self._spent = {"processor": 0.0, "wall": 0.0}
 
     @property
     def array_bytes(self) -> int:
         """Return the size of the array that is read."""
         return self.array.numel() * self.array.element_size()
+
+    @property
+    def processor_share(self) -> float | None:
+        """Return which share of the time the processor was ours while it was measured; None where that says nothing."""
+        if self.clock != "processor" or not self._spent["wall"]:
+            return None
+        return min(1.0, self._spent["processor"] / self._spent["wall"])
 
     # -- bandwidth ------------------------------------------------------------------------------------------------
 
@@ -125,8 +136,8 @@ class TorchBench:
                 if probe is None:
                     break
                 yield probe
-                if probe.run(1) > self.effort.most_s:
-                    break
+                if 8.0 * min(probe.run(1), probe.run(1)) > self.effort.most_s:
+                    break  # the next has eight times the work
 
     def _precisions(self) -> list[str]:
         if self.device.type == "cpu":
@@ -150,7 +161,7 @@ class TorchBench:
         label = f"gemm/{name}/{side}x{side}x{side}"
         try:
             call()
-        except (RuntimeError, NotImplementedError) as fault:
+        except RuntimeError as fault:
             self.skipped[label] = str(fault).splitlines()[0]
             return None
         row = {"op": "gemm", "dtype": name, "m": side, "n": side, "k": side}
@@ -191,29 +202,49 @@ class TorchBench:
 
     def _attention(self, shape: tuple[int, int, int], batch: int, queries: int, context: int) -> Probe | None:
         heads, kv_heads, width = shape
-        entries = batch * kv_heads * context * width
-        if 4 * entries * self.dtype.itemsize > self.array_bytes:
+        entry_bytes = 2 * kv_heads * width * self.dtype.itemsize
+        if 2 * batch * context * entry_bytes > self.array_bytes:
             return None  # it would find its keys in the cache
-        query = torch.randn(batch, heads, queries, width, device=self.device).to(self.dtype)
-        grouped = heads != kv_heads
-        mask = None
-        if 1 < queries < context:
-            mask = torch.ones(queries, context, dtype=torch.bool, device=self.device).tril(context - queries)
-        causal = 1 < queries == context
-
-        def call() -> torch.Tensor:
-            keys, values = (self._part(self.dtype, batch, kv_heads, context, width) for _ in range(2))
-            return scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped
-            )
-
+        call = self._decoding(shape, batch, context) if queries == 1 else self._prompt(shape, queries, context)
         op = "decode_attention" if queries == 1 else "prefill_attention"
         row: dict[str, object] = {"op": op, "dtype": self.machine.dtype, "batch": batch, "context": context}
         row |= {"heads": heads, "kv_heads": kv_heads, "head_dim": width}
         if queries > 1:
             row["queries"] = queries
         label = f"{op}/{heads}h{kv_heads}kv{width}/b{batch}q{queries}c{context}"
-        return self._probe(label, call, 2.0 * entries * self.dtype.itemsize, "bytes", row)
+        return self._probe(label, call, float(batch * context * entry_bytes), "bytes", row)
+
+    def _decoding(self, shape: tuple[int, int, int], batch: int, context: int) -> Callable[[], torch.Tensor]:
+        """Return the engine's attention of sequences that decode: one as it lies, several gathered block by block."""
+        heads, kv_heads, width = shape
+        query = self._random(batch, kv_heads, heads // kv_heads, width)
+        blocks = torch.randperm(batch * context // _BLOCK_TOKENS).to(self.device)
+        mask = torch.zeros(batch, 1, 1, context, dtype=self.dtype, device=self.device)
+
+        def entries() -> torch.Tensor:
+            if batch == 1:
+                return self._part(self.dtype, context, kv_heads, width).transpose(0, 1).unsqueeze(0)
+            cache = self._part(self.dtype, len(blocks), _BLOCK_TOKENS, kv_heads, width)
+            return cache.index_select(0, blocks).view(batch, context, kv_heads, width).transpose(1, 2)
+
+        return lambda: scaled_dot_product_attention(query, entries(), entries(), attn_mask=None if batch == 1 else mask)
+
+    def _prompt(self, shape: tuple[int, int, int], queries: int, context: int) -> Callable[[], torch.Tensor]:
+        """Return the engine's attention of a prompt piece."""
+        heads, kv_heads, width = shape
+        group, past = heads // kv_heads, context - queries
+        query = self._random(kv_heads, group, queries, width)
+        ahead = torch.full((queries, context), float("-inf"), dtype=self.dtype, device=self.device)
+        mask = ahead.triu_(past + 1) if past else None
+
+        def entries() -> torch.Tensor:
+            cache = self._part(self.dtype, context, kv_heads, width)
+            return cache.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+
+        return lambda: scaled_dot_product_attention(query, entries(), entries(), attn_mask=mask, is_causal=not past)
+
+    def _random(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=self.device).to(self.dtype)
 
     # -- the cost of a call ---------------------------------------------------------------------------------------
 
@@ -313,25 +344,57 @@ class TorchBench:
     def _probe(
         self, name: str, call: Callable[[], Any], work: float, unit: str, row: dict[str, object] | None = None
     ) -> Probe:
+        replays: dict[int, Callable[[], None]] = {}
+
         def run(times: int) -> float:
             with torch.inference_mode():
+                if row and self._graphs and times not in replays:
+                    replays.clear()  # a graph keeps its memory
+                    replays[times] = self._captured(call, times)
+                repeat = replays.get(times) or _repeated(call, times)
                 self._wait()
-                start = time.perf_counter()
-                for _ in range(times):
-                    call()
+                processor_s, wall_s = time.thread_time(), time.perf_counter()
+                repeat()
                 self._wait()
-                return time.perf_counter() - start
+                taken = {"wall": time.perf_counter() - wall_s, "processor": time.thread_time() - processor_s}
+            for clock, seconds in taken.items():
+                self._spent[clock] += seconds
+            return taken[self.clock]
 
         return Probe(name, run, work, unit, row or {})
+
+    def _captured(self, call: Callable[[], Any], times: int) -> Callable[[], None]:
+        """Return what replays so many calls as one CUDA graph: a kernel's time, without what launching it takes.
+
+        Where something cannot be captured, calls one by one, from then on; `skipped` says so.
+        """
+        try:
+            aside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(aside):
+                call()  # libraries set themselves up at the first call, which a graph must not hold
+            torch.cuda.current_stream(self.device).wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(times):
+                    call()
+        except RuntimeError as fault:
+            self._graphs = False
+            self.skipped["graphs"] = f"kernels are launched one by one ({str(fault).splitlines()[0]})"
+            return _repeated(call, times)
+        return graph.replay
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-def too_slow(rate: float, fp32_rate: float) -> bool:
-    """Say whether a precision is so slow beside fp32 that nobody should compute in it."""
-    return rate < _SLOW_FRAC * fp32_rate
+def _repeated(call: Callable[[], Any], times: int) -> Callable[[], None]:
+    def repeat() -> None:
+        for _ in range(times):
+            call()
+
+    return repeat
 
 
 def _copier(target: torch.Tensor, source: torch.Tensor) -> Callable[[], Any]:

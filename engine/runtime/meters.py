@@ -8,15 +8,15 @@ so is one whose meter failed half way: what was counted until then is no energy 
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 POWERCAP: Final = Path("/sys/class/powercap")
 POLL_INTERVAL_S: Final = 0.1
-_RAPL_INTERVAL_S: Final = 30.0
-"""How often RAPL is looked at: a package's counter wraps after 262 kJ, which takes it minutes at least."""
+_COUNTER_INTERVAL_S: Final = 30.0
+"""How often counters are looked at: a package's wraps after 262 kJ, which takes it minutes at least."""
 _MOST_W: Final = 5000.0
 """No package draws as much: a counter that says so was set back."""
 _AVERAGES: Final = "NVML gives averages over about a second on most cards: runs should take several seconds"
@@ -53,20 +53,19 @@ class Reading:
 
 
 class Meter(Protocol):
-    """Measures one stretch of time after the other.
-
-    Attributes:
-        method: of its readings when all goes well.
-        covers: what it sees: the board, the package and its memory, ...
-        note: what to know about its readings.
-    """
+    """Measures one stretch of time after the other."""
 
     @property
-    def method(self) -> str: ...  # noqa: D102 - described above
+    def method(self) -> str:
+        """Return how its joules are come by, when all goes well."""
+
     @property
-    def covers(self) -> str: ...  # noqa: D102
+    def covers(self) -> str:
+        """Return what it sees."""
+
     @property
-    def note(self) -> str: ...  # noqa: D102
+    def note(self) -> str:
+        """Return what to know about its readings."""
 
     def start(self) -> None:
         """Begin; does not raise: a sensor's fault makes the reading unknown."""
@@ -173,20 +172,41 @@ class Poller:
                 return
 
 
-class _Sampled:
-    """What the meters share that sample something: start, stop, faults to unknown."""
+class Tally(Protocol):
+    """Joules that add up sample by sample."""
 
-    method = "unknown"
-    note = ""
+    @property
+    def joules(self) -> float:
+        """Return the sum so far."""
 
-    def __init__(self, covers: str, interval_s: float, clock: Clock) -> None:
-        self.covers, self._clock = covers, clock
-        self._poller = Poller(self._sample, interval_s)
+    def reset(self) -> None:
+        """Begin anew."""
+
+    def sample(self) -> None:
+        """Look at the sensor, and add what has passed; raises `MeterError`."""
+
+
+class SampledMeter:
+    """A tally that is fed at the start, every so often, and at the end; unknown as soon as one sample fails.
+
+    Args:
+        tally: what is fed.
+        method, covers, note: as in `Meter`.
+        interval_s: between samples.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, tally: Tally, method: str, covers: str, interval_s: float, note: str = "", clock: Clock = time.monotonic
+    ) -> None:
+        self.method, self.covers, self.note = method, covers, note
+        self._tally, self._clock = tally, clock
+        self._poller = Poller(tally.sample, interval_s)
         self._began_s = clock()
 
     def start(self) -> None:
         """Begin, with a first sample."""
-        self._reset()
+        self._tally.reset()
         self._began_s = self._clock()
         self._poller.start()
 
@@ -197,16 +217,7 @@ class _Sampled:
         if self._poller.fault:
             why = f"{self.method} failed on the way: {self._poller.fault}"
             return Reading(None, "unknown", self.covers, elapsed_s, why)
-        return Reading(self._joules(), self.method, self.covers, elapsed_s, self.note)
-
-    def _reset(self) -> None:
-        raise NotImplementedError
-
-    def _sample(self) -> None:
-        raise NotImplementedError
-
-    def _joules(self) -> float:
-        raise NotImplementedError
+        return Reading(self._tally.joules, self.method, self.covers, elapsed_s, self.note)
 
 
 class Trapezoid:
@@ -232,8 +243,41 @@ class Trapezoid:
         self._last = (at_s, watts)
 
 
-class PolledPower(_Sampled):
-    """Power read every so often and integrated by the trapezoidal rule.
+class Power:
+    """Power as a tally: read, and integrated.
+
+    Args:
+        read_w: returns watts now; raises `MeterError`.
+        clock: seconds.
+    """
+
+    def __init__(self, read_w: Callable[[], float], clock: Clock = time.monotonic) -> None:
+        self._read_w, self._clock = read_w, clock
+        self._integral = Trapezoid()
+
+    @property
+    def joules(self) -> float:
+        """Return the integral so far."""
+        return self._integral.joules
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._integral = Trapezoid()
+
+    def sample(self) -> None:
+        """Take in the power now; raises `MeterError`."""
+        watts = self._read_w()
+        self._integral.add(self._clock(), watts)
+
+
+def polled_power(
+    read_w: Callable[[], float],
+    name: str,
+    covers: str,
+    interval_s: float = POLL_INTERVAL_S,
+    clock: Clock = time.monotonic,
+) -> SampledMeter:
+    """Return a meter that reads power every so often and integrates it by the trapezoidal rule.
 
     Args:
         read_w: returns watts now; raises `MeterError`.
@@ -242,31 +286,8 @@ class PolledPower(_Sampled):
         interval_s: between samples.
         clock: seconds.
     """
-
-    note = _AVERAGES
-
-    def __init__(
-        self,
-        read_w: Callable[[], float],
-        name: str,
-        covers: str,
-        interval_s: float = POLL_INTERVAL_S,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        super().__init__(covers, interval_s, clock)
-        self.method = f"{name}-polled-{1e3 * interval_s:g}ms"
-        self._read_w = read_w
-        self._integral = Trapezoid()
-
-    def _reset(self) -> None:
-        self._integral = Trapezoid()
-
-    def _sample(self) -> None:
-        watts = self._read_w()
-        self._integral.add(self._clock(), watts)
-
-    def _joules(self) -> float:
-        return self._integral.joules
+    method = f"{name}-polled-{1e3 * interval_s:g}ms"
+    return SampledMeter(Power(read_w, clock), method, covers, interval_s, _AVERAGES, clock)
 
 
 class Counter:
@@ -312,30 +333,26 @@ class Counter:
         raise MeterError(f"{self._name} fell by {-risen_j:g} J: it was set back")
 
 
-class CounterMeter(_Sampled):
-    """The rise of energy counters, summed."""
+class Counters:
+    """Several counters as one tally."""
 
-    def __init__(
-        self,
-        counters: list[Counter],
-        method: str,
-        covers: str,
-        interval_s: float = _RAPL_INTERVAL_S,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        super().__init__(covers, interval_s, clock)
-        self.method, self._counters = method, counters
+    def __init__(self, counters: Sequence[Counter]) -> None:
+        self._counters = counters
 
-    def _reset(self) -> None:
+    @property
+    def joules(self) -> float:
+        """Return what all of them have risen by."""
+        return sum(counter.joules for counter in self._counters)
+
+    def reset(self) -> None:
+        """Begin anew."""
         for counter in self._counters:
             counter.reset()
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        """Look at all of them; raises `MeterError`."""
         for counter in self._counters:
             counter.sample()
-
-    def _joules(self) -> float:
-        return sum(counter.joules for counter in self._counters)
 
 
 # -- RAPL --------------------------------------------------------------------------------------------------------------
@@ -363,7 +380,7 @@ def rapl_zones(root: Path = POWERCAP) -> list[Path]:
     return zones
 
 
-def rapl_meter(root: Path = POWERCAP, clock: Clock = time.monotonic) -> CounterMeter:
+def rapl_meter(root: Path = POWERCAP, clock: Clock = time.monotonic) -> SampledMeter:
     """Return the meter of the processors' packages and memory; errors as `rapl_zones`."""
     zones = rapl_zones(root)
     counters = [
@@ -371,7 +388,8 @@ def rapl_meter(root: Path = POWERCAP, clock: Clock = time.monotonic) -> CounterM
         for zone in zones
     ]
     names = sorted({_zone_text(zone, "name").partition("-")[0] for zone in zones}, reverse=True)
-    return CounterMeter(counters, "rapl", f"processors ({' and '.join(names)}), all that runs on them", clock=clock)
+    covers = f"processors ({' and '.join(names)}), all that runs on them"
+    return SampledMeter(Counters(counters), "rapl", covers, _COUNTER_INTERVAL_S, clock=clock)
 
 
 def _zone_text(zone: Path, name: str) -> str:
@@ -429,9 +447,23 @@ class Nvml:
         """Return the enforced power limit in watts; raises `MeterError`."""
         return float(self._ask("nvmlDeviceGetEnforcedPowerLimit")) / 1e3
 
-    def _ask(self, name: str) -> Any:  # noqa: ANN401 - whatever the library returns
+    def name(self) -> str:
+        """Return what the card is called; raises `MeterError`."""
+        said = self._ask("nvmlDeviceGetName")
+        return said.decode() if isinstance(said, bytes) else str(said)  # bytes from older libraries
+
+    def capability(self) -> tuple[int, int]:
+        """Return its compute capability; raises `MeterError`."""
+        major, minor = self._ask("nvmlDeviceGetCudaComputeCapability")
+        return int(major), int(minor)
+
+    def count(self) -> int:
+        """Return how many GPUs the library sees, this one included; raises `MeterError`."""
+        return int(self._ask("nvmlDeviceGetCount", of_device=False))
+
+    def _ask(self, name: str, of_device: bool = True) -> Any:  # noqa: ANN401 - whatever the library returns
         try:
-            return getattr(self._library, name)(self._handle)
+            return getattr(self._library, name)(*([self._handle] if of_device else []))
         except self._library.NVMLError as fault:
             raise MeterError(f"{name} says {fault}") from None
 
@@ -451,13 +483,20 @@ class Watts(Protocol):
     """What a model needs of a hardware profile; `hwprofiles.devices.Device` has it."""
 
     @property
-    def key(self) -> str: ...  # noqa: D102
+    def key(self) -> str:
+        """Return the device's name."""
+
     @property
-    def idle_w(self) -> float: ...  # noqa: D102
+    def idle_w(self) -> float:
+        """Return watts at rest."""
+
     @property
-    def tdp_w(self) -> float: ...  # noqa: D102
+    def tdp_w(self) -> float:
+        """Return the limit."""
+
     @property
-    def streaming_w(self) -> float | None: ...  # noqa: D102
+    def streaming_w(self) -> float | None:
+        """Return measured watts while memory streams; None where nobody measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,12 +553,13 @@ def choose_meter(
 def _nvml_meter(gpu: Nvml, interval_s: float, refused: list[str]) -> Meter | None:
     try:
         gpu.counter_j()
-        return CounterMeter([Counter(gpu.counter_j, None, "NVML's energy counter")], "nvml-counter", "the board")
+        counter = Counter(gpu.counter_j, None, "NVML's energy counter")
+        return SampledMeter(counter, "nvml-counter", "the board", _COUNTER_INTERVAL_S)
     except MeterError as fault:
         refused.append(f"nvml-counter: {fault}; Volta and newer have it")
     try:
         gpu.power_w()
-        return PolledPower(gpu.power_w, "nvml-power", "the board", interval_s)
+        return polled_power(gpu.power_w, "nvml-power", "the board", interval_s)
     except MeterError as fault:
         refused.append(f"nvml-power: {fault}")
     return None

@@ -136,28 +136,34 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def interleaved(
-    probes: Iterable[Probe], rounds: int, least_s: float, each_round: Callable[[int], None] | None = None
+    probes: Iterable[Probe], rounds: int, least_s: float, between: Iterable[Probe] = (), every: int = 50
 ) -> dict[str, list[float]]:
-    """Take probes in turn, round after round, and return name -> seconds per call, a sample a round.
+    """Take probes in turn, round after round, and return name -> seconds per call, in the order in which they came.
 
     Args:
         probes: what to take; each is run once or twice beforehand, to warm up and to see how long it takes.
         rounds: samples of each.
         least_s: a probe is repeated until a sample should take as long.
-        each_round: called with the number of each round before it.
+        between: probes that others are judged by: taken before every so many of the others, and at the end.
+        every: how many.
     """
-    known = list(probes)
-    names = [probe.name for probe in known]
+    known, often = list(probes), list(between)
+    names = [probe.name for probe in (*often, *known)]
     if len(set(names)) < len(names):
         raise ValueError(f"two probes are called {next(name for name in names if names.count(name) > 1)!r}")
-    calls = {probe.name: probe.calls or _calls(probe, least_s) for probe in known}
+    calls = {probe.name: probe.calls or _calls(probe, least_s) for probe in (*often, *known)}
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        if each_round is not None:
-            each_round(number)
-        for probe in known:
+
+    def take(taken: Sequence[Probe]) -> None:
+        for probe in taken:
             count = calls[probe.name]
             samples[probe.name].append(probe.run(count) / count)
+
+    for _ in range(rounds):
+        for place in range(0, len(known), every):
+            take(often)
+            take(known[place : place + every])
+    take(often)
     return samples
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime as dt
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -103,6 +102,8 @@ def as_json(
         "machine": dataclasses.asdict(calibration.machine),
         "effort": dataclasses.asdict(calibration.effort),
         "array_bytes": calibration.array_bytes,
+        "clock": calibration.clock,
+        "processor_share": calibration.processor_share,
         "reference_bandwidth": {"way": way, **_stat(rate)},
         "drift": {"read_bytes_per_s": list(calibration.drift), "moved_frac": calibration.drift_frac},
         "probes": {name: _measured(one) for name, one in calibration.found.items()},
@@ -122,10 +123,7 @@ def as_json(
         "kernel_fit": {
             "rows": fit.rows,
             "values": dict(fit.values),
-            "errors_on_held_out_shapes": [
-                {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in one.items()}
-                for one in map(dataclasses.asdict, fit.errors)
-            ],
+            "errors_on_held_out_shapes": [{**dataclasses.asdict(one), "device": DEVICE} for one in fit.errors],
         },
         "datasheet": dict(said) or None,
         "skipped": dict(skipped),

@@ -1,7 +1,7 @@
 """A minute on the attached device: every probe in turn, several rounds, with the machine's own drift beside it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +61,8 @@ class Calibration:
         machine: what was measured.
         effort: how.
         array_bytes: of the array that bandwidth was measured over.
+        clock: what times are of: `processor` (of a single thread, without what others take away) or `wall`.
+        processor_share: of the time, in which the processor was ours; None where the clock is the wall's.
         found: probe -> outcome.
         drift: read bandwidth at the start, in the middle, at the end, bytes per second.
         watts: power.
@@ -73,6 +75,8 @@ class Calibration:
     machine: "Machine"
     effort: Effort
     array_bytes: int
+    clock: str
+    processor_share: float | None
     found: Mapping[str, Measured]
     drift: tuple[float, float, float]
     watts: Watts
@@ -124,10 +128,10 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
     bench = TorchBench(resolve_device(device), threads, effort)
     try:
         skipped: dict[str, str] = {}
-        reference = next(iter(bench.bandwidth_probes()))
+        reference, *others = bench.bandwidth_probes()
         drift = [_read_rate(reference)]
         say("bandwidth, matrix products, attention, overheads")
-        found = _in_turn(_device_probes(bench), effort)
+        found = _in_turn(_device_probes(bench), effort, (reference, *others))
         drift.append(_read_rate(reference))
         say("power")
         watts = _watts(bench, effort.power_s)
@@ -135,7 +139,7 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
         disk = _disk(disk_folder, effort, found, skipped)
         drift.append(_read_rate(reference))
         skipped = {**bench.skipped, **skipped}
-        array_bytes = bench.array_bytes
+        array_bytes, share = bench.array_bytes, bench.processor_share
     finally:
         bench.close()
     three = (drift[0], drift[1], drift[2])
@@ -143,27 +147,29 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
         machine=bench.machine,
         effort=effort,
         array_bytes=array_bytes,
+        clock=bench.clock,
+        processor_share=share,
         found=found,
         drift=three,
         watts=watts,
         disk=disk,
         skipped=skipped,
-        warnings=tuple(_warnings(bench.machine, array_bytes, three, disk)),
+        warnings=tuple(_warnings(bench.machine, array_bytes, share, three, disk)),
         began_unix_s=began,
         took_s=time.perf_counter() - start,
     )
 
 
 def _device_probes(bench: "TorchBench") -> list[Probe]:
-    probes = [*bench.bandwidth_probes(), *bench.square_probes(), *bench.product_probes()]
+    probes = [*bench.square_probes(), *bench.product_probes()]
     probes += [*bench.attention_probes(), *bench.overhead_probes(), *bench.link_probes()]
     return list({probe.name: probe for probe in probes}.values())
 
 
-def _in_turn(probes: list[Probe], effort: Effort) -> dict[str, Measured]:
-    samples = interleaved(probes, effort.rounds, effort.least_s)
+def _in_turn(probes: list[Probe], effort: Effort, between: Sequence[Probe] = ()) -> dict[str, Measured]:
+    samples = interleaved(probes, effort.rounds, effort.least_s, between)
     outcomes = {}
-    for probe in probes:
+    for probe in (*between, *probes):
         seconds = stat_of(samples[probe.name])
         outcomes[probe.name] = Measured(seconds, seconds.per(probe.work), probe.unit, probe.row)
     return outcomes
@@ -225,9 +231,18 @@ def _disk(folder: Path, effort: Effort, found: dict[str, Measured], skipped: dic
 
 
 def _warnings(
-    machine: "Machine", array_bytes: int, drift: tuple[float, float, float], disk: Mapping[str, Any]
+    machine: "Machine",
+    array_bytes: int,
+    share: float | None,
+    drift: tuple[float, float, float],
+    disk: Mapping[str, Any],
 ) -> list[str]:
     said = []
+    if share is not None and share < 1.0 - DRIFT_FRAC:
+        said.append(
+            f"the processor was ours for {share:.0%} of the time: its own time was taken, so kernels stand, "
+            "but whatever runs beside the engine will slow it down by as much"
+        )
     moved = max(drift) / min(drift) - 1.0
     if moved > DRIFT_FRAC:
         said.append(

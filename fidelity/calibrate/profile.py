@@ -69,7 +69,8 @@ class _Facts:
         self.source = (
             f"measured by `{command}` at {began:%Y-%m-%d %H:%M} UTC on {machine.name}: {versions}, "
             f"{machine.threads} thread{'s' * (machine.threads != 1)}, medians of {calibration.effort.rounds} rounds, "
-            f"10 to 90 % as interval; read bandwidth moved by {calibration.drift_frac:.0%} meanwhile"
+            f"{calibration.clock} time, 10 to 90 % as interval; "
+            f"read bandwidth moved by {calibration.drift_frac:.0%} meanwhile"
         )
 
     def measured(self, value: float, low: float | None = None, high: float | None = None, note: str = "") -> Fact:

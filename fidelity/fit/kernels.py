@@ -1,19 +1,22 @@
 """A prior that kernel times have gone into: the profile of a stack, with a pool for each card of the table."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+import pandas as pd
 
 from fidelity.fit.priors import base_stack, profile_of
 from fidelity.fit.profile import Account, Pool, profile_text, write_profile
 from fidelity.kernels.fit import fit_values
 from fidelity.kernels.table import KernelTableError, read_kernels
-from hwprofiles.catalogue import device_names
+from hwprofiles.catalogue import device_names, load_device
+from hwprofiles.devices import SOCKET
 from hwprofiles.errors import did_you_mean
 from hwprofiles.facts import Fact
-from hwprofiles.stacks import PARAMETERS, Spread, Stack, load_pools
+from hwprofiles.stacks import DEFAULT_STACK, ENGINE, PARAMETERS, Spread, Stack, load_pools
 
 REACH: Final = 1.25
 """Factor by which a parameter of a whole engine may lie off what its kernels reach one by one (assumption)."""
@@ -30,23 +33,42 @@ def write_kernel_prior(kernels: str, stack: str, prior: str, path: Path) -> None
         path: file to write.
 
     Raises:
-        KernelTableError: the table cannot be read, or is of a card that is not in the catalogue.
+        KernelTableError: the table cannot be read, or is of a card that is neither in the catalogue nor a TOML.
     """
     table = read_kernels(kernels)
-    cards = sorted({str(card) for card in table["device"]})
-    for card in cards:
-        if card not in device_names():
-            hint = did_you_mean(card, device_names()) or ";"
-            raise KernelTableError(f"{kernels}: device {card!r} is not in the catalogue{hint} see `afterwatt hw list`")
-    shipped = load_pools(profile_of(prior, stack))
+    cards = _cards_of(table, kernels)
+    shipped = load_pools(_profile_for(cards.values(), stack, prior))
     pools = []
     for name in [*cards, *(pool for pool in shipped if pool not in cards)]:
-        start = replace(base_stack(name, stack, prior), pool=name)
-        if name in cards:
-            start = _told(start, fit_values(table[table["device"] == name], start), kernels)
+        told = cards.get(name)
+        profile = prior if told is None else _profile_for([told], stack, prior)
+        start = replace(base_stack(name if told is None else told, stack, profile), pool=name)
+        if told is not None:
+            start = _told(start, fit_values(table[table["device"] == told], start), kernels)
         pools.append(Pool(start, start.basis, start.seen, _pairs(start.spread), _pairs(start.spread_seen)))
     account = Account("", 0, {}, f"prior of a fit, with kernel times of {', '.join(cards)}.")
     write_profile(path, profile_text(stack, pools, account))
+
+
+def _cards_of(table: pd.DataFrame, kernels: str) -> dict[str, str]:
+    """Return pool -> device as the table names it: keys of the catalogue, and stems of device TOMLs."""
+    cards: dict[str, str] = {}
+    for told in sorted({str(card) for card in table["device"]}):
+        key = load_device(told).key if told.endswith(".toml") else told
+        if key == told and told not in device_names():
+            hint = did_you_mean(told, device_names()) or ";"
+            raise KernelTableError(f"{kernels}: device {told!r} is not in the catalogue{hint} see `afterwatt hw list`")
+        if key in cards:
+            raise KernelTableError(f"{kernels}: {cards[key]!r} and {told!r} would share the pool [{key}]; rename one")
+        cards[key] = told
+    return cards
+
+
+def _profile_for(cards: Iterable[str], stack: str, prior: str) -> str:
+    """Return the prior's profile; the house's own engine, of which nothing ships for GPUs, starts there as any."""
+    profile = profile_of(prior, stack)
+    gpus = any(load_device(card).slot != SOCKET for card in cards)
+    return DEFAULT_STACK if profile == ENGINE and gpus else profile
 
 
 def _told(start: Stack, values: dict[str, float], kernels: str) -> Stack:

@@ -16,7 +16,7 @@ from fidelity.fit.core import Belief, Place, Prior
 from fidelity.points.scenario import WITHOUT_FLASH
 from hwprofiles.catalogue import device_names, load_device
 from hwprofiles.facts import Fact
-from hwprofiles.stacks import DEFAULT_STACK, FREE, Stack, load_pools, load_stack, pool_names, stack_names
+from hwprofiles.stacks import DEFAULT_STACK, ENGINE, FREE, Stack, load_pools, load_stack, pool_names, stack_names
 
 SHIPPED: Final = "shipped"
 """Every stack starts from its own shipped profile, or from the generic one where it has none."""
@@ -128,7 +128,7 @@ def base_stack(device: str, stack: str, prior: str = DEFAULT_STACK) -> Stack:
     """Return the parameters that a stack is believed to have on a device before its points.
 
     Args:
-        device: key of the catalogue, or name of a pool of the prior.
+        device: key of the catalogue, path of a device TOML, or name of a pool of the prior.
         stack: whose.
         prior: shipped stack or path of a profile to start from, or `SHIPPED`.
     """
@@ -156,7 +156,7 @@ def profile_of(prior: str, stack: str) -> str:
     if prior != SHIPPED:
         return prior
     shipped = WITHOUT_FLASH.get(stack, stack)  # knows what scores cost that pass through memory, which the other hides
-    return shipped if shipped in stack_names() else DEFAULT_STACK
+    return shipped if shipped in (*stack_names(), ENGINE) else DEFAULT_STACK
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,9 @@ bandwidths = st.floats(1e11, 1e13)
 peaks = st.floats(1e12, 1e15)
 latencies = st.floats(0.0, 1e-4)
 sharpnesses = st.floats(1.0, 20.0)
-rates = st.builds(GemmRates, bandwidths, peaks, st.floats(0.0, 1e-11), latencies, sharpnesses, st.booleans())
+rates = st.builds(
+    GemmRates, bandwidths, peaks, st.floats(0.0, 1e-11), latencies, sharpnesses, st.booleans(), st.just(0.0)
+)
 attentions = st.builds(AttentionRates, bandwidths, peaks, latencies, st.floats(0.0, 1e-7), st.floats(0.0, 100.0))
 
 
@@ -45,6 +48,19 @@ def test_a_larger_product_takes_no_less(m, k, n, rate, more, wider):
     base = gemm_s(m, k, n, rate)
     for larger in (gemm_s(m + more, k, n, rate), gemm_s(m, k + wider, n, rate), gemm_s(m, k, n + wider, rate)):
         assert larger >= base * (1 - 1e-12)
+
+
+@given(rows, sides, sides, rates, st.integers(1, 64), st.floats(1.0, 4.0))
+def test_few_rows_stream_at_a_rate_of_their_own_and_more_rows_at_the_other(m, k, n, rate, few, faster):
+    own = rate._replace(few_rows=float(few), few_bytes_per_s=faster * rate.bytes_per_s, narrow=False)
+    other = rate._replace(narrow=False)
+    assert gemm_s(m, k, n, own) == (
+        gemm_s(m, k, n, other._replace(bytes_per_s=own.few_bytes_per_s)) if m <= few else gemm_s(m, k, n, other)
+    )
+    many = np.array([1.0, float(few), few + 1.0, 1000.0])
+    assert gemm_s(many, np.full(4, k), np.full(4, n), own) == pytest.approx(
+        [gemm_s(one, k, n, own) for one in many.tolist()], rel=1e-12
+    )
 
 
 def test_a_large_product_runs_at_the_peak_and_a_small_one_at_a_fraction():

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from engine.runtime.meters import (
     Counter,
-    CounterMeter,
     MeterError,
     ModelledMeter,
     Nvml,
-    PolledPower,
+    SampledMeter,
     Trapezoid,
     UnknownMeter,
     choose_meter,
+    polled_power,
     rapl_meter,
     rapl_zones,
 )
@@ -121,7 +121,7 @@ def test_time_does_not_run_back():
 def test_polled_power_gives_its_mean_times_the_time():
     """Two samples of a constant power, whatever the thread does between: watts x seconds."""
     clock = Clock()
-    meter = PolledPower(lambda: 70.0, "nvml-power", "the board", interval_s=3600.0, clock=clock)
+    meter = polled_power(lambda: 70.0, "nvml-power", "the board", interval_s=3600.0, clock=clock)
     meter.start()
     clock.now_s += 8.0
     reading = meter.stop()
@@ -132,7 +132,7 @@ def test_polled_power_gives_its_mean_times_the_time():
 
 
 def test_the_interval_is_part_of_the_method():
-    assert PolledPower(lambda: 1.0, "nvml-power", "the board").method == "nvml-power-polled-100ms"
+    assert polled_power(lambda: 1.0, "nvml-power", "the board").method == "nvml-power-polled-100ms"
 
 
 def test_samples_are_taken_in_the_background():
@@ -144,7 +144,7 @@ def test_samples_are_taken_in_the_background():
             enough.set()
         return 5.0
 
-    meter = PolledPower(read_w, "fake", "it", interval_s=0.001)
+    meter = polled_power(read_w, "fake", "it", interval_s=0.001)
     meter.start()
     assert enough.wait(30.0)
     reading = meter.stop()
@@ -163,7 +163,7 @@ def test_a_sensor_that_fails_on_the_way_makes_the_figure_unknown():
         except StopIteration:
             raise MeterError("GPU is lost") from None
 
-    meter = PolledPower(read_w, "nvml-power", "the board", interval_s=3600.0, clock=clock)
+    meter = polled_power(read_w, "nvml-power", "the board", interval_s=3600.0, clock=clock)
     meter.start()
     clock.now_s += 10.0
     reading = meter.stop()
@@ -182,7 +182,7 @@ def test_a_meter_measures_again_after_a_fault():
             raise answer
         return answer
 
-    meter = PolledPower(read_w, "fake", "it", interval_s=3600.0, clock=clock)
+    meter = polled_power(read_w, "fake", "it", interval_s=3600.0, clock=clock)
     joules = []
     for _ in range(2):
         meter.start()
@@ -210,7 +210,9 @@ def test_a_counter_that_wraps_sums_to_what_was_spent(spent_j, at_j):
 def test_a_counter_that_is_set_back_is_not_taken_for_one_that_wrapped():
     """262 kJ in a second would be a quarter of a megawatt."""
     clock, counts = Clock(), iter([200_000.0, 3.0])
-    meter = CounterMeter([Counter(lambda: next(counts), 262_143.0, "package-0", clock)], "rapl", "it", 3600.0, clock)
+    meter = SampledMeter(
+        Counter(lambda: next(counts), 262_143.0, "package-0", clock), "rapl", "it", 3600.0, clock=clock
+    )
     meter.start()
     clock.now_s += 1.0
     reading = meter.stop()
@@ -220,7 +222,7 @@ def test_a_counter_that_is_set_back_is_not_taken_for_one_that_wrapped():
 
 def test_a_counter_without_a_range_that_falls_was_set_back():
     counts = iter([5000.0, 10.0])
-    meter = CounterMeter([Counter(lambda: next(counts), None, "NVML's counter")], "nvml-counter", "the board", 3600.0)
+    meter = SampledMeter(Counter(lambda: next(counts), None, "NVML's counter"), "nvml-counter", "the board", 3600.0)
     meter.start()
     assert meter.stop().joules is None
 
