@@ -1,4 +1,4 @@
-"""The two scripts, `afterwatt` and `simulate`, and what their errors turn into.
+"""The three scripts, `afterwatt`, `simulate` and `validate`, and what their errors turn into.
 
 0 done, 2 bad input or usage, 3 infeasible, 130 interrupted; one sentence on standard error for each that is the user's
 to mend. Anything else is a fault of ours and keeps its traceback.
@@ -35,7 +35,7 @@ GROUPS: Final[Mapping[str, Commands]] = {
     "model": model.COMMANDS,
     "policy": policy.COMMANDS,
 }
-EXIT_CODES: Final = "Exit codes: 0 done, 2 bad input, 3 infeasible, 130 interrupted."
+EXIT_CODES: Final = "Exit codes: 0 done, 2 bad input, 3 infeasible, 4 bound exceeded (validate), 130 interrupted."
 VALIDATE_CODES: Final = "Exit codes: 0 done, 2 bad input, 3 infeasible, 4 a stated bound is passed, 130 interrupted."
 ABOUT: Final = """Afterwatt: what would these GPUs, old or new, carry?
 
@@ -51,6 +51,13 @@ def simulate_app() -> typer.Typer:
     """Give the script `simulate`."""
     app = _typer()
     app.command("simulate", cls=Sectioned, epilog=EXIT_CODES)(simulate)
+    return app
+
+
+def validate_app() -> typer.Typer:
+    """Give the script `validate`."""
+    app = _typer()
+    app.command("validate", cls=Sectioned, epilog=VALIDATE_CODES)(validate.validate)
     return app
 
 
@@ -118,6 +125,11 @@ def main() -> NoReturn:
 def simulate_main() -> NoReturn:
     """`simulate`."""
     sys.exit(run(simulate_app()))
+
+
+def validate_main() -> NoReturn:
+    """`validate`."""
+    sys.exit(run(validate_app()))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
         worker.stop()
     if found.interrupted and not found.loads:
         raise KeyboardInterrupt
-    result = conclude(subject, plan, found, folder, shlex.join(["afterwatt", *sys.argv[1:]]))
+    result = conclude(subject, plan, found, folder, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     return result, write_validation_page(folder)
 
 
