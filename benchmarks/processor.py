@@ -3,9 +3,10 @@
     python benchmarks/processor.py [--runs 3] [--out FILE.json]      # half an hour on a quiet machine
     python benchmarks/processor.py --page FILE.json                  # the page of a measurement, on standard output
 
-A random checkpoint of 125 M parameters in fp32, one thread. Each run calibrates the machine anew, measures batch-1 decoding
-as a share of the bandwidth that is measured in turns with it (benchmarks/decode.py), and validates a chat trace with its
-lengths divided, at 30, 60, 90 and 110 % of the capacity that it measures. What the machine itself moves by is part of it.
+A random checkpoint of 125 M parameters in fp32, one thread. Each run calibrates the machine anew, measures batch-1
+decoding as a share of the bandwidth that is measured in turns with it (benchmarks/decode.py), and validates a chat trace
+with its lengths divided, at 30, 60, 90 and 110 % of the capacity that it measures. What the machine itself moves by is
+part of it.
 """
 
 import argparse
@@ -112,10 +113,11 @@ def page_of(found: dict[str, Any]) -> str:
         validation, drift = one["validation"], one["validation"]["drift"]
         kept = sum(bound["kept"] for bound in validation["bounds"])
         lines += [f"## Run {number}", "", *(f"    {line}" for line in one["decode"].splitlines()), ""]
+        capacity = validation["capacity_requests_per_s"]
+        moved = f"{drift['low']:.2f} to {drift['high']:.2f}, median {drift['median']:.2f}"
         lines += [
-            f"Capacity {validation['capacity_requests_per_s']:.3g} requests/s; {kept} of {len(validation['bounds'])} bounds "
-            "kept. Drift of the probe, relative to what it took around the calibration: "
-            f"{drift['low']:.2f} to {drift['high']:.2f}, median {drift['median']:.2f}.",
+            f"Capacity {capacity:.3g} requests/s; {kept} of {len(validation['bounds'])} bounds kept.",
+            f"Drift of the probe, relative to what it took around the calibration: {moved}.",
             "",
             "| load | " + " | ".join(SHOWN) + " |",
             "| --- |" + " --- |" * len(SHOWN),
@@ -149,8 +151,8 @@ def _sensitivity(validation: dict[str, Any]) -> list[str]:
         if less is not None and more is not None and 0.85 < load["frac"] < 1.0:
             measured, predicted = figures["ttft_s p90"]["measured"], figures["ttft_s p90"]["predicted"]
             lines.append(
-                f"TTFT p90 at {load['frac']:.0%}: predicted {predicted:.3g} s, with {told['load_step']:.0%} less or more "
-                f"load {less:.3g} or {more:.3g} s; measured {measured:.3g} s."
+                f"TTFT p90 at {load['frac']:.0%}: predicted {predicted:.3g} s, with {told['load_step']:.0%} less or "
+                f"more load {less:.3g} or {more:.3g} s; measured {measured:.3g} s."
             )
     return lines
 
