@@ -76,7 +76,7 @@ class ChunkedPrefill:
             chunks.append(Chunk(seq_id, take))
             tokens_left -= take
             if tokens_left == 0:
-                return BatchDecision(decode=True, chunks=tuple(chunks))
+                return BatchDecision(True, tuple(chunks))
         seats = view.limits.max_seqs - view.decoding - len(view.prefilling)
         blocks_left = view.free_blocks
         if seats > 0:
@@ -90,7 +90,7 @@ class ChunkedPrefill:
                 seats -= 1
                 if tokens_left == 0 or seats == 0:
                     break
-        return BatchDecision(decode=True, chunks=tuple(chunks)) if chunks else DECODE_ALL
+        return BatchDecision(True, tuple(chunks)) if chunks else DECODE_ALL
 
 
 BATCHING: Mapping[str, Callable[[], BatchPolicy]] = MappingProxyType(

@@ -137,13 +137,12 @@ class Scheduler(Generic[S]):
         decode, pool = lane.decode, self.pool
         available = pool.free_blocks + pool.evictable_blocks
         room = available - self._promised_blocks() if self._shared else available
-        if decode.next_blocks() > room:
+        iterations = decode.stride(UNBOUNDED if self._strides else 1, room)
+        if not iterations:
             return None
         lane.view = None
-        members = len(decode.members)
-        repeat = decode.stride(UNBOUNDED, room) - 1 if self._strides else 0
-        used = pool.total_blocks - available
-        return StepPlan(lane.group, members, decode.context_tokens(), NO_CHUNKS, members, repeat, True, members, used)
+        members, context, used = len(decode.members), decode.context_tokens(), pool.total_blocks - available
+        return StepPlan(lane.group, members, context, NO_CHUNKS, members, iterations - 1, True, members, used)
 
     def _choose(self, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
         """Ask the batching policy, and plan what it says."""
@@ -173,7 +172,7 @@ class Scheduler(Generic[S]):
             context = decode.context_tokens()
             if iterations > 1:
                 # A cached prefix that a candidate has been shown is not evicted within.
-                iterations = decode.stride(iterations, max(0, self._room() - self._looked_evictable))
+                iterations = decode.stride(iterations, max(0, self._room() - self._looked_evictable)) or 1
         return StepPlan(
             lane.group,
             decoding,

@@ -7,11 +7,11 @@ import simpy
 
 from hwprofiles.roofline import TimeModel
 from policies.log import DecisionLog
-from policies.plans import Idle, PrefillChunk, StepOutcome
+from policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan
 from policies.scheduler import Scheduler
 from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import STRIDE_BYTES, Lane, pack_chunk, pack_jump, pack_stride
+from sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
 from sim.ticket import Ticket
 
 
@@ -72,10 +72,11 @@ class Worker:
         self._plan_rank = priority(Kind.PLAN, number)
         self._rest: simpy.Event | None = None
         self._alarm: Alarm | None = None  # of the stride under way, if an arrival may cut it
-        self._stride: Alarm  # of the stride under way
+        self._plan: StepPlan[Ticket]  # of the stride under way, and
+        self._stride: Alarm
         self._stopped = False
         self._came = False
-        self._start_ps = self._first_ps = self._slope_ps = self._steps = self._gain = 0
+        self._start_ps = self._first_ps = self._slope_ps = self._steps = 0
         env.process(self._run())
 
     # -- what the world does to it ---------------------------------------------------------------------------------
@@ -97,10 +98,11 @@ class Worker:
 
     def outstanding_tokens(self) -> int:
         """Return the tokens still to compute and to produce, the stride under way brought up to now."""
-        done = 0
+        tokens = self.scheduler.outstanding_tokens
         if self._steps:
             done = steps_within(self._env._now - self._start_ps, self._first_ps, self._slope_ps, self._steps)
-        return self.scheduler.outstanding_tokens - done * self._gain
+            tokens -= done * (self._plan.emits + sum([chunk.tokens for chunk in self._plan.chunks]))
+        return tokens
 
     def stop(self) -> None:
         """Make no further plans; the iteration under way ends."""
@@ -151,10 +153,10 @@ class Worker:
                     iterations = 1  # who came meanwhile is seen at the next boundary
             start = env._now
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
-            span = steps * first + slope * (steps * (steps - 1) // 2)
+            span = first if steps == 1 else steps * first + slope * (steps * (steps - 1) // 2)
             if not env.skip(span):
                 self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps
-                self._gain = emits + sum([chunk.tokens for chunk in chunks])
+                self._plan = plan
                 self._stride = alarm = Alarm(env, step_rank, span)
                 if steps > 1 and may_cut:
                     self._alarm = alarm
@@ -172,6 +174,7 @@ class Worker:
                 plan.running, plan.used_blocks, scheduler.grown_blocks, swap_out + swap_in,
             )
             # fmt: on
+            lane.noted += 1
             if chunks:
                 note_prefills(lane, chunks, first_tokens, now)
             for ticket in finished:
@@ -216,7 +219,7 @@ def note_prefills(
 
     Called when the stride has been noted.
     """
-    index = lane.base + len(lane.strides) // STRIDE_BYTES - 1
+    index = lane.noted - 1
     for ticket, tokens, past in chunks:
         lane.prefill_tickets.append(ticket)
         lane.prefills += pack_chunk(index, tokens, past)
