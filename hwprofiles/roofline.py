@@ -227,7 +227,7 @@ class TimeModel:
         if emit is None:
             emit = self._emit_ps[emits] = self._emitting_ps(emits)
         device += blocks_ps + emit[0]
-        return device + emit[1] + self._step_ps, max(0, launch_ps - device)
+        return device + emit[1] + self._step_ps, launch_ps - device if launch_ps > device else 0
 
     def _layer_s(self, tokens: int) -> float:
         """Return the seconds of a layer over this many tokens, but for what attention reads and multiplies."""

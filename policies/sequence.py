@@ -20,6 +20,20 @@ class Sequence:
         preemptions: how often it lost its memory.
     """
 
+    __slots__ = (
+        "emitted",
+        "fill_tokens",
+        "finish_step",
+        "held",
+        "kv_offset",
+        "kv_tokens",
+        "output_tokens",
+        "preemptions",
+        "prefix",
+        "prompt_tokens",
+        "seq_id",
+    )
+
     def __init__(self, seq_id: int, prompt_tokens: int, output_tokens: int, prefix: Keys[int] = ()) -> None:
         self.seq_id = seq_id
         self.prompt_tokens = prompt_tokens

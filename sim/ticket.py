@@ -21,6 +21,24 @@ class Ticket(Sequence):
         stall_ps: longest gap between two of its output tokens so far.
     """
 
+    __slots__ = (
+        "arrival_ps",
+        "cached_tokens",
+        "carried",
+        "energy_j",
+        "finish_ps",
+        "first_ps",
+        "joined",
+        "klass",
+        "last_ps",
+        "refused",
+        "replica",
+        "scheduled_ps",
+        "session",
+        "stall_ps",
+        "user",
+    )
+
     def __init__(
         self,
         seq_id: int,

@@ -108,8 +108,10 @@ class TraceWorkload:
 
     def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:
         base = priority(Kind.ARRIVAL, 0)
+        alarm = Alarm(env, base, 0)
+        yield alarm
         for ticket in self._all():
-            yield Alarm(env, base + ticket.seq_id, ticket.arrival_ps - env._now)
+            yield alarm.again(base + ticket.seq_id, ticket.arrival_ps - env._now)
             submit(ticket)
 
     def sample(self, most: int, seed: int) -> list[Lengths]:
