@@ -132,6 +132,7 @@ class Worker:
         env, scheduler, step_time = self._env, self.scheduler, self._times.step
         lane, single_step, log = self.lanes[0], self._single_step, self._log
         step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
+        outcome = StepOutcome(0)  # one for all plans: nobody keeps it
         while not self._stopped:
             plan = scheduler.plan(env._now * S_PER_PS)
             if isinstance(plan, Idle):
@@ -166,7 +167,8 @@ class Worker:
                 self._steps = 0
             if log is not None:
                 log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
-            first_tokens, finished = scheduler.apply(plan, StepOutcome(steps))
+            outcome.iterations = steps
+            first_tokens, finished = scheduler.apply(plan, outcome)
             now, origin = env._now, lane.origin_ps
             # fmt: off
             lane.strides += pack_stride(
