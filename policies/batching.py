@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from policies.views import BatchDecision, BatchPolicy, BatchView, Chunk
+from policies.views import BatchDecision, BatchPolicy, BatchView, Chunk, chunk_of
 
 DECODE_ALL = BatchDecision(decode=True)
 
@@ -19,7 +19,7 @@ def _whole_prompts(view: BatchView) -> tuple[Chunk, ...]:
     for seq_id, tokens, blocks in view.queue:
         if blocks > blocks_left or (tokens > tokens_left and chunks):
             break
-        chunks.append(Chunk(seq_id, tokens))
+        chunks.append(chunk_of((seq_id, tokens)))
         tokens_left -= tokens
         blocks_left -= blocks
         if len(chunks) == seats or tokens_left <= 0:
@@ -73,7 +73,7 @@ class ChunkedPrefill:
             return DECODE_ALL
         for seq_id, tokens in view.prefilling:
             take = min(tokens, tokens_left)
-            chunks.append(Chunk(seq_id, take))
+            chunks.append(chunk_of((seq_id, take)))
             tokens_left -= take
             if tokens_left == 0:
                 return BatchDecision(True, tuple(chunks))
@@ -84,7 +84,7 @@ class ChunkedPrefill:
                 if blocks > blocks_left:
                     break
                 take = min(tokens, tokens_left)
-                chunks.append(Chunk(seq_id, take))
+                chunks.append(chunk_of((seq_id, take)))
                 tokens_left -= take
                 blocks_left -= blocks
                 seats -= 1

@@ -11,10 +11,10 @@ from typing import Any, Generic
 
 from policies.errors import PolicyError
 from policies.kv import KvPool
-from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan
+from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan, prefill_chunk_of
 from policies.sequence import DecodeGroup, S
 from policies.sizes import RejectReason, SchedulerConfig
-from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling
+from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling, candidate_of
 
 IDLE = Idle()
 UNBOUNDED = 1 << 60
@@ -258,7 +258,7 @@ class Scheduler(Generic[S]):
                     own = self._own(seq, matched, growth)
                     tokens -= own * self.pool.block_tokens
                 looked[seq.seq_id] = seq, matched, own
-                yield Candidate(seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks)
+                yield candidate_of((seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks))
             self._queue_exhausted = True
 
     def _own(self, seq: S, matched: int, growth: int) -> int:
@@ -293,7 +293,7 @@ class Scheduler(Generic[S]):
                     f"{type(self.batching).__name__} wants {tokens} tokens of sequence {seq_id}; it has "
                     f"{seq.fill_tokens - seq.kv_tokens} left to compute"
                 )
-            chunks.append(PrefillChunk(seq, tokens, seq.kv_tokens))
+            chunks.append(prefill_chunk_of((seq, tokens, seq.kv_tokens)))
         for seq in self.admitted:  # only now: taking blocks may evict what a later one has just been promised
             pool.take(pool.blocks_for(seq.fill_tokens) - seq.held * pool.unit_blocks)
         return tuple(chunks)
