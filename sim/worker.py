@@ -1,7 +1,7 @@
 """A worker: one replica's loop of planning, waiting and applying, in virtual time."""
 
 from collections.abc import Callable, Generator
-from math import isqrt
+from math import sqrt
 
 import simpy
 
@@ -15,17 +15,30 @@ from sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
 from sim.ticket import Ticket
 
 
-def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
-    """Return how many of the iterations first + slope * k have ended: the largest n <= most with T(n) <= elapsed.
+def next_end(elapsed_ps: int, first_ps: int, slope_ps: int) -> tuple[int, int]:
+    """Return (n, T(n)) of the first of the iterations first + slope * k to end at or after a time since their start.
 
-    T(n) = n first + slope n (n-1) / 2, inverted in integers.
+    T(n) = n first + slope n (n-1) / 2 >= elapsed is inverted in floating point, and put right in integers: exact, and
+    faster than `isqrt` of numbers this long.
     """
-    if slope_ps == 0:
-        return min(most, elapsed_ps // first_ps)
-    # n^2 slope / 2 + n (first - slope / 2) = elapsed
-    half = 2 * first_ps - slope_ps
-    steps = (isqrt(half * half + 8 * slope_ps * elapsed_ps) - half) // (2 * slope_ps)
-    return min(most, steps)
+    if elapsed_ps <= first_ps:
+        return 1, first_ps
+    # n^2 slope / 2 + n (first - slope / 2) = elapsed; of the two forms of its root the one in which nothing cancels
+    half = 2.0 * first_ps - slope_ps
+    steps = int(4.0 * elapsed_ps / (half + sqrt(half * half + 8.0 * slope_ps * elapsed_ps))) or 1
+    end = steps * first_ps + slope_ps * (steps * (steps - 1) // 2)
+    while end < elapsed_ps:
+        end += first_ps + slope_ps * steps
+        steps += 1
+    while steps > 1 and (before := end - first_ps - slope_ps * (steps - 1)) >= elapsed_ps:
+        end = before
+        steps -= 1
+    return steps, end
+
+
+def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
+    """Return how many of the iterations first + slope * k have ended: the largest n <= most with T(n) <= elapsed."""
+    return min(most, next_end(elapsed_ps + 1, first_ps, slope_ps)[0] - 1)
 
 
 class Worker:
@@ -119,12 +132,10 @@ class Worker:
         """End the stride with the iteration under way; one that ends at this very instant counts as under way."""
         self._alarm = None
         elapsed = self._env._now - self._start_ps
-        first, slope = self._first_ps, self._slope_ps
-        steps = steps_within(elapsed - 1, first, slope, self._steps) + 1 if elapsed > first else 1
+        steps, end = next_end(elapsed, self._first_ps, self._slope_ps)
         if steps < self._steps:
             self._steps = steps
-            end = self._start_ps + steps * first + slope * (steps * (steps - 1) // 2)
-            self._env.schedule(alarm, self._step_rank, end - self._env._now)  # type: ignore[arg-type]
+            self._env.schedule(alarm, self._step_rank, end - elapsed)  # type: ignore[arg-type]
 
     # -- what it does -----------------------------------------------------------------------------------------------
 
