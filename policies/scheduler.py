@@ -84,10 +84,10 @@ class Scheduler(Generic[S]):
 
     def refusal(self, seq: S) -> RejectReason | None:
         """Return why a sequence can never, or not now, be taken in; None if it can."""
-        config = self.config
-        if seq.prompt_tokens + seq.output_tokens > config.max_context_tokens:
+        config, tokens = self.config, seq.prompt_tokens + seq.output_tokens
+        if tokens > config.max_context_tokens:
             return "over_context"
-        if seq.prompt_tokens + seq.output_tokens - 1 > self._most_kv_tokens:
+        if tokens - 1 > self._most_kv_tokens:
             return "never_fits"
         if config.max_queue is not None and len(self.waiting) >= config.max_queue:
             return "queue_full"

@@ -228,4 +228,4 @@ def read_floats(path: Path, column: str) -> Floats:
 
 def iter_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Read a few columns batch by batch."""
-    yield from open_parquet(path).iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP)
+    yield from open_parquet(path).iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP, use_threads=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -141,7 +141,8 @@ class TraceWorkload:
             return [Lengths(ticket.prompt_tokens, ticket.output_tokens, ticket.prefix) for ticket in first]
         batch = self.trace.head(min(self.limit or 10**6, 65_536))
         pick = np.random.default_rng([seed, 0xCA9]).permutation(len(batch))[:most]
-        return list(map(Lengths, batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist()))
+        lengths = zip(batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist(), repeat(()))
+        return list(map(Lengths._make, lengths))
 
 
 class ClosedLoop:
