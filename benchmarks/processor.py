@@ -4,9 +4,9 @@
     python benchmarks/processor.py --page FILE.json                  # the page of a measurement, on standard output
 
 A random checkpoint of 125 M parameters in fp32, one thread. Each run calibrates the machine anew, measures batch-1
-decoding as a share of the bandwidth that is measured in turns with it (benchmarks/decode.py), and validates a chat trace
-with its lengths divided, at 30, 60, 90 and 110 % of the capacity that it measures. What the machine itself moves by is
-part of it.
+decoding as a share of the bandwidth that is measured in turns with it (benchmarks/decode.py), and validates a chat
+trace with its lengths divided, at 30, 60, 90 and 110 % of the capacity that it measures. What the machine itself moves
+by is part of it.
 """
 
 import argparse
@@ -80,8 +80,8 @@ def once(folder: Path, number: int) -> dict[str, Any]:
     sys.stderr.write(f"run {number}: decode ...\n")
     decoded = run(folder, str(ROOT / "benchmarks" / "decode.py"), "model")
     sys.stderr.write(f"run {number}: validate ...\n")
-    run(folder, "-m", "cli", "validate", "--model", "model", "--hw", local, "--device", "cpu", "--out", place, "--quiet",
-        *VALIDATE, good=(0, 4))  # fmt: skip
+    where = ("--model", "model", "--hw", local, "--device", "cpu", "--out", place, "--quiet")
+    run(folder, "-m", "cli", "validate", *where, *VALIDATE, good=(0, 4))
     validation = json.loads((folder / place / "validation.json").read_text())
     calibration = json.loads((folder / local / "calibration.json").read_text())
     return {"decode": decoded, "drift": calibration.get("drift"), "validation": validation}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.deployment import Deployment
-from hwprofiles.roofline import PlanArrays, Rates
+from hwprofiles.roofline import PlanArrays, Rates, experts_touched
 from hwprofiles.stacks import Stack
 from modelspecs.precision import Precision
 from modelspecs.spec import ModelSpec
@@ -43,11 +43,11 @@ def occupancy(
     read = plans.context_tokens + plans.chunk_past + plans.chunk_tokens
     attention = entry_s * read + pair_s * (plans.context_tokens + plans.chunk_pairs)
     slope = entry_s * (plans.decoding + plans.chunk_tokens) + pair_s * (plans.decoding + plans.chunk_pairs_slope)
-    sizes, where = np.unique(plans.decoding + plans.chunk_tokens, return_inverse=True)
-    touched = model.layers * model.ffn_matrix_params * np.array([model.distinct_experts(int(size)) for size in sizes])
+    tokens = plans.decoding + plans.chunk_tokens
+    touched = model.layers * model.ffn_matrix_params * experts_touched(model, tokens)
     unpacked = touched + model.layers * model.attention_matrix_params
-    expert = _expert_s(model, precision, stack, rates, sizes, touched) if model.experts > 1 else np.zeros(len(sizes))
-    return Occupancy(attention, slope, expert[where], (unpacked * rates.matrices.dequant_s)[where])
+    expert = _expert_s(model, precision, stack, rates, tokens, touched) if model.experts > 1 else np.zeros(len(tokens))
+    return Occupancy(attention, slope, expert, unpacked * rates.matrices.dequant_s)
 
 
 def _expert_s(

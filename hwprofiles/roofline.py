@@ -233,7 +233,7 @@ class TimeModel:
         if emit is None:
             emit = self._emit_ps[emits] = self._emitting_ps(emits)
         device += blocks_ps + emit[0]
-        return device + emit[1] + self._step_ps, max(0, launch_ps - device)
+        return device + emit[1] + self._step_ps, launch_ps - device if launch_ps > device else 0
 
     def _layer_s(self, tokens: int) -> float:
         """Return the seconds of a layer over this many tokens, but for what attention reads and multiplies."""
@@ -325,8 +325,7 @@ def work(deployment: Deployment, model: ModelSpec, precision: Precision, stack: 
     kv_copies = max(model.kv_heads, tp) / model.kv_heads
     kv_bytes = model.kv_bytes_per_token(stack.kv_bytes_per_element) * kv_copies
     tokens = plans.decoding + plans.chunk_tokens
-    sizes, where = np.unique(tokens, return_inverse=True)
-    experts = np.array([model.distinct_experts(int(size)) for size in sizes])[where]
+    experts = experts_touched(model, tokens)
     attention_bytes = model.attention_matrix_params * precision.bytes_per_attention_weight
     matrix_bytes = model.layers * (attention_bytes + model.ffn_matrix_params * precision.bytes_per_weight * experts)
     head_bytes = model.head_bytes(precision) * (plans.emits > 0)
@@ -343,6 +342,15 @@ def work(deployment: Deployment, model: ModelSpec, precision: Precision, stack: 
     payload = tokens * (model.hidden * stack.activation_bytes_per_element)
     link = payload * (2 * model.layers * 2 * (tp - 1) + (deployment.pp - 1))
     return Work(hbm, hbm_slope, flops, flops_slope, link)
+
+
+def experts_touched(model: ModelSpec, tokens: Floats) -> Floats:
+    """Return the experts of one layer that each of these numbers of tokens is expected to touch; 1 of 1 if dense."""
+    if model.experts == 1:
+        return np.minimum(tokens, 1.0)
+    sizes, where = np.unique(tokens, return_inverse=True)
+    touched: Floats = np.array([model.distinct_experts(int(size)) for size in sizes])[where]
+    return touched
 
 
 class PlanArrays(NamedTuple):

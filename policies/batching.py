@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from policies.views import BatchDecision, BatchPolicy, BatchView, Chunk
+from policies.views import BatchDecision, BatchPolicy, BatchView, Chunk, chunk_of
 
 DECODE_ALL = BatchDecision(decode=True)
 
@@ -19,7 +19,7 @@ def _whole_prompts(view: BatchView) -> tuple[Chunk, ...]:
     for seq_id, tokens, blocks in view.queue:
         if blocks > blocks_left or (tokens > tokens_left and chunks):
             break
-        chunks.append(Chunk(seq_id, tokens))
+        chunks.append(chunk_of((seq_id, tokens)))
         tokens_left -= tokens
         blocks_left -= blocks
         if len(chunks) == seats or tokens_left <= 0:
@@ -73,10 +73,10 @@ class ChunkedPrefill:
             return DECODE_ALL
         for seq_id, tokens in view.prefilling:
             take = min(tokens, tokens_left)
-            chunks.append(Chunk(seq_id, take))
+            chunks.append(chunk_of((seq_id, take)))
             tokens_left -= take
             if tokens_left == 0:
-                return BatchDecision(decode=True, chunks=tuple(chunks))
+                return BatchDecision(True, tuple(chunks))
         seats = view.limits.max_seqs - view.decoding - len(view.prefilling)
         blocks_left = view.free_blocks
         if seats > 0:
@@ -84,13 +84,13 @@ class ChunkedPrefill:
                 if blocks > blocks_left:
                     break
                 take = min(tokens, tokens_left)
-                chunks.append(Chunk(seq_id, take))
+                chunks.append(chunk_of((seq_id, take)))
                 tokens_left -= take
                 blocks_left -= blocks
                 seats -= 1
                 if tokens_left == 0 or seats == 0:
                     break
-        return BatchDecision(decode=True, chunks=tuple(chunks)) if chunks else DECODE_ALL
+        return BatchDecision(True, tuple(chunks)) if chunks else DECODE_ALL
 
 
 BATCHING: Mapping[str, Callable[[], BatchPolicy]] = MappingProxyType(

@@ -1,8 +1,10 @@
 """What passes between a scheduler and the body that works for it."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Generic, NamedTuple
+from functools import partial
+from typing import Any, Generic, NamedTuple
 
 from policies.sequence import S
 from policies.views import Prefilling
@@ -14,6 +16,10 @@ class PrefillChunk(NamedTuple, Generic[S]):
     seq: S
     tokens: int
     past_tokens: int
+
+
+prefill_chunk_of: Callable[[tuple[Any, int, int]], PrefillChunk[Any]] = partial(tuple.__new__, PrefillChunk)
+"""Makes one of a plain tuple; see `policies.views`."""
 
 
 @dataclass(slots=True)

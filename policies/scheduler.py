@@ -11,10 +11,10 @@ from typing import Any, Generic
 
 from policies.errors import PolicyError
 from policies.kv import KvPool
-from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan
+from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan, prefill_chunk_of
 from policies.sequence import DecodeGroup, S
 from policies.sizes import RejectReason, SchedulerConfig
-from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling
+from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling, candidate_of
 
 IDLE = Idle()
 UNBOUNDED = 1 << 60
@@ -85,10 +85,10 @@ class Scheduler(Generic[S]):
 
     def refusal(self, seq: S) -> RejectReason | None:
         """Return why a sequence can never, or not now, be taken in; None if it can."""
-        config = self.config
-        if seq.prompt_tokens + seq.output_tokens > config.max_context_tokens:
+        config, tokens = self.config, seq.prompt_tokens + seq.output_tokens
+        if tokens > config.max_context_tokens:
             return "over_context"
-        if seq.prompt_tokens + seq.output_tokens - 1 > self._most_kv_tokens:
+        if tokens - 1 > self._most_kv_tokens:
             return "never_fits"
         if config.max_queue is not None and len(self.waiting) >= config.max_queue:
             return "queue_full"
@@ -138,13 +138,12 @@ class Scheduler(Generic[S]):
         decode, pool = lane.decode, self.pool
         available = pool.free_blocks + pool.evictable_blocks
         room = available - self._promised_blocks() if self._shared else available
-        if decode.next_blocks() > room:
+        iterations = decode.stride(UNBOUNDED if self._strides else 1, room)
+        if not iterations:
             return None
         lane.view = None
-        members = len(decode.members)
-        repeat = decode.stride(UNBOUNDED, room) - 1 if self._strides else 0
-        used = pool.total_blocks - available
-        return StepPlan(lane.group, members, decode.context_tokens(), NO_CHUNKS, members, repeat, True, members, used)
+        members, context, used = len(decode.members), decode.context_tokens(), pool.total_blocks - available
+        return StepPlan(lane.group, members, context, NO_CHUNKS, members, iterations - 1, True, members, used)
 
     def _choose(self, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
         """Ask the batching policy, and plan what it says."""
@@ -174,7 +173,7 @@ class Scheduler(Generic[S]):
             context = decode.context_tokens()
             if iterations > 1:
                 # A cached prefix that a candidate has been shown is not evicted within.
-                iterations = decode.stride(iterations, max(0, self._room() - self._looked_evictable))
+                iterations = decode.stride(iterations, max(0, self._room() - self._looked_evictable)) or 1
         return StepPlan(
             lane.group,
             decoding,
@@ -265,7 +264,7 @@ class Scheduler(Generic[S]):
                     own = self._own(seq, matched, growth)
                     tokens -= own * self.pool.block_tokens
                 looked[seq.seq_id] = seq, matched, own
-                yield Candidate(seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks)
+                yield candidate_of((seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks))
             self._queue_exhausted = True
 
     def _own(self, seq: S, matched: int, growth: int) -> int:
@@ -300,7 +299,7 @@ class Scheduler(Generic[S]):
                     f"{type(self.batching).__name__} wants {tokens} tokens of sequence {seq_id}; it has "
                     f"{seq.fill_tokens - seq.kv_tokens} left to compute"
                 )
-            chunks.append(PrefillChunk(seq, tokens, seq.kv_tokens))
+            chunks.append(prefill_chunk_of((seq, tokens, seq.kv_tokens)))
         for seq in self.admitted:  # only now: taking blocks may evict what a later one has just been promised
             pool.take(pool.blocks_for(seq.fill_tokens) - seq.held * pool.unit_blocks, seq.seq_id)
         return tuple(chunks)

@@ -20,6 +20,20 @@ class Sequence:
         preemptions: how often it lost its memory.
     """
 
+    __slots__ = (
+        "emitted",
+        "fill_tokens",
+        "finish_step",
+        "held",
+        "kv_offset",
+        "kv_tokens",
+        "output_tokens",
+        "preemptions",
+        "prefix",
+        "prompt_tokens",
+        "seq_id",
+    )
+
     def __init__(self, seq_id: int, prompt_tokens: int, output_tokens: int, prefix: Keys[int] = ()) -> None:
         self.seq_id = seq_id
         self.prompt_tokens = prompt_tokens
@@ -97,14 +111,14 @@ class DecodeGroup(Generic[S]):
     def stride(self, most: int, blocks: int) -> int:
         """Return how many of the next `most` iterations end before a member finishes in the next, or blocks run out.
 
-        The iteration with which a member finishes counts. There must be a member; one iteration is always granted.
+        The iteration with which a member finishes counts. There must be a member; 0: blocks lack for one iteration.
         """
         steps = self._finishes[0][0] - self.step
         if most < steps:
             steps = most
         if len(self.members) * (steps // self._block_tokens + 1) <= blocks:
             return steps
-        return self.steps_within(blocks, steps) or 1
+        return self.steps_within(blocks, steps)
 
     def next_blocks(self) -> int:
         """Return the KV blocks that the next iteration takes."""
@@ -113,10 +127,13 @@ class DecodeGroup(Generic[S]):
     def new_blocks(self, steps: int) -> int:
         """Return the KV blocks that the next iterations take."""
         size, residues = self._block_tokens, self._residues
+        members = len(self.members)
         first = self.step % size
         last = first + steps % size
-        blocks = steps // size * len(self.members) + sum(residues[first:last])
-        return blocks + sum(residues[: last - size]) if last > size else blocks  # round the corner
+        blocks = steps // size * members
+        if last <= size:
+            return blocks + sum(residues[first:last])
+        return blocks + members - sum(residues[last - size : first])  # round the corner: all but those left out
 
     def steps_within(self, blocks: int, most: int) -> int:
         """Return how many of the next `most` iterations can run on this many new blocks."""

@@ -2,11 +2,13 @@
 
 Views and decisions are records: made once, read, never changed. One of each is made per scheduling step, the innermost
 loop of the simulator, where slotted dataclasses cost less than half of named tuples to make and to read by name, and a
-third of frozen ones to make. What policies take apart in a loop (candidates, chunks) are named tuples.
+third of frozen ones to make. What policies take apart in a loop (candidates, chunks) are named tuples; the `_of`
+functions make one of a plain tuple in half the time of its class, whose constructor goes by way of Python.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 
@@ -35,6 +37,9 @@ class Candidate(NamedTuple):
     seq_id: int
     tokens: int
     blocks: int
+
+
+candidate_of: Callable[[tuple[int, int, int]], Candidate] = partial(tuple.__new__, Candidate)
 
 
 class Prefilling(NamedTuple):
@@ -71,6 +76,9 @@ class Chunk(NamedTuple):
 
     seq_id: int
     tokens: int
+
+
+chunk_of: Callable[[tuple[int, int]], Chunk] = partial(tuple.__new__, Chunk)
 
 
 @dataclass(slots=True)

@@ -74,7 +74,11 @@ class Run:
 
     def column(self, table: str, name: str) -> Floats:
         """Read one numeric column as float64, null as NaN."""
-        return read_floats(self.file(table), name)
+        return self.columns(table, name)[0]
+
+    def columns(self, table: str, *names: str) -> list[Floats]:
+        """Read several numeric columns at once, as `column` does: sooner than one by one, for small tables."""
+        return read_floats(self.file(table), names)
 
     def frame(self, table: str, columns: list[str] | None = None) -> "pd.DataFrame":
         """Read a table, or some of its columns, as a DataFrame; in a notebook this is the way in."""

@@ -19,6 +19,7 @@ from reports.schema import SCHEMA_VERSION, Slo, check_summary
 from reports.tables import Floats, iter_columns
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s", "longest_stall_s")
+MOVED = {"hbm": "hbm_bytes", "dram_to_hbm": "dram_to_hbm_bytes", "link": "link_bytes"}
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 Block = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
@@ -108,7 +109,11 @@ def outcomes(run: Run) -> tuple[Counter[str], Counter[str]]:
 
 def duration_s(run: Run) -> float | None:
     """Give the length of the run: to the end of the last interval of its timeline."""
-    ends = run.column("timeline", "start_s") + run.column("timeline", "interval_s")
+    return _last_end_s(*run.columns("timeline", "start_s", "interval_s"))
+
+
+def _last_end_s(start_s: Floats, interval_s: Floats) -> float | None:
+    ends = start_s + interval_s
     return float(ends.max()) if len(ends) else None
 
 
@@ -135,7 +140,8 @@ def summarise(run: Run, done: Served | None = None) -> Block:
             "reason; give a reject_reason to each rejected one and to no other"
         )
     done = served(run, run.manifest.slo()) if done is None else done
-    length_s = duration_s(run)
+    start_s, interval_s, *moved = run.columns("timeline", "start_s", "interval_s", *MOVED.values())
+    length_s = _last_end_s(start_s, interval_s)
     mask = counted(run)
     return {
         "duration_s": length_s,
@@ -146,18 +152,13 @@ def summarise(run: Run, done: Served | None = None) -> Block:
         },
         "rejected_by": dict(sorted(reasons.items())),
         **{name: stats(latency(run, name, mask)) for name in LATENCIES[:2]},
-        "itl_s": weighted_stats(run.column("itl", "itl_s"), run.column("itl", "tokens")),
+        "itl_s": weighted_stats(*run.columns("itl", "itl_s", "tokens")),
         **{name: stats(latency(run, name, mask)) for name in LATENCIES[2:]},
         "throughput": {
             "requests_per_s": done.requests / length_s if length_s else None,
             "output_tokens_per_s": done.output_tokens / length_s if length_s else None,
         },
-        "bytes_moved": {
-            "hbm": _timeline_sum(run, "hbm_bytes"),
-            "dram_to_hbm": _timeline_sum(run, "dram_to_hbm_bytes"),
-            "ssd_to_dram": None,
-            "link": _timeline_sum(run, "link_bytes"),
-        },
+        "bytes_moved": {"ssd_to_dram": None, **dict(zip(MOVED, map(_sum, moved), strict=True))},
     }
 
 
@@ -228,6 +229,5 @@ def _total(column: pa.Array) -> int:
     return int(pc.sum(column).as_py() or 0)
 
 
-def _timeline_sum(run: Run, column: str) -> float | None:
-    values = run.column("timeline", column)
+def _sum(values: Floats) -> float | None:
     return float(values.sum()) if len(values) and not np.isnan(values).any() else None

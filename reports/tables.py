@@ -211,21 +211,23 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         ) from None
 
 
-def read_floats(path: Path, column: str) -> Floats:
-    """Read one numeric or boolean column as float64, null as NaN; memory is 8 bytes per row plus one batch."""
+def read_floats(path: Path, columns: Sequence[str]) -> list[Floats]:
+    """Read numeric or boolean columns as float64, null as NaN; memory is 8 bytes per row of each plus one batch."""
     file = open_parquet(path)
-    if column not in file.schema_arrow.names:
-        raise ReportError(f"{path} has no column {column!r}; see docs/run-directory.md, and run it again")
-    out = np.empty(file.metadata.num_rows, dtype=np.float64)
+    for column in columns:
+        if column not in file.schema_arrow.names:
+            raise ReportError(f"{path} has no column {column!r}; see docs/run-directory.md, and run it again")
+    found = [np.empty(file.metadata.num_rows, dtype=np.float64) for _ in columns]
     filled = 0
-    # Threads would cost more than they save: there is one column to decode.
-    for batch in file.iter_batches(columns=[column], batch_size=ROWS_PER_GROUP, use_threads=False):
-        values = batch.column(0).cast(pa.float64()).to_numpy(zero_copy_only=False)
-        out[filled : filled + len(values)] = values
-        filled += len(values)
-    return out
+    # Threads would cost more than they save: there are few columns to decode.
+    for batch in file.iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP, use_threads=False):
+        for column, out in zip(columns, found, strict=True):
+            values = batch.column(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
+            out[filled : filled + len(values)] = values
+        filled += batch.num_rows
+    return found
 
 
 def iter_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Read a few columns batch by batch."""
-    yield from open_parquet(path).iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP)
+    yield from open_parquet(path).iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP, use_threads=False)

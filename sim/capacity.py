@@ -71,8 +71,8 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
 
 def lengths_of(requests: Sequence[Ticket] | Sequence[Lengths]) -> NDArray[np.float64]:
     """Return the prompt and output tokens of requests, a row each."""
-    rows = [(request.prompt_tokens, request.output_tokens) for request in requests]
-    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+    prompts, outputs = [one.prompt_tokens for one in requests], [one.output_tokens for one in requests]
+    return np.column_stack([prompts, outputs]).astype(np.float64)
 
 
 def most_tokens(config: RunConfig, memory: MemoryPlan) -> int:

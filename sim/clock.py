@@ -45,6 +45,12 @@ class Alarm(simpy.Event):
         # As Environment.schedule does; one call less in the innermost loop.
         heappush(env._queue, (env._now + delay_ps, rank, next(env._eid), self))  # type: ignore[misc]
 
+    def again(self, rank: int, delay_ps: int, callbacks: list[Any]) -> None:
+        """Set it anew, once it has come to pass and unless it was brought forward: cheaper than another one."""
+        self.callbacks = callbacks
+        env = self.env
+        heappush(env._queue, (env._now + delay_ps, rank, next(env._eid), self))  # type: ignore[misc]
+
 
 class VirtualProcess(simpy.Process):
     """A process all of whose events come to pass: none fails, none is past when waited for, none is interrupted."""

@@ -135,6 +135,7 @@ class PipelineWorker:
             *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
             *(0, 0, 0, plan.swap_out_blocks + plan.swap_in_blocks),
         )
+        lane.noted += 1
         self._note_levels()
         if plan.chunks:
             note_prefills(lane, plan.chunks, first_tokens, now)

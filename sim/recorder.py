@@ -47,7 +47,6 @@ def _packer(width: int) -> Struct:
 
 
 _STRIDE = _packer(len(Strides._fields))
-STRIDE_BYTES = _STRIDE.size
 pack_stride = _STRIDE.pack
 pack_chunk, pack_span = _packer(3).pack, _packer(4).pack
 pack_jump, pack_level_jump = _packer(2).pack, _packer(3).pack
@@ -104,7 +103,8 @@ class Lane:
     """The strides of one decode group, in order, and who took part in them.
 
     Attributes:
-        strides: those not yet settled, packed one after another; base: the index of the first.
+        strides: those not yet settled, packed one after another; noted: how many there have been in all, and so the
+            index of the next one.
         prefill_tickets, prefills: prompt pieces, (stride index, tokens, past tokens) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
         level_jumps: (time, change of running sequences, change of KV blocks in use) each; only where plans overlap, as
@@ -118,7 +118,7 @@ class Lane:
     def __init__(self, replica: int) -> None:
         self.replica = replica
         self.strides = bytearray()
-        self.base = 0
+        self.noted = 0
         self.prefill_tickets: list[Ticket] = []
         self.prefills = bytearray()
         self.queue_jumps = bytearray()
@@ -138,7 +138,7 @@ class Lane:
     def leave(self, ticket: Ticket) -> None:
         """End a ticket's membership with the last stride noted."""
         del self.live[ticket.seq_id]
-        self._note_span(ticket, self.base + len(self.strides) // STRIDE_BYTES)
+        self._note_span(ticket, self.noted)
         ticket.carried = False
 
     def _note_span(self, ticket: Ticket, left: int) -> None:
@@ -154,21 +154,22 @@ class Lane:
 
     def join(self, ticket: Ticket) -> None:
         """Begin a membership with the next stride."""
-        ticket.joined = self.base + len(self.strides) // STRIDE_BYTES
+        ticket.joined = self.noted
         self.live[ticket.seq_id] = ticket
 
     def last_decode(self) -> tuple[int, int]:
         """Return (index, end) of the last stride that decoded."""
-        for at in range(len(self.strides) - STRIDE_BYTES, -1, -STRIDE_BYTES):
-            stride = _STRIDE.unpack_from(self.strides, at)
+        rows = len(self.strides) // _STRIDE.size
+        for back in range(1, rows + 1):
+            stride = _STRIDE.unpack_from(self.strides, (rows - back) * _STRIDE.size)
             if stride[DECODING]:
-                return self.base + at // STRIDE_BYTES, stride[END] + self.origin_ps
+                return self.noted - back, stride[END] + self.origin_ps
         return self.decoded
 
     def take(self) -> tuple[Strides, Spans, Prefills, int]:
         """Hand over what is to be settled: (strides, memberships, prompt pieces, last decode before)."""
-        base, strides = self.base, Strides(*_unpack(self.strides, len(Strides._fields)))
-        count = base + len(strides.steps)
+        count, strides = self.noted, Strides(*_unpack(self.strides, len(Strides._fields)))
+        base = count - len(strides.steps)
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
@@ -181,7 +182,7 @@ class Lane:
         prefills = Prefills(self.prefill_tickets, stride - base, tokens, past)
         if len(strides.steps):
             self.origin_ps += int(strides.end_ps[-1])
-        self.strides, self.base = bytearray(), count
+        self.strides = bytearray()
         self._span_tickets, self._spans = [], bytearray()
         self.prefill_tickets, self.prefills = [], bytearray()
         return strides, spans, prefills, before_ps

@@ -31,7 +31,7 @@ class RowOrder:
 
     def add(self, tickets: list[Ticket], last: bool = False) -> None:
         """Take tickets about which everything is known; with `last`, nothing is held back any more."""
-        held = sorted(self._held + tickets, key=lambda ticket: ticket.seq_id)
+        held = sorted(self._held + tickets, key=_ID)
         ready = len(held)
         if not last:
             ids = np.array([ticket.seq_id for ticket in held], dtype=np.int64)
@@ -43,59 +43,54 @@ class RowOrder:
         self._held = held[ready:]
 
 
-FIELDS = (
-    "seq_id",
-    "arrival_ps",
-    "klass",
-    "session",
-    "prompt_tokens",
-    "output_tokens",
-    "replica",
-    "refused",
-    "cached_tokens",
-    "scheduled_ps",
-    "first_ps",
-    "finish_ps",
-    "stall_ps",
-    "preemptions",
-    "energy_j",
-)
-_read = attrgetter(*FIELDS)
+_ID = attrgetter("seq_id")
 
 
 def columns_of(tickets: list[Ticket], warmup_ps: int = 0) -> Columns:
     """Return the columns of requests.parquet for tickets; null is NaN in floats, None elsewhere."""
-    read = dict(zip(FIELDS, zip(*map(_read, tickets), strict=True), strict=True))
-    arrival, scheduled, first, finish = (
-        np.array(read[name], dtype=np.float64) * S_PER_PS  # None becomes NaN
-        for name in ("arrival_ps", "scheduled_ps", "first_ps", "finish_ps")
-    )
-    output = np.array(read["output_tokens"], dtype=np.int32)
+    arrivals_ps = [ticket.arrival_ps for ticket in tickets]
+    arrival = _seconds(arrivals_ps)
+    scheduled = _seconds([ticket.scheduled_ps for ticket in tickets])
+    first = _seconds([ticket.first_ps for ticket in tickets])
+    finish = _seconds([ticket.finish_ps for ticket in tickets])
+    reasons = [ticket.refused for ticket in tickets]
+    output = np.array([ticket.output_tokens for ticket in tickets], dtype=np.int32)
     finished = ~np.isnan(finish)
     many = finished & (output > 1)
     tpot = np.full(len(tickets), np.nan)
     np.divide(finish - first, output - 1.0, out=tpot, where=many)
-    refused = np.array([reason is not None for reason in read["refused"]], dtype=bool)
+    refused = np.array([reason is not None for reason in reasons], dtype=bool)
     status = np.where(refused, "rejected", np.where(finished, "finished", "unfinished")).tolist()
     return {
-        "request_id": np.array(read["seq_id"], dtype=np.int64),
+        "request_id": np.array([ticket.seq_id for ticket in tickets], dtype=np.int64),
         "arrival_s": arrival,
-        "class": read["klass"],
-        "session": read["session"],
-        "prompt_tokens": np.array(read["prompt_tokens"], dtype=np.int32),
+        "class": [ticket.klass for ticket in tickets],
+        "session": [ticket.session for ticket in tickets],
+        "prompt_tokens": np.array([ticket.prompt_tokens for ticket in tickets], dtype=np.int32),
         "output_tokens": output,
-        "replica": read["replica"],
+        "replica": [ticket.replica for ticket in tickets],
         "status": status,
-        "reject_reason": read["refused"],
-        "cached_tokens": np.array(read["cached_tokens"], dtype=np.int32),
+        "reject_reason": reasons,
+        "cached_tokens": np.array([ticket.cached_tokens for ticket in tickets], dtype=np.int32),
         "scheduled_s": scheduled,
         "first_token_s": first,
         "finish_s": finish,
         "ttft_s": first - arrival,
         "tpot_s": tpot,
         "e2e_s": finish - arrival,
-        "longest_stall_s": np.where(many, np.array(read["stall_ps"], dtype=np.float64) * S_PER_PS, np.nan),
-        "preemptions": np.array(read["preemptions"], dtype=np.int32),
-        "energy_j": np.where(refused, np.nan, np.array(read["energy_j"])),
-        "in_stats": np.array([arrival_ps >= warmup_ps for arrival_ps in read["arrival_ps"]], dtype=bool),
+        "longest_stall_s": np.where(many, _seconds([ticket.stall_ps for ticket in tickets]), np.nan),
+        "preemptions": np.array([ticket.preemptions for ticket in tickets], dtype=np.int32),
+        "energy_j": np.where(refused, np.nan, np.array([ticket.energy_j for ticket in tickets])),
+        "in_stats": np.array([arrival_ps >= warmup_ps for arrival_ps in arrivals_ps], dtype=bool),
     }
+
+
+def _seconds(times_ps: Sequence[int | None]) -> NDArray[np.float64]:
+    """Return picoseconds as seconds, None as NaN."""
+    times: NDArray[np.int64] | NDArray[np.float64]
+    try:
+        times = np.array(times_ps, dtype=np.int64)  # in a third of the time, where all are known and below 106 days
+    except (TypeError, OverflowError):
+        times = np.array(times_ps, dtype=np.float64)
+    times_s: NDArray[np.float64] = np.multiply(times, S_PER_PS)
+    return times_s

@@ -99,7 +99,7 @@ class Bins:
 
 def _padded(array: Floats) -> Floats:
     """Make the number of bins even."""
-    return np.pad(array, ((0, 0), (0, 0), (0, array.shape[2] % 2)))
+    return np.pad(array, ((0, 0), (0, 0), (0, 1))) if array.shape[2] % 2 else array
 
 
 def _halved(array: Floats) -> Floats:

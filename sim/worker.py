@@ -1,31 +1,44 @@
 """A worker: one replica's loop of planning, waiting and applying, in virtual time."""
 
 from collections.abc import Callable, Generator
-from math import isqrt
+from math import sqrt
 
 import simpy
 
 from policies.log import DecisionLog
-from policies.plans import Idle, PrefillChunk, StepOutcome
+from policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan
 from policies.scheduler import Scheduler
-from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from sim.links import Link
-from sim.recorder import STRIDE_BYTES, Lane, pack_chunk, pack_jump, pack_stride
+from sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
 from sim.ticket import Ticket
 from sim.times import IterationTimes
 
 
-def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
-    """Return how many of the iterations first + slope * k have ended: the largest n <= most with T(n) <= elapsed.
+def next_end(elapsed_ps: int, first_ps: int, slope_ps: int) -> tuple[int, int]:
+    """Return (n, T(n)) of the first of the iterations first + slope * k to end at or after a time since their start.
 
-    T(n) = n first + slope n (n-1) / 2, inverted in integers.
+    T(n) = n first + slope n (n-1) / 2 >= elapsed is inverted in floating point, and put right in integers: exact, and
+    faster than `isqrt` of numbers this long.
     """
-    if slope_ps == 0:
-        return min(most, elapsed_ps // first_ps)
-    # n^2 slope / 2 + n (first - slope / 2) = elapsed
-    half = 2 * first_ps - slope_ps
-    steps = (isqrt(half * half + 8 * slope_ps * elapsed_ps) - half) // (2 * slope_ps)
-    return min(most, steps)
+    if elapsed_ps <= first_ps:
+        return 1, first_ps
+    # n^2 slope / 2 + n (first - slope / 2) = elapsed; of the two forms of its root the one in which nothing cancels
+    half = 2.0 * first_ps - slope_ps
+    steps = int(4.0 * elapsed_ps / (half + sqrt(half * half + 8.0 * slope_ps * elapsed_ps))) or 1
+    end = steps * first_ps + slope_ps * (steps * (steps - 1) // 2)
+    while end < elapsed_ps:
+        end += first_ps + slope_ps * steps
+        steps += 1
+    while steps > 1 and (before := end - first_ps - slope_ps * (steps - 1)) >= elapsed_ps:
+        end = before
+        steps -= 1
+    return steps, end
+
+
+def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
+    """Return how many of the iterations first + slope * k have ended: the largest n <= most with T(n) <= elapsed."""
+    return min(most, next_end(elapsed_ps + 1, first_ps, slope_ps)[0] - 1)
 
 
 class Worker:
@@ -46,7 +59,7 @@ class Worker:
         log: decision log to write to.
 
     Attributes:
-        outcome_of: what comes of so many iterations; a replay of another body's run tells what came of its own.
+        outcome_of: what comes of so many iterations, where a replay of another body's run tells; set before it runs.
     """
 
     def __init__(
@@ -73,13 +86,14 @@ class Worker:
         self._log = log
         self._step_rank = priority(Kind.STEP, number)
         self._plan_rank = priority(Kind.PLAN, number)
-        self.outcome_of: Callable[[int], StepOutcome] = StepOutcome
+        self.outcome_of: Callable[[int], StepOutcome] | None = None
         self._rest: simpy.Event | None = None
         self._alarm: Alarm | None = None  # of the stride under way, if an arrival may cut it
-        self._stride: Alarm  # of the stride under way
+        self._plan: StepPlan[Ticket]  # of the stride under way, and
+        self._stride: Alarm
         self._stopped = False
         self._came = False
-        self._start_ps = self._first_ps = self._slope_ps = self._steps = self._gain = 0
+        self._start_ps = self._first_ps = self._slope_ps = self._steps = 0
         env.process(self._run())
 
     # -- what the world does to it ---------------------------------------------------------------------------------
@@ -101,10 +115,11 @@ class Worker:
 
     def outstanding_tokens(self) -> int:
         """Return the tokens still to compute and to produce, the stride under way brought up to now."""
-        done = 0
+        tokens = self.scheduler.outstanding_tokens
         if self._steps:
             done = steps_within(self._env._now - self._start_ps, self._first_ps, self._slope_ps, self._steps)
-        return self.scheduler.outstanding_tokens - done * self._gain
+            tokens -= done * (self._plan.emits + sum([chunk.tokens for chunk in self._plan.chunks]))
+        return tokens
 
     def stop(self) -> None:
         """Make no further plans; the iteration under way ends."""
@@ -121,21 +136,20 @@ class Worker:
         """End the stride with the iteration under way; one that ends at this very instant counts as under way."""
         self._alarm = None
         elapsed = self._env._now - self._start_ps
-        first, slope = self._first_ps, self._slope_ps
-        steps = steps_within(elapsed - 1, first, slope, self._steps) + 1 if elapsed > first else 1
+        steps, end = next_end(elapsed, self._first_ps, self._slope_ps)
         if steps < self._steps:
             self._steps = steps
-            end = self._start_ps + steps * first + slope * (steps * (steps - 1) // 2)
-            self._env.schedule(alarm, self._step_rank, end - self._env._now)  # type: ignore[arg-type]
+            self._env.schedule(alarm, self._step_rank, end - elapsed)  # type: ignore[arg-type]
 
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _run(self) -> Generator[simpy.Event, None, None]:
         env, scheduler, step_time = self._env, self.scheduler, self._times.step
-        lane, single_step, log = self.lanes[0], self._single_step, self._log
+        lane, single_step, log, queue = self.lanes[0], self._single_step, self._log, env._queue
         step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
+        outcome, outcome_of = StepOutcome(0), self.outcome_of  # one for all plans: nobody keeps it
         while not self._stopped:
-            plan = scheduler.plan(env._now * S_PER_PS)
+            plan = scheduler.plan(env._now / PS_PER_S)  # Python takes five times as long to multiply by a float
             if isinstance(plan, Idle):
                 self._rest = rest = resting(env)
                 yield rest
@@ -155,10 +169,10 @@ class Worker:
                     iterations = 1  # who came meanwhile is seen at the next boundary
             start = env._now
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
-            span = steps * first + slope * (steps * (steps - 1) // 2)
+            span = first if steps == 1 else steps * first + slope * (steps * (steps - 1) // 2)
             if not env.skip(span):
                 self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps
-                self._gain = emits + sum([chunk.tokens for chunk in chunks])
+                self._plan = plan
                 self._stride = alarm = Alarm(env, step_rank, span)
                 if steps > 1 and may_cut:
                     self._alarm = alarm
@@ -168,7 +182,9 @@ class Worker:
                 self._steps = 0
             if log is not None:
                 log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
-            first_tokens, finished = scheduler.apply(plan, self.outcome_of(steps))
+            outcome.iterations = steps
+            told = outcome if outcome_of is None else outcome_of(steps)
+            first_tokens, finished = scheduler.apply(plan, told)
             now, origin = env._now, lane.origin_ps
             # fmt: off
             lane.strides += pack_stride(
@@ -176,6 +192,7 @@ class Worker:
                 plan.running, plan.used_blocks, scheduler.grown_blocks, swap_out + swap_in,
             )
             # fmt: on
+            lane.noted += 1
             if chunks:
                 note_prefills(lane, chunks, first_tokens, now)
             for ticket in finished:
@@ -184,7 +201,7 @@ class Worker:
                     lane.leave(ticket)
                 on_finish(ticket)
             # What else happens at this instant comes before the next plan, which is to see it.
-            if env._queue and env._queue[0][0] == now:
+            if queue and queue[0][0] == now:
                 yield Alarm(env, plan_rank, 0)
 
     def _move(self, swap_out: int, swap_in: int) -> Generator[simpy.Event, None, None]:
@@ -220,7 +237,7 @@ def note_prefills(
 
     Called when the stride has been noted.
     """
-    index = lane.base + len(lane.strides) // STRIDE_BYTES - 1
+    index = lane.noted - 1
     for ticket, tokens, past in chunks:
         lane.prefill_tickets.append(ticket)
         lane.prefills += pack_chunk(index, tokens, past)

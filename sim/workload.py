@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -63,6 +63,34 @@ def tickets(batch: Batch, first_id: int) -> Iterator[Ticket]:
     return map(Ticket, ids, prompts, outputs, prefixes, arrivals, classes, sessions)
 
 
+class Arrivals:
+    """Submits tickets in turn, each when it arrives: one alarm, which every arrival sets for the next one.
+
+    Args:
+        env: the clock.
+        upcoming: the tickets, in order of arrival; read one ahead.
+        submit: takes them.
+    """
+
+    def __init__(self, env: VirtualEnvironment, upcoming: Iterator[Ticket], submit: Submit) -> None:
+        self._env = env
+        self._upcoming = upcoming
+        self._submit = submit
+        self._rank = priority(Kind.ARRIVAL, 0)
+        self._callbacks = [self._arrive]
+        first = next(upcoming, None)
+        if first is not None:
+            self._next = first
+            Alarm(env, self._rank + first.seq_id, first.arrival_ps - env.now).callbacks = self._callbacks
+
+    def _arrive(self, alarm: Alarm) -> None:
+        self._submit(self._next)
+        following = next(self._upcoming, None)
+        if following is not None:
+            self._next = following
+            alarm.again(self._rank + following.seq_id, following.arrival_ps - self._env._now, self._callbacks)
+
+
 @dataclass(frozen=True, slots=True)
 class TraceWorkload:
     """Open loop: requests arrive when the trace says, whatever becomes of them.
@@ -92,7 +120,7 @@ class TraceWorkload:
 
     def start(self, env: VirtualEnvironment, submit: Submit) -> None:
         """Begin with the first arrival at 0."""
-        env.process(self._arrive(env, submit))
+        Arrivals(env, self._all(), submit)
 
     def finished(self, ticket: Ticket) -> None:
         """Nobody waits."""
@@ -106,12 +134,6 @@ class TraceWorkload:
             yield tickets(batch, count)
             count += len(batch)
 
-    def _arrive(self, env: VirtualEnvironment, submit: Submit) -> Generator[simpy.Event, None, None]:
-        base = priority(Kind.ARRIVAL, 0)
-        for ticket in self._all():
-            yield Alarm(env, base + ticket.seq_id, ticket.arrival_ps - env._now)
-            submit(ticket)
-
     def sample(self, most: int, seed: int) -> list[Lengths]:
         """Return a random sample; with prefixes the first requests, as a sample of them would share nothing."""
         if self.prefix_unit_tokens is not None:
@@ -119,7 +141,8 @@ class TraceWorkload:
             return [Lengths(ticket.prompt_tokens, ticket.output_tokens, ticket.prefix) for ticket in first]
         batch = self.trace.head(min(self.limit or 10**6, 65_536))
         pick = np.random.default_rng([seed, 0xCA9]).permutation(len(batch))[:most]
-        return list(map(Lengths, batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist()))
+        lengths = zip(batch.prompt_tokens[pick].tolist(), batch.output_tokens[pick].tolist(), repeat(()))
+        return list(map(Lengths._make, lengths))
 
 
 class ClosedLoop:

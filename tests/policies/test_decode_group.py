@@ -91,7 +91,7 @@ class GroupAgainstPlainSequences(RuleBasedStateMachine):
             assert self.group.steps_within(blocks, 13) == within
             if self.plain:
                 first_finish = min(one.left for one in self.plain.values())
-                expected = min(13, first_finish, max(1, within))
+                expected = min(13, first_finish, within)
                 assert self.group.stride(13, blocks) == expected
 
 

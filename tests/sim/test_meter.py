@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.meter import capped_sum, triangle
-from sim.worker import steps_within
+from sim.worker import next_end, steps_within
 
 lines = st.tuples(st.integers(0, 8000), st.integers(-40, 40)).map(lambda line: (line[0] / 8, line[1] / 8))
 counts = st.integers(1, 400)
@@ -73,3 +73,12 @@ def test_small_ones_counted_one_by_one(elapsed, first, slope):
         steps += 1
         time += first + slope * steps
     assert steps_within(elapsed, first, slope, 60) == steps
+
+
+@given(st.integers(0, 10**15), st.integers(1, 10**12), st.integers(0, 10**10) | st.integers(0, 3))
+def test_the_next_end_is_the_first_that_has_not_passed(elapsed, first, slope):
+    steps, end = next_end(elapsed, first, slope)
+    assert steps >= 1
+    assert end == steps * first + slope * (steps * (steps - 1) // 2)
+    assert end - (first + slope * (steps - 1)) < elapsed or steps == 1
+    assert end >= elapsed
