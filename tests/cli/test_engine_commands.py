@@ -1,0 +1,161 @@
+"""The commands that run a real model: what they print, what they leave, how they refuse."""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reports.rundir import load_run
+from tests.cli.conftest import Command
+
+SHAPE = ("--like", "llama-2-7b", "--layers", "2", "--hidden", "64", "--vocab", "257", "--dtype", "fp32")
+POLICY = "chunked+budget=64+seqs=4+kv=256"
+FAST = ("--requests", "6", "--loads", "60", "--repetitions", "1", "--rounds", "1", "--shrink", "40", "--policy", POLICY)
+
+
+@pytest.fixture
+def model(afterwatt: Command, folder: Path) -> Path:
+    """A random checkpoint whose tokens are bytes."""
+    made = afterwatt("model", "make-random", *SHAPE, "--out", "tiny")
+    assert made.code == 0, made.err
+    return folder / "tiny"
+
+
+def test_generate_continues_a_prompt_the_same_way_each_time(afterwatt: Command, model: Path):
+    said = [afterwatt("generate", "--model", "tiny", "--prompt", "Hello", "--tokens", "9", "--json") for _ in range(2)]
+    first, second = (json.loads(one.out) for one in said)
+    assert first["output_ids"] == second["output_ids"]
+    assert first["prompt_tokens"] == 5
+    assert first["output_tokens"] == len(first["output_ids"]) == 9
+    assert first["ttft_s"] > 0
+    assert (first["energy_j"] is None) == (first["energy_method"] == "unknown")
+    warm = afterwatt(
+        "generate", "--model", "tiny", "--ids", "72,101", "--tokens", "4", "--temperature", "1", "--seed", "3"
+    )
+    assert warm.code == 0
+    assert "4 tokens after 2" in warm.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--model", "nowhere", "--prompt", "x"), "'nowhere' has no config.json"),
+        (("--model", "tiny"), "either --prompt TEXT or --ids"),
+        (("--model", "tiny", "--prompt", "x", "--ids", "1"), "either --prompt TEXT or --ids"),
+        (("--model", "tiny", "--ids", "1,one"), "no list of token ids"),
+        (("--model", "tiny", "--ids", "257"), "each from 0 to 256"),
+        (("--model", "tiny", "--prompt", ""), "at least one token id"),
+        (("--model", "tiny", "--prompt", "x", "--tokens", "0"), "--tokens is out of range"),
+        (("--model", "tiny", "--prompt", "x", "--device", "tpu"), "tpu"),
+        (("--model", "tiny", "--prompt", "x", "--tokens", "100000"), "over_context"),
+    ],
+)
+def test_generate_refuses_in_a_sentence(afterwatt: Command, model: Path, words: tuple[str, ...], sentence: str):
+    said = afterwatt("generate", *words)
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+    assert sentence in said.err
+
+
+def test_a_prepared_checkpoint_with_a_flipped_byte_is_refused_by_name(afterwatt: Command, model: Path):
+    assert afterwatt("prepare", "tiny").code == 0
+    assert afterwatt("prepare", "tiny", "--check").code == 0
+    (shard,) = model.glob("*.safetensors")
+    damaged = bytearray(shard.read_bytes())
+    damaged[-5] ^= 1
+    shard.write_bytes(damaged)
+    for words in (("generate", "--model", "tiny", "--prompt", "x"), ("prepare", "tiny", "--check")):
+        said = afterwatt(*words)
+        assert said.code == 2
+        assert shard.name in said.err
+
+
+@pytest.mark.parametrize("command", ["generate", "validate", "calibrate"])
+def test_without_torch_a_sentence_says_what_to_install(
+    afterwatt: Command, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else found(name, *rest)
+    )
+    words = {"calibrate": ()}.get(command, ("--model", "x"))
+    said = afterwatt(command, *words, *(("--prompt", "x") if command == "generate" else ()))
+    assert said.code == 2
+    assert "afterwatt[engine]" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--model", "nowhere"), "no config.json"),
+        (("--model", "tiny", "--loads", "much"), "no list of percentages"),
+        (("--model", "tiny", "--loads", "0"), "must lie in 1..500"),
+        (("--model", "tiny", "--requests", "1"), "too few"),
+        (("--model", "tiny", "--shrink", "0.5"), "--shrink"),
+        (("--model", "tiny", "--hw", "elsewhere"), "holds no device.toml"),
+        (("--model", "tiny", "--policy", "chonked"), "did you mean 'chunked'"),
+    ],
+)
+def test_validate_refuses_in_a_sentence(
+    afterwatt: Command, model: Path, folder: Path, words: tuple[str, ...], sentence: str
+):
+    _calibrated(folder)
+    said = afterwatt("validate", *words)
+    assert said.code == 2
+    assert sentence in said.err
+    assert not (folder / "validations").exists()
+
+
+def _calibrated(folder: Path) -> None:
+    """A device's folder without measuring one: the profile of a card, and its usual stack."""
+    from hwprofiles.tables import DATA_DIR
+
+    local = folder / "local"
+    local.mkdir()
+    (local / "device.toml").write_text((DATA_DIR / "gpus" / "m40-24.toml").read_text())
+    (local / "stack.toml").write_text((DATA_DIR / "stacks" / "generic.toml").read_text())
+
+
+@pytest.mark.slow
+def test_validate_leaves_runs_figures_and_a_page(afterwatt: Command, model: Path, folder: Path):
+    _calibrated(folder)
+    said = afterwatt("validate", "--model", "tiny", *FAST, "--out", "here")
+    assert said.code in (0, 4), said.err  # whether bounds are kept is the machine's affair
+    found = json.loads((folder / "here" / "validation.json").read_text())
+    assert found["kept"] == (said.code == 0)
+    (load,) = found["loads"]
+    engine, sim = (load_run(folder / "here" / place) for place in (load["engine"][0], load["sim"]))
+    assert engine.summary.body == "engine"
+    assert sim.summary.body == "sim"
+    assert engine.summary.requests.finished == sim.summary.requests.finished == 6
+    arrivals = [run.column("requests", "arrival_s").tolist() for run in (engine, sim)]
+    assert arrivals[0] == pytest.approx(arrivals[1], abs=1e-9)
+    (decisions,) = found["checks"]["decisions"]
+    assert decisions["mismatches"] == []
+    assert decisions["entries"] == found["checks"]["operations"][-1]["iterations"]
+    assert {one["of"] for one in found["checks"]["operations"]} == {"calibration", "load 60%"}
+    assert "predicted" in (folder / "here" / "report.html").read_text()
+    assert "decisions replay exactly" in said.out
+
+
+@pytest.mark.slow
+def test_an_interrupted_validation_ends_soon_and_leaves_only_whole_runs(model: Path, folder: Path):
+    _calibrated(folder)
+    words = ["validate", "--model", "tiny", *FAST, "--out", "here", "--loads", "2", "--requests", "12"]
+    program = [sys.executable, "-m", "cli", *words]
+    with subprocess.Popen(program, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        for line in process.stderr:
+            if line.startswith("load"):
+                break
+        time.sleep(0.5)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert time.monotonic() - asked < 15.0  # five on a quiet machine
+    runs = [load_run(manifest.parent) for manifest in (folder / "here").rglob("manifest.json")]
+    assert all(run.summary.requests.arrived for run in runs)
