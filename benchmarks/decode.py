@@ -49,6 +49,8 @@ def main() -> None:
     weights = model.weights
     tied = weights.head is weights.embedding
     read_bytes = weights.bytes - (0 if tied else weights.embedding.nbytes)
+    block_bytes = int(compute.info.more["block_bytes"])
+    read_bytes += block_bytes * (asked.context + 1) // options.block_tokens  # its keys and values
     rows = torch.randn(read_bytes // 4 // 4096, 4096)
     vector = torch.randn(4096)
     batch = decoding(asked.context, blocks)
@@ -63,7 +65,8 @@ def main() -> None:
             found = seconds(work)
             if round_ > 1:  # the first ones find memory and caches cold
                 taken[name].append(found)
-    sys.stdout.write(f"{compute.info.params / 1e6:.0f} M parameters, {read_bytes / 1e6:.0f} MB of weights per step\n")
+    params = compute.info.params / 1e6
+    sys.stdout.write(f"{params:.0f} M parameters, {read_bytes / 1e6:.0f} MB of weights and cache per step\n")
     for clock, place in (("wall clock", 0), ("CPU time", 1)):
         rates = {name: read_bytes / statistics.median(t[place] for t in times) for name, times in taken.items()}
         told = ", ".join(f"{name} {rate / 1e9:.2f} GB/s" for name, rate in rates.items())

@@ -172,11 +172,10 @@ class TorchCompute:
 def _padded_decode(
     decoder: Decoder, pool: KVPool, options: ComputeOptions, max_context: int, device: torch.device
 ) -> PaddedDecode | None:
-    cuda = device.type == "cuda"
-    if not (cuda if options.graphs is None else options.graphs):
+    if not options.pads(device.type):
         return None
     with torch.inference_mode():
-        return PaddedDecode(decoder, pool, options.max_seqs, max_context, capture=cuda)
+        return PaddedDecode(decoder, pool, options.max_seqs, max_context, capture=device.type == "cuda")
 
 
 def _positions(batch: StepBatch) -> Ints:
