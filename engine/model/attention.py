@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from engine.model.kv import KVShape
+from engine.model.kv import KVShape, LayerCache
 from engine.runtime.compute import Ints, StepBatch
 from engine.runtime.errors import EngineError
 
@@ -35,13 +35,12 @@ class Part(Protocol):
     def rows(self) -> slice | torch.Tensor:
         """Its tokens in the batch, n of them."""
 
-    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend in one layer.
 
         Args:
             query: of the part's tokens, [n, heads, head_dim].
-            keys: the layer's cache, the same tokens included, [slots, kv_heads, head_dim].
-            values: likewise.
+            cache: the layer's, the same tokens included.
 
         Returns:
             [n, heads * head_dim].
@@ -72,13 +71,16 @@ class Context:
             return cls(tokens, int(table[0]) * block_tokens, None, block_tokens)
         return cls(tokens, None, torch.from_numpy(table).to(device), block_tokens)
 
-    def of_layer(self, cache: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the entries, [tokens, kv_heads, head_dim], in the dtype that is computed in."""
+    def of_layer(self, cache: LayerCache, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values, each [1, kv_heads, tokens, head_dim], in the dtype that is computed in."""
         if self.blocks is None:
             assert self.first_slot is not None
-            return cache[self.first_slot : self.first_slot + self.tokens].to(dtype)
-        gathered = cache.view(-1, self.block_tokens, *cache.shape[1:]).index_select(0, self.blocks)
-        return gathered.flatten(0, 1)[: self.tokens].to(dtype)
+            end = self.first_slot + self.tokens
+            key, value = cache.keys[:, :, self.first_slot : end], cache.values[:, :, self.first_slot : end]
+        else:
+            gathered = cache.blocks.index_select(1, self.blocks).flatten(1, 2)[:, : self.tokens].transpose(1, 2)
+            key, value = gathered[:1], gathered[1:]
+        return (key, value) if key.dtype == dtype else (key.to(dtype), value.to(dtype))
 
 
 @dataclass(slots=True)
@@ -95,15 +97,13 @@ class Prompt:
     past: int
     context: Context
 
-    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend causally (`Part.attend`)."""
         n, heads, head_dim = query.shape
-        kv_heads = keys.shape[1]
+        key, value = self.context.of_layer(cache, query.dtype)
+        kv_heads = key.shape[1]
         group = heads // kv_heads
-        key, value = (
-            self.context.of_layer(cache, query.dtype).transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
-            for cache in (keys, values)
-        )
+        key, value = (kept.transpose(0, 1).expand(-1, group, -1, -1) for kept in (key, value))
         grouped = query.view(n, kv_heads, group, head_dim).permute(1, 2, 0, 3)
         mask = self._mask(n, query) if self.past and n > 1 else None
         causal = self.past == 0 and n > 1
@@ -128,11 +128,14 @@ class Alone:
     rows: slice
     context: Context
 
-    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend to everything (`Part.attend`)."""
-        key = self.context.of_layer(keys, query.dtype).transpose(0, 1).unsqueeze(0)
-        value = self.context.of_layer(values, query.dtype).transpose(0, 1).unsqueeze(0)
-        grouped = query.view(1, keys.shape[1], -1, query.shape[-1])
+        key, value = self.context.of_layer(cache, query.dtype)
+        grouped = query.view(1, key.shape[1], -1, query.shape[-1])
+        if query.is_cpu:
+            # For one position plain products cost less than setting up the fused operator.
+            scores = torch.bmm(grouped[0] * query.shape[-1] ** -0.5, key[0].transpose(1, 2))
+            return torch.bmm(scores.softmax(-1), value[0]).view(1, -1)
         return scaled_dot_product_attention(grouped, key, value).reshape(1, -1)
 
 
@@ -152,18 +155,14 @@ class Together:
     mask: torch.Tensor
     block_tokens: int
 
-    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend to everything that the mask shows (`Part.attend`)."""
-        grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
-        out = scaled_dot_product_attention(
-            grouped, self._gathered(keys, query), self._gathered(values, query), attn_mask=self.mask
-        )
+        gathered = cache.blocks.index_select(1, self.blocks).to(query.dtype)
+        kv_heads, head_dim = gathered.shape[-2:]
+        key, value = gathered.view(2, len(query), -1, kv_heads, head_dim).transpose(2, 3)
+        grouped = query.view(len(query), kv_heads, -1, head_dim)
+        out = scaled_dot_product_attention(grouped, key, value, attn_mask=self.mask)
         return out.reshape(len(query), -1)
-
-    def _gathered(self, cache: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        """Return a layer's entries as [n, kv_heads, tokens, head_dim]."""
-        gathered = cache.view(-1, self.block_tokens, *cache.shape[1:]).index_select(0, self.blocks)
-        return gathered.view(len(query), -1, *cache.shape[1:]).transpose(1, 2).to(query.dtype)
 
 
 def length_mask(lengths: torch.Tensor, tokens: int, dtype: torch.dtype) -> torch.Tensor:

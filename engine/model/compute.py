@@ -130,8 +130,10 @@ class TorchCompute:
             return self._padded.logits(batch, slots, key)
         self._decoder.rope.reserve(farthest)
         parts = plan_attention(batch, self._shape, self._policy.compute, self._device)
+        run = len(slots) == 1 or bool((np.diff(slots) == 1).all())
+        where = slice(int(slots[0]), int(slots[-1]) + 1) if run else self._moved(slots)
         left = self._decoder.forward(
-            self._moved(batch.tokens), self._moved(_positions(batch)), self._moved(slots), self._pool, parts
+            self._moved(batch.tokens), self._moved(_positions(batch)), where, self._pool, parts
         )
         last = np.cumsum(batch.query_tokens)[np.asarray(batch.emits, dtype=bool)] - 1
         if len(last) < len(left):
@@ -170,11 +172,10 @@ class TorchCompute:
 def _padded_decode(
     decoder: Decoder, pool: KVPool, options: ComputeOptions, max_context: int, device: torch.device
 ) -> PaddedDecode | None:
-    cuda = device.type == "cuda"
-    if not (cuda if options.graphs is None else options.graphs):
+    if not options.pads(device.type):
         return None
     with torch.inference_mode():
-        return PaddedDecode(decoder, pool, options.max_seqs, max_context, capture=cuda)
+        return PaddedDecode(decoder, pool, options.max_seqs, max_context, capture=device.type == "cuda")
 
 
 def _positions(batch: StepBatch) -> Ints:

@@ -34,11 +34,11 @@ class PaddedDecode:
 
     def __init__(self, decoder: Decoder, pool: KVPool, max_seqs: int, max_context: int, capture: bool) -> None:
         self._decoder, self._pool, self._capture = decoder, pool, capture
-        self._device = pool.keys[0].device
+        self._device = pool.device
         self._block_tokens = pool.shape.block_tokens
         self._sizes = _powers(1, max_seqs)
         self._buckets = _powers(-(-SMALLEST_BUCKET // self._block_tokens), -(-max_context // self._block_tokens))
-        token_bytes = 2 * pool.shape.kv_heads * pool.shape.head_dim * pool.keys[0].element_size()
+        token_bytes = 2 * pool.shape.kv_heads * pool.shape.head_dim * pool.dtype.itemsize
         self._most_blocks = GATHERED_BYTES // token_bytes // self._block_tokens
         room = max((size * (3 + width) for size, width in self._keys(self._buckets[-1])), default=0)
         self._inputs = torch.zeros(room, dtype=torch.int64, device=self._device)

@@ -41,6 +41,32 @@ class KVShape:
         return 2 * self.layers * self.block_tokens * self.kv_heads * self.head_dim * dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's keys and values: the same memory, viewed in the ways that writing and attending need.
+
+    Token t of block b lies in slot b block_tokens + t.
+
+    Attributes:
+        slots: [2, slots, kv_heads, head_dim], keys first.
+        blocks: [2, blocks, block_tokens, kv_heads, head_dim].
+        keys: [1, kv_heads, slots, head_dim].
+        values: [1, kv_heads, slots, head_dim].
+    """
+
+    slots: torch.Tensor
+    blocks: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @classmethod
+    def over(cls, blocks: torch.Tensor) -> "LayerCache":
+        """View a layer's blocks, [2, blocks, block_tokens, kv_heads, head_dim], in all ways."""
+        slots = blocks.flatten(1, 2)
+        heads = slots.transpose(1, 2)
+        return cls(slots, blocks, heads[:1], heads[1:])
+
+
 class KVPool:
     """KV blocks on the device, and one more that nobody owns, for what padding writes.
 
@@ -53,7 +79,9 @@ class KVPool:
 
     Attributes:
         scratch_block: the one that nobody owns.
-        keys, values: of each layer, [slots, kv_heads, head_dim]; token t of block b lies in slot b block_tokens + t.
+        layers: of the model, in order.
+        device: where they lie.
+        dtype: that they are kept in.
     """
 
     def __init__(
@@ -69,8 +97,8 @@ class KVPool:
             raise EngineError(
                 f"{blocks} KV blocks need {needed:,} bytes, which {device} does not have; ask for fewer"
             ) from None
-        self.keys = [layer[0].flatten(0, 1) for layer in self._pool]
-        self.values = [layer[1].flatten(0, 1) for layer in self._pool]
+        self.layers = [LayerCache.over(blocks) for blocks in self._pool]
+        self.device, self.dtype = device, dtype
         self.host = HostPool(shape, host_blocks, dtype, pinned=device.type == "cuda")
 
     def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
@@ -91,7 +119,7 @@ class KVPool:
 
     def close(self) -> None:
         """Give the memory back."""
-        self.keys, self.values = [], []
+        self.layers = []
         self._pool = torch.empty(0)
         self.host.close()
 

@@ -13,9 +13,9 @@ from torch.nn.functional import linear, relu, rms_norm, silu
 
 from engine.model.attention import Part
 from engine.model.config import ModelConfig
-from engine.model.kv import KVPool
+from engine.model.kv import KVPool, LayerCache
 from engine.model.rope import RopeTable, rotate_
-from engine.model.weights import LayerWeights, Weights
+from engine.model.weights import Weights
 
 CAST_ELEMENTS: Final = 1 << 24
 """Weights cast at a time where they are stored narrower than computed with: 64 MiB of fp32, whatever the model."""
@@ -43,21 +43,27 @@ class Decoder:
         self._activation = {"silu": silu, "relu": relu}[config.activation]
         self._hidden = (spec.hidden,)
         self._head_dim = spec.head_dim
-        self._heads, self._kv_heads, self._ffn = spec.heads, spec.kv_heads, spec.ffn
+        self._heads, self._kv_heads = spec.heads, spec.kv_heads
         # On a CPU a matrix product of one row packs the matrix first; the matrix-vector product only reads it.
-        self._gemv = device.type == "cpu" and compute == torch.float32
+        self._vectors = device.type == "cpu"
+        self._least = torch.tensor([config.rms_norm_eps], device=device)
         cast = weights.embedding.dtype != compute
         self._cast = torch.empty(CAST_ELEMENTS if cast else 0, dtype=compute, device=device)
 
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, pool: KVPool, parts: Sequence[Part]
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor | slice,
+        pool: KVPool,
+        parts: Sequence[Part],
     ) -> torch.Tensor:
         """Run a batch's tokens through all layers; their keys and values go to the pool.
 
         Args:
             tokens: ids, int64[n].
             positions: in their sequences, int64[n].
-            slots: of the pool, int64[n].
+            slots: of the pool, int64[n], or the run that they are.
             pool: the cache.
             parts: who attends to what; together all n tokens.
 
@@ -65,56 +71,86 @@ class Decoder:
             What the last layer leaves, before the final norm, [n, hidden].
         """
         x = self.weights.embedding.index_select(0, tokens).to(self.compute)
+        if self._vectors and len(x) == 1:
+            x = x[0]
         turns = self.rope.turns.index_select(0, positions)
-        for layer, keys, values in zip(self.weights.layers, pool.keys, pool.values, strict=True):
-            normed = rms_norm(x, self._hidden, layer.attention_norm, self._eps)
-            x = x + self._attention(layer, normed, turns, slots, keys, values, parts)
-            normed = rms_norm(x, self._hidden, layer.ffn_norm, self._eps)
-            gate_up = self._linear(normed, layer.gate_up, layer.gate_up_bias)
-            gated = self._activation(gate_up[:, : self._ffn]).mul_(gate_up[:, self._ffn :])
-            x = x + self._linear(gated, layer.down, layer.down_bias)
-        return x
+        for layer, cache in zip(self.weights.layers, pool.layers, strict=True):
+            normed = self._norm(x, layer.attention_norm)
+            qkv = self._linear(normed, layer.qkv, layer.qkv_bias).view(len(tokens), -1, self._head_dim)
+            mixed = self._attention(qkv, turns, slots, cache, parts)
+            x = self._linear(mixed.view(*x.shape[:-1], -1), layer.out, layer.out_bias, x)
+            normed = self._norm(x, layer.ffn_norm)
+            gate, up = torch.chunk(self._linear(normed, layer.gate_up, layer.gate_up_bias), 2, -1)
+            x = self._linear(self._activation(gate).mul_(up), layer.down, layer.down_bias, x)
+        return x.view(len(tokens), -1)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return what follows positions, fp32[n, vocab], from what the last layer left of them."""
-        normed = rms_norm(x, self._hidden, self.weights.norm, self._eps)
+        normed = self._norm(x, self.weights.norm)
+        if self._vectors and len(x) == 1:
+            return self._linear(normed[0], self.weights.head, None).unsqueeze(0).float()
         return self._linear(normed, self.weights.head, None).float()
+
+    def _norm(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4), in fp32 whatever is computed in."""
+        if not (x.is_cpu and x.dtype == torch.float32):
+            return rms_norm(x, self._hidden, gain, self._eps)
+        # On a CPU the operator is made up of others; these are fewer, which between two large matrices is what counts.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * gain).mul_(torch.addcmul(self._least, length, length, value=1 / self._hidden[0]).rsqrt_())
 
     def _attention(
         self,
-        layer: LayerWeights,
-        x: torch.Tensor,
+        qkv: torch.Tensor,
         turns: torch.Tensor,
-        slots: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        slots: torch.Tensor | slice,
+        cache: LayerCache,
         parts: Sequence[Part],
     ) -> torch.Tensor:
-        turned = self._heads + self._kv_heads
-        qkv = self._linear(x, layer.qkv, layer.qkv_bias).view(len(x), -1, self._head_dim)
-        rotate_(qkv[:, :turned], turns)
-        query = qkv[:, : self._heads]
-        keys.index_copy_(0, slots, qkv[:, self._heads : turned].to(keys.dtype))
-        values.index_copy_(0, slots, qkv[:, turned:].to(values.dtype))
-        if len(parts) == 1:
-            mixed = parts[0].attend(query, keys, values)
+        """Keep the keys and values of all tokens, and mix the values that each part of them sees."""
+        n, _, head_dim = qkv.shape
+        rotate_(qkv[:, : self._heads + self._kv_heads], turns)
+        kept = qkv[:, self._heads :].view(n, 2, self._kv_heads, head_dim).transpose(0, 1)
+        if isinstance(slots, slice):
+            cache.slots[:, slots] = kept
         else:
-            mixed = torch.empty(len(x), self._heads * self._head_dim, dtype=x.dtype, device=x.device)
-            for part in parts:
-                mixed[part.rows] = part.attend(query[part.rows], keys, values)
-        return self._linear(mixed, layer.out, layer.out_bias)
+            cache.slots.index_copy_(1, slots, kept.to(cache.slots.dtype))
+        query = qkv[:, : self._heads]
+        if len(parts) == 1:
+            return parts[0].attend(query, cache)
+        mixed = torch.empty(n, self._heads * head_dim, dtype=qkv.dtype, device=qkv.device)
+        for part in parts:
+            mixed[part.rows] = part.attend(query[part.rows], cache)
+        return mixed
 
-    def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Multiply, casting the matrix some rows at a time right before if it is stored in another dtype."""
-        if weight.dtype == x.dtype:
-            if self._gemv and len(x) == 1:
-                return (mv(weight, x[0]) if bias is None else addmv(bias, weight, x[0])).unsqueeze(0)
-            return linear(x, weight, bias)
+    def _linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return onto + x weight^T + bias, of one token [inputs] or of n [n, inputs]."""
+        if weight.dtype != x.dtype:
+            product = self._cast_linear(x, weight)
+            if onto is not None:
+                product.add_(onto)
+        elif x.dim() > 1:
+            product = linear(x, weight, bias)
+            return product if onto is None else product.add_(onto)
+        elif onto is not None:
+            product = addmv(onto, weight, x)
+        elif bias is not None:
+            return addmv(bias, weight, x)
+        else:
+            return mv(weight, x)
+        if bias is not None:
+            product.add_(bias)
+        return product
+
+    def _cast_linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Multiply with a matrix stored in another dtype, some of its rows cast at a time right before."""
         outputs, inputs = weight.shape
         at_once = max(1, self._cast.numel() // inputs)
-        result = torch.empty(len(x), outputs, dtype=x.dtype, device=x.device)
+        result = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype, device=x.device)
         for first in range(0, outputs, at_once):
             some = weight[first : first + at_once]
             wide = self._cast[: some.numel()].view(some.shape).copy_(some)
-            result[:, first : first + at_once] = linear(x, wide)
-        return result if bias is None else result.add_(bias)
+            result[..., first : first + at_once] = linear(x, wide)
+        return result

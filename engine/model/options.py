@@ -41,6 +41,10 @@ class ComputeOptions:
     graphs: bool | None = None
     verify: bool = True
 
+    def pads(self, device_type: str) -> bool:
+        """Return whether decode batches are padded on a device of this type, "cpu" or "cuda"."""
+        return device_type == "cuda" if self.graphs is None else self.graphs
+
 
 @dataclass(frozen=True, slots=True)
 class TorchComputeFactory:

@@ -78,18 +78,11 @@ def test_what_is_no_checkpoint_cannot_be_prepared(afterwatt, words):
 
 
 def test_without_torch_the_extra_is_named(tmp_path: Path):
-    """A module path on which torch cannot be found, as where the extra is not installed."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('torch', 'safetensors'):\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-    )
+    """In a process that cannot find torch, as where the extra is not installed."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = sys.modules['safetensors'] = None\n")
     words = ("model", "make-random", "--like", "llama-2-7b", "--layers", 1, "--out", "x")
     said = elsewhere(tmp_path, "afterwatt", *words, PYTHONPATH=str(tmp_path))
     assert (said.code, said.out) == (2, "")
-    assert "install afterwatt[engine]" in said.err
+    assert "afterwatt[engine]" in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "x").exists()

@@ -88,8 +88,8 @@ def test_no_registry_would_take_it(wheel: Path):
 
 def test_the_installed_copy_finds_its_own_data(installed: Path, tmp_path: Path):
     program = """
-import cli, fidelity, hwprofiles, modelspecs, policies, reports, sim, traces
-for package in (cli, fidelity, hwprofiles, modelspecs, policies, reports, sim, traces):
+import cli, engine, fidelity, hwprofiles, modelspecs, policies, reports, sim, traces
+for package in (cli, engine, fidelity, hwprofiles, modelspecs, policies, reports, sim, traces):
     print(package.__file__)
 from hwprofiles.catalogue import load_device, load_site
 from hwprofiles.stacks import load_stack
