@@ -63,9 +63,9 @@ class Recipe:
 
 
 MODELS = {
-    "main": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768), 3000),
-    "draft": (Shape(hidden=96, layers=3, heads=3, kv_heads=1, neurons=256), 3000),
-    "relu": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768, activation="relu"), 1500),
+    "main": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768), 1200),
+    "draft": (Shape(hidden=96, layers=3, heads=3, kv_heads=1, neurons=256), 1200),
+    "relu": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768, activation="relu"), 600),
 }
 
 
