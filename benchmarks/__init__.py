@@ -1,2 +1,1 @@
-"""Programs that measure the simulator itself: its speed, and how near it comes to what others measured; and one that trains
-the tiny models in tests/data."""
+"""Scripts that measure the project: speed, fidelity, hardware; and one that trains what tests measure quality on."""
