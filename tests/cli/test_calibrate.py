@@ -95,6 +95,7 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(folder: Path, afterwat
     assert says in said.err
     assert len(said.err.splitlines()) == 1
     assert not (folder / "local" / "device.toml").exists()
+    assert "--device" not in words or list(folder.iterdir()) == []
 
 
 def test_kernels_alone_need_a_stack_and_a_place(folder: Path, afterwatt):
