@@ -46,18 +46,20 @@ def calibrate(
         raise OptionError(f"--threads {threads} must lie in 1..{_MOST_THREADS}")
     import dataclasses
 
-    from engine.runtime.probes import QUICK, Effort
+    from engine.model.bench import resolve_device
+    from engine.runtime.probes import effort_for
     from fidelity.calibrate.files import RAW, write_calibration
     from fidelity.calibrate.measure import calibrate as measure
 
+    found = resolve_device(device)
     folder = _made(out, "--out")
-    effort = QUICK if quick else Effort()
+    effort = effort_for(found, quick)
     if no_disk:
         effort = dataclasses.replace(effort, disk_bytes=0)
     disk_folder = folder if disk_dir is None else Path(disk_dir)
     if not disk_folder.is_dir():
         raise OptionError(f"--disk-dir {disk_dir!r} is no folder; give one on the disk to be measured")
-    told = measure(device, threads, effort, disk_folder, say=_nothing if quiet or json else _say)
+    told = measure(found, threads, effort, disk_folder, say=_nothing if quiet or json else _say)
     written = write_calibration(told, folder, shlex.join(["afterwatt", *sys.argv[1:]]))
     if json:
         sys.stdout.write((folder / RAW).read_text(encoding="utf-8"))

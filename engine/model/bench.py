@@ -21,10 +21,13 @@ from engine.runtime.probes import MIB, Effort, Probe
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 _LEAST_ARRAY: Final = 256 * MIB
+_LEAST_GPU_ARRAY: Final = 2048 * MIB  # less would be read in the time that a few launches take
 _TIMES_CACHE: Final = 4
 _SHARE_OF_MEMORY: Final = 0.125
 _TINY: Final = 64
 _BLOCK_TOKENS: Final = 16
+_ALONE_BYTES: Final = 128 * 1024
+"""From so many bytes of keys and values on, a sequence attends alone on a processor, as in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,20 +217,30 @@ class TorchBench:
         label = f"{op}/{heads}h{kv_heads}kv{width}/b{batch}q{queries}c{context}"
         return self._probe(label, call, float(batch * context * entry_bytes), "bytes", row)
 
-    def _decoding(self, shape: tuple[int, int, int], batch: int, context: int) -> Callable[[], torch.Tensor]:
-        """Return the engine's attention of sequences that decode: one as it lies, several gathered block by block."""
+    def _decoding(self, shape: tuple[int, int, int], batch: int, context: int) -> Callable[[], Any]:
+        """Return the engine's attention of sequences that decode.
+
+        One sequence reads its entries as they lie. Of several, blocks are scattered over the pool and gathered first:
+        on a processor each sequence for itself once it is long enough, else all together, padded, under a mask.
+        """
         heads, kv_heads, width = shape
-        query = self._random(batch, kv_heads, heads // kv_heads, width)
-        blocks = torch.randperm(batch * context // _BLOCK_TOKENS).to(self.device)
-        mask = torch.zeros(batch, 1, 1, context, dtype=self.dtype, device=self.device)
+        alone = self.device.type == "cpu" and 2 * context * kv_heads * width * self.dtype.itemsize >= _ALONE_BYTES
+        together = 1 if alone or batch == 1 else batch
+        query = self._random(together, kv_heads, heads // kv_heads, width)
+        blocks = torch.randperm(together * context // _BLOCK_TOKENS).to(self.device)
+        mask = torch.zeros(together, 1, 1, context, dtype=self.dtype, device=self.device) if together > 1 else None
 
         def entries() -> torch.Tensor:
             if batch == 1:
                 return self._part(self.dtype, context, kv_heads, width).transpose(0, 1).unsqueeze(0)
             cache = self._part(self.dtype, len(blocks), _BLOCK_TOKENS, kv_heads, width)
-            return cache.index_select(0, blocks).view(batch, context, kv_heads, width).transpose(1, 2)
+            return cache.index_select(0, blocks).view(together, context, kv_heads, width).transpose(1, 2)
 
-        return lambda: scaled_dot_product_attention(query, entries(), entries(), attn_mask=None if batch == 1 else mask)
+        def attend() -> None:
+            for _ in range(batch // together):
+                scaled_dot_product_attention(query, entries(), entries(), attn_mask=mask)
+
+        return attend
 
     def _prompt(self, shape: tuple[int, int, int], queries: int, context: int) -> Callable[[], torch.Tensor]:
         """Return the engine's attention of a prompt piece."""
@@ -418,7 +431,8 @@ def _filled(size_bytes: int, device: torch.device) -> torch.Tensor:
 
 
 def _array_bytes(machine: Machine) -> int:
-    wanted = max(_LEAST_ARRAY, _TIMES_CACHE * (machine.cache_bytes or 0))
+    least = _LEAST_ARRAY if machine.device == "cpu" else _LEAST_GPU_ARRAY
+    wanted = max(least, _TIMES_CACHE * (machine.cache_bytes or 0))
     free = _free_bytes() if machine.device == "cpu" else torch.cuda.mem_get_info(machine.device)[0]
     return int(min(wanted, _SHARE_OF_MEMORY * free))
 

@@ -7,7 +7,7 @@ is something that can be run n times and says how long that took.
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 MIB: Final = 2**20
@@ -58,6 +58,27 @@ class Effort:
     power_s: float = 2.0
 
 
+GPU: Final = Effort(
+    products=(
+        (2048, 2048),
+        (5632, 2048),
+        (4096, 4096),
+        (6144, 4096),
+        (12288, 4096),
+        (22016, 4096),
+        (4096, 11008),
+        (28672, 4096),
+        (4096, 14336),
+        (32000, 2048),
+        (128256, 4096),
+    ),
+    heads=((32, 32, 128), (32, 8, 128), (32, 4, 64), (64, 8, 128)),
+    contexts=(64, 256, 1024, 4096),
+    batches=(1, 8, 64),
+    prompts=((16, 0), (128, 0), (512, 0), (2048, 0), (64, 1024), (512, 2048)),
+    power_s=5.0,
+)
+"""The same for a GPU: a larger model's shapes, and watts for as long as a sensor's averages need."""
 QUICK: Final = Effort(
     rounds=3,
     least_s=0.005,
@@ -72,6 +93,13 @@ QUICK: Final = Effort(
     power_s=1.0,
 )
 """A quarter of a minute or so: to try it out."""
+
+
+def effort_for(device: str, quick: bool) -> Effort:
+    """Return how much to measure of a device: `cpu` or `cuda:N`."""
+    if device == "cpu":
+        return QUICK if quick else Effort()
+    return replace(GPU, rounds=QUICK.rounds, squares=GPU.squares[:-1], disk_bytes=QUICK.disk_bytes) if quick else GPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def _start(calibration: Calibration, device: Device) -> Stack:
     held = Fact(width, text, _today(), "assumed", width, width)
     facts: dict[str, Any] = {"kv_bytes_per_element": held, "activation_bytes_per_element": held}
     facts |= _overheads(calibration)
-    return dataclasses.replace(base, name=ENGINE, basis="assumed", seen=(), spread={}, spread_seen={}, **facts)
+    return dataclasses.replace(base, name=ENGINE, basis="pooled", seen=(), spread={}, spread_seen={}, **facts)
 
 
 def _overheads(calibration: Calibration) -> dict[str, Fact]:
