@@ -152,7 +152,7 @@ class TimeModel:
         self._has_head = stage == deployment.pp - 1
         self._tokens_ps: dict[int, int] = {}
         self._emit_ps: dict[int, tuple[int, int]] = {}
-        self._decode_ps: dict[int, tuple[int, int]] = {}
+        self._decode_ps: dict[int, tuple[int, int, int]] = {}
         kv_heads = max(model.kv_heads, tp) / tp  # fewer heads than devices: every device keeps a copy of one
         heads = model.heads / tp
         activation_bytes, kv_bytes = stack.activation_bytes_per_element, stack.kv_bytes_per_element
@@ -194,12 +194,10 @@ class TimeModel:
         if not chunks:
             known = self._decode_ps.get(decoding)
             if known is None:
-                known = self._decode_ps[decoding] = self._base_ps(
-                    decoding, decoding * self._sequence_ps, decoding, self._launch_ps
-                )
-            base, spare = known
+                law = self._base_ps(decoding, decoding * self._sequence_ps, decoding, self._launch_ps)
+                known = self._decode_ps[decoding] = (*law, self._decode_entry_ps * decoding)
+            base, spare, slope = known
             grown = self._decode_entry_ps * context_tokens
-            slope = self._decode_entry_ps * decoding
         else:
             tokens = decoding
             grown = self._mixed_entry_ps * context_tokens

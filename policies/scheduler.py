@@ -37,8 +37,6 @@ class _Lane(Generic[S]):
 
 
 def _begun(lane: _Lane[S]) -> Items[Prefilling]:
-    if not lane.prefilling:
-        return NONE_BEGUN
     return [Prefilling(seq.seq_id, seq.fill_tokens - seq.kv_tokens) for seq in lane.prefilling]
 
 
@@ -158,7 +156,8 @@ class Scheduler(Generic[S]):
         members = len(decode.members)
         free_blocks = room - need - self._watermark_blocks
         limits = self._share_of_seats() if self._shared else self._limits
-        lane.view = view = BatchView(now_s, members, _begun(lane), self._candidates(need), free_blocks, limits)
+        begun = _begun(lane) if lane.prefilling else NONE_BEGUN
+        lane.view = view = BatchView(now_s, members, begun, self._candidates(need), free_blocks, limits)
         decision = self.batching.select(view)
         chunks = self._admit(lane, decision.chunks) if decision.chunks else NO_CHUNKS
         decoding = members if decision.decode else 0

@@ -155,26 +155,27 @@ class Worker:
                 yield rest
                 continue
             decoding, context, emits, chunks = plan.decoding, plan.context_tokens, plan.emits, plan.chunks
-            may_cut, swap_out, swap_in = plan.open_to_arrivals, plan.swap_out_blocks, plan.swap_in_blocks
-            begin = env._now
-            if scheduler.moved:
-                note_admissions(scheduler, self.lanes, lane, begin)
             iterations = 1 if single_step else plan.repeat + 1
-            if swap_out or swap_in:
+            begin = start = env._now
+            swapped = 0
+            if scheduler.moved:  # else nobody's memory was
+                note_admissions(scheduler, self.lanes, lane, begin)
+                swapped = plan.swap_out_blocks + plan.swap_in_blocks
+            if swapped:
                 self._came = False
-                yield from self._move(swap_out, swap_in)
+                yield from self._move(plan.swap_out_blocks, plan.swap_in_blocks)
                 if self._stopped:
                     return
-                if self._came and may_cut:
+                if self._came and plan.open_to_arrivals:
                     iterations = 1  # who came meanwhile is seen at the next boundary
-            start = env._now
+                start = env._now
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
             span = first if steps == 1 else steps * first + slope * (steps * (steps - 1) // 2)
             if not env.skip(span):
                 self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps
                 self._plan = plan
                 self._stride = alarm = Alarm(env, step_rank, span)
-                if steps > 1 and may_cut:
+                if steps > 1 and plan.open_to_arrivals:
                     self._alarm = alarm
                 yield alarm
                 self._alarm = None
@@ -189,7 +190,7 @@ class Worker:
             # fmt: off
             lane.strides += pack_stride(
                 begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits,
-                plan.running, plan.used_blocks, scheduler.grown_blocks, swap_out + swap_in,
+                plan.running, plan.used_blocks, scheduler.grown_blocks, swapped,
             )
             # fmt: on
             lane.noted += 1
