@@ -1,8 +1,6 @@
 """A request in the engine's hands: what to compute with, and when what came of it."""
 
-from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -150,13 +148,3 @@ class Report:
 
     def __bool__(self) -> bool:
         return bool(self.steps or self.refusals)
-
-
-def block_hashes(ids: Items[int] | Ints, unit_tokens: int) -> tuple[int, ...]:
-    """Return a hash per full block of a prompt, each of all tokens up to its end: equal hashes, equal beginnings."""
-    array = np.asarray(ids, dtype="<i8")
-    hashes, so_far = [], b""
-    for end in range(unit_tokens, len(array) + 1, unit_tokens):
-        so_far = blake2b(so_far + array[end - unit_tokens : end].tobytes(), digest_size=8).digest()
-        hashes.append(int.from_bytes(so_far, "little", signed=True))
-    return tuple(hashes)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.runtime.request import Request, block_hashes
+from engine.runtime.request import Request
+from fidelity.serving.run import block_hashes
 from policies.batching import BATCHING
 from policies.sizes import SchedulerConfig
 from sim.replay import RecordedRequest, RecordedStep, Replayed, replay_decisions

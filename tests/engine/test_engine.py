@@ -12,8 +12,9 @@ import torch
 from engine.model.compute import TorchCompute, load_model
 from engine.model.options import ComputeOptions
 from engine.runtime.compute import Sampling
-from engine.runtime.request import Request, block_hashes
+from engine.runtime.request import Request
 from engine.runtime.worker import EngineWorker
+from fidelity.serving.run import block_hashes
 from policies.batching import BATCHING
 from policies.sizes import SchedulerConfig
 from sim.replay import replay_decisions

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.runtime.compute import Sampling
-from engine.runtime.request import Request, block_hashes
+from engine.runtime.request import Request
 from engine.runtime.worker import EngineWorker
+from fidelity.serving.run import block_hashes
 from policies.batching import BATCHING
 from policies.errors import PolicyError
 from policies.plans import StepOutcome
