@@ -14,6 +14,7 @@ from torch.nn.functional import linear, relu, rms_norm, silu
 from engine.model.attention import Part
 from engine.model.config import ModelConfig
 from engine.model.kv import KVPool, LayerCache
+from engine.model.products import product
 from engine.model.rope import RopeTable, rotate_
 from engine.model.weights import Weights
 
@@ -44,7 +45,7 @@ class Decoder:
         self._hidden = (spec.hidden,)
         self._head_dim = spec.head_dim
         self._heads, self._kv_heads = spec.heads, spec.kv_heads
-        # On a CPU a matrix product of one row packs the matrix first; the matrix-vector product only reads it.
+        # On a CPU one token is a vector: its products take residual and bias along, and reshape nothing.
         self._vectors = device.type == "cpu"
         self._least = torch.tensor([config.rms_norm_eps], device=device)
         cast = weights.embedding.dtype != compute
@@ -128,21 +129,19 @@ class Decoder:
     ) -> torch.Tensor:
         """Return onto + x weight^T + bias, of one token [inputs] or of n [n, inputs]."""
         if weight.dtype != x.dtype:
-            product = self._cast_linear(x, weight)
+            result = self._cast_linear(x, weight)
             if onto is not None:
-                product.add_(onto)
+                result.add_(onto)
         elif x.dim() > 1:
-            product = linear(x, weight, bias)
-            return product if onto is None else product.add_(onto)
+            result = product(x, weight, bias)
+            return result if onto is None else result.add_(onto)
         elif onto is not None:
-            product = addmv(onto, weight, x)
+            result = addmv(onto, weight, x)
         elif bias is not None:
             return addmv(bias, weight, x)
         else:
             return mv(weight, x)
-        if bias is not None:
-            product.add_(bias)
-        return product
+        return result if bias is None else result.add_(bias)
 
     def _cast_linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Multiply with a matrix stored in another dtype, some of its rows cast at a time right before."""

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.model.options import ComputeOptions, TorchComputeFactory
+from engine.model.products import product
 from engine.model.random_checkpoint import shrunk, write_random
 from engine.runtime.errors import EngineError
 from modelspecs import load_model
@@ -135,3 +136,15 @@ def test_batches_that_cannot_be_are_refused(tmp_path: Path):
         compute.swap_out([1, 2], [0])
     quiet = batch_of([(Sequence([0] * 9, [3, 4, 5]), 4)])
     assert compute.step(quiet) == []
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6, 7, 20, 32, 33, 100])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_are_those_of_linear_whichever_way_round(rows: int, biased: bool):
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, 48, generator=generator), torch.randn(70, 48, generator=generator)
+    bias = torch.randn(70, generator=generator) if biased else None
+    found = product(x, weight, bias)
+    assert found.is_contiguous()
+    wanted = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=0)
