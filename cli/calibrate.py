@@ -60,7 +60,10 @@ def calibrate(
     if not disk_folder.is_dir():
         raise OptionError(f"--disk-dir {disk_dir!r} is no folder; give one on the disk to be measured")
     told = measure(found, threads, effort, disk_folder, say=_nothing if quiet or json else _say)
-    written = write_calibration(told, folder, shlex.join(["afterwatt", *sys.argv[1:]]))
+    try:
+        written = write_calibration(told, folder, shlex.join(["afterwatt", *sys.argv[1:]]))
+    except OSError as fault:
+        raise OptionError(f"--out {out!r} cannot be written ({fault.strerror}); choose another place") from None
     if json:
         sys.stdout.write((folder / RAW).read_text(encoding="utf-8"))
     elif not quiet:

@@ -165,6 +165,20 @@ def test_the_array_is_finite_in_every_format_that_it_is_read_in():
         assert float(size.max()) < 2.0
 
 
+def test_what_cannot_be_captured_as_a_graph_is_run_call_by_call():
+    """As on a GPU whose library cannot be captured: here there is none at all."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here, which does capture")
+    bench = TorchBench("cpu", 1, TINY)
+    bench._graphs = True
+    probe = next(bench.product_probes())
+    assert probe.run(3) > 0.0
+    assert "one by one" in bench.skipped["graphs"]
+    assert bench._graphs is False
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
