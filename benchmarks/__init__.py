@@ -1,2 +1,1 @@
-"""Programs that measure the simulator itself: its speed, and how near it comes to what others measured; and one that trains
-the tiny models in tests/data."""
+"""Programs beside the simulator: its speed, how near it comes to what others measured, the tiny models of tests/data."""
