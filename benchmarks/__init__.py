@@ -1,1 +1,1 @@
-"""Programs beside the simulator: its speed, how near it comes to what others measured, the tiny models of tests/data."""
+"""Programs beside the simulator: its speed, how near it comes to what others measured, tiny models to test with."""
