@@ -15,6 +15,8 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
+from engine.model.attention import ALONE_BYTES
+from engine.model.products import product
 from engine.runtime.errors import EngineError
 from engine.runtime.probes import MIB, Effort, Probe
 
@@ -26,8 +28,6 @@ _TIMES_CACHE: Final = 4
 _SHARE_OF_MEMORY: Final = 0.125
 _TINY: Final = 64
 _BLOCK_TOKENS: Final = 16
-_ALONE_BYTES: Final = 128 * 1024
-"""From so many bytes of keys and values on, a sequence attends alone on a processor, as in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class TorchBench:
             left = torch.ones(rows, inputs, dtype=dtype, device=self.device)
             return lambda: torch._int_mm(left, self._part(dtype, inputs, outputs))
         left = torch.randn(rows, inputs, device=self.device).to(dtype)
-        return lambda: linear(left, self._part(dtype, outputs, inputs))
+        return lambda: product(left, self._part(dtype, outputs, inputs))
 
     def product_probes(self) -> Iterator[Probe]:
         """Yield the products of serving: few rows through a model's matrices, in what the engine computes in."""
@@ -224,7 +224,7 @@ class TorchBench:
         on a processor each sequence for itself once it is long enough, else all together, padded, under a mask.
         """
         heads, kv_heads, width = shape
-        alone = self.device.type == "cpu" and 2 * context * kv_heads * width * self.dtype.itemsize >= _ALONE_BYTES
+        alone = self.device.type == "cpu" and 2 * context * kv_heads * width * self.dtype.itemsize >= ALONE_BYTES
         together = 1 if alone or batch == 1 else batch
         query = self._random(together, kv_heads, heads // kv_heads, width)
         blocks = torch.randperm(together * context // _BLOCK_TOKENS).to(self.device)
