@@ -63,6 +63,7 @@ def _kernels(scores: PowerScores) -> list[str]:
         *_LAGGING,
         "",
         table(["held-out shapes, median error of watts read", *READ], [*_spans(scores), *_again(scores)]),
+        "Matrices and experts that were read for a second mostly ran into the power limit, which any law gets right.",
         "Where tables and runs disagree, runs hold: mixtures of experts draw in serving what bytes and FLOPs tell, so",
         "that the shipped anchors leave out most of what the tables of experts add.",
         "",
