@@ -85,6 +85,7 @@ LLAMA_CPP: Final[Mapping[str, Guess]] = MappingProxyType(
         "quantised_compute_efficiency": Guess(0.15, 0.05, 0.45, "share of the tensor cores' peak, scales apart"),
         "dequant_int4_ops_per_weight": Guess(3.0, 1.0, 9.0, "about 1.3 instructions by dp4a, issued at 0.2 to 0.9"),
         "dequant_int8_ops_per_weight": Guess(2.5, 0.8, 8.0, "about 1 instruction by dp4a, issued at 0.2 to 0.9"),
+        "activation_bytes_per_element": Guess(4.0, 2.0, 4.0, "ggml's graphs keep hidden states in 32 bits"),
     }
 )
 """llama.cpp's own kernels, which kernel tables do not hold."""

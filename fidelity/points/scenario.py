@@ -213,8 +213,7 @@ def _scenario(point: Point) -> Scenario:
     assumed += read.assumed
     count, marks = _count(point, hardware.count)
     assumed += marks
-    layers = habit.layers and not re.search(r"(row|tensor)[ -](split|parallel)|split[ -]mode row", hints, re.IGNORECASE)
-    tp, pp = _split(read.model, count, layers)
+    tp, pp = _split(read.model, count, _shared_by(hints, habit.layers))
     asked = asked_of(point, habit, pp)
     assumed += asked.assumed
     model, said = with_context(read.model, asked.load.longest_tokens)
@@ -272,15 +271,31 @@ def _count(point: Point, told: int | None) -> tuple[int, list[str]]:
     return stated, []
 
 
-def _split(model: ModelSpec, count: int, layers: bool) -> tuple[int, int]:
+def _shared_by(hints: str, layers: bool) -> str:
+    """Return what GPUs divide among them: layers, heads (and what belongs to them), or rows of every matrix.
+
+    Args:
+        hints: what the row says.
+        layers: whether that is usual where it says nothing.
+    """
+    if re.search(r"\brow[ -](split|parallel)|(split[ -]mode|-sm)[ =:]+row\b", hints, re.IGNORECASE):
+        return "rows"
+    if re.search(r"\btensor[ -](split|parallel)|(split[ -]mode|-sm)[ =:]+tensor\b", hints, re.IGNORECASE):
+        return "heads"
+    return "layers" if layers else "heads"
+
+
+def _split(model: ModelSpec, count: int, shared: str) -> tuple[int, int]:
     """Return tensor-parallel degree and pipeline stages.
+
+    Rows of a matrix can be divided among any number of GPUs (llama.cpp's split mode row), heads only by a divisor.
 
     Raises:
         Refused: no split gives every GPU a share.
     """
-    degrees = [1] if layers else list(range(min(count, GPUS_PER_GROUP), 0, -1))
+    degrees = [1] if shared == "layers" else list(range(min(count, GPUS_PER_GROUP), 0, -1))
     for tp in degrees:
-        if count % tp == 0 and model.heads % tp == 0 and count // tp <= model.layers:
+        if count % tp == 0 and (shared == "rows" or model.heads % tp == 0) and count // tp <= model.layers:
             return tp, count // tp
     raise Refused(Reason.NO_SPLIT, f"{model.layers} layers cannot be split over {count} GPUs")
 

@@ -25,6 +25,8 @@ _RATE: Final = re.compile(r"([\d.]+)\s*(?:req(?:uest)?s?/s|rps|qps)", re.IGNOREC
 _USERS: Final = re.compile(r"(\d+)\s*(?:concurrent|users?|clients?|streams|in flight)", re.IGNORECASE)
 _PROMPTS: Final = re.compile(r"(\d+)\s*(?:prompts|requests)", re.IGNORECASE)
 _DEPTH: Final = re.compile(r"(?:KV )?depth (?:of )?(\d+)|@\s*d(\d+)", re.IGNORECASE)
+_BY_TOKEN: Final = ("decode_tok_s", "tpot_s")
+"""Metrics of decoding alone."""
 _MICRO: Final = re.compile(r"micro-?batch|u-?batch|\bn_ubatch\b", re.IGNORECASE)
 
 
@@ -189,24 +191,38 @@ def _static(reading: _Reading, batch: int, stages: int) -> Asked:  # noqa: ARG00
 
 
 def _micro(reading: _Reading, batch: int) -> Asked:
-    """A prompt in pieces of the batch column, or a single stream, behind a context that is already cached."""
-    point = reading.point
+    """Work behind a context that is already cached, or a prompt in pieces of the batch column.
+
+    What goes token by token is decoding, whatever the benchmark calls it: a decoding metric at a depth, or a prompt in
+    pieces of one token.
+    """
+    point, metric = reading.point, reading.point.metric
     match = _DEPTH.search(point.notes)
     depth = int(match[1] or match[2]) if match else 0
-    prompt_like = point.metric == "prefill_tok_s" or bool(_MICRO.search(point.notes)) or bool(point.prompt_tokens)
-    if prompt_like:
-        prompt = max(1, round(reading.side("prompt_tokens", 512)))
-        piece = batch if _MICRO.search(point.notes) or batch > 1 else _piece(reading, point.metric)
-        load = batch_of(1, prompt, 1, depth)
-        return _finish(reading, load, _policies(piece, 1, chunked=True, share=depth > 0), "prefill_tok_s", piece)
-    output = max(2, round(reading.side("output_tokens", reading.habit.output_tokens)))
-    load = batch_of(batch, 1, output, depth)
-    return _finish(reading, load, _policies(512, batch, chunked=True, share=depth > 0), point.metric, 512)
+    pieces = bool(_MICRO.search(point.notes))
+    singly = batch == 1 if pieces else metric in _BY_TOKEN
+    if singly:
+        return _behind(reading, batch, depth, metric if metric in _BY_TOKEN else "decode_tok_s")
+    if not (pieces or metric == "prefill_tok_s" or point.prompt_tokens):
+        return _behind(reading, batch, depth, metric)
+    prompt = max(1, round(reading.side("prompt_tokens", 512)))
+    piece = batch if pieces or batch > 1 else reading.habit.piece_tokens or 512
+    load = batch_of(1, prompt, 1, depth)
+    return _finish(reading, load, _policies(piece, 1, chunked=True, share=depth > 0), "prefill_tok_s", piece)
 
 
-def _piece(reading: _Reading, metric: str) -> int:
-    """Return the piece of a prompt at depth in a row of batch 1: one token where decoding is meant."""
-    return 1 if metric == "decode_tok_s" else reading.habit.piece_tokens or 512
+def _behind(reading: _Reading, batch: int, depth: int, metric: str) -> Asked:
+    """Sequences that decode behind a cached context; a prompt fed token by token stands in for an unstated answer."""
+    point, prompt = reading.point, 1
+    if point.output_tokens or not point.prompt_tokens:
+        output = reading.side("output_tokens", reading.habit.output_tokens)
+        prompt = round(reading.side("prompt_tokens", 1)) if point.prompt_tokens else 1
+    else:
+        output = reading.side("prompt_tokens", reading.habit.output_tokens)
+        reading.marks.append("the prompt goes token by token, as an answer of its length")
+    prompt, output = max(1, prompt), max(2, round(output))
+    load = batch_of(batch, prompt, output, depth)
+    return _finish(reading, load, _policies(512, batch, chunked=True, share=depth > 0), metric, 512)
 
 
 def _served(reading: _Reading, seats: int) -> Asked:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from fidelity.power.tables import FOLDS, KernelWatts
+from fidelity.power.tables import FOLDS, READING_S, KernelWatts
 from fidelity.serving.splitwise import Run
 from hwprofiles.catalogue import load_device
 from hwprofiles.deployment import make_deployment
@@ -42,8 +42,6 @@ SAMPLE: Final = 4000
 """Kernels per table that a fit looks at; scores look at all."""
 SOFT: Final = 0.06
 """Relative error of watts beyond which a kernel or run pulls less."""
-WHOLE_READING_S: Final = 1.0 / 3000.0
-"""Kernels of which the collector's 3,000 repetitions take a second: their readings are their own."""
 CAP_QUANTILE: Final = 0.9
 """Of the readings of matrix products: large ones run into the limit, and more than a tenth of them are large."""
 Z_90: Final = 1.6448536269514722
@@ -102,7 +100,7 @@ def fit_kernels(tables: Sequence[KernelWatts], tdp_w: float) -> KernelPower:
     def with_extra(power: KernelPower, p: Floats) -> KernelPower:
         return replace(power, fp8_j_per_flop=p[1], attention_w=p[0], expert_w=p[0])
 
-    long = [table.only(table.seconds >= WHOLE_READING_S) for table in tables]
+    long = [table.only(table.read_s >= READING_S) for table in tables]
     narrow = [table.sample(SAMPLE) for table in long if table.kind == "experts" and table.arithmetic == "fp8"]
     fp8_j = first.j_per_flop
     if narrow:

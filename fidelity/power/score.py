@@ -36,7 +36,7 @@ from fidelity.power.fit import (
     run_work,
 )
 from fidelity.power.served import Served, served_runs
-from fidelity.power.tables import DEVICE, KernelWatts, Repeats, read_kernel_watts, repeats
+from fidelity.power.tables import DEVICE, SPANS, KernelWatts, Repeats, read_kernel_watts, repeats, span_of
 from fidelity.serving.splitwise import Setup, read_runs, setups_of
 from hwprofiles.catalogue import load_device
 from hwprofiles.devices import Device
@@ -69,12 +69,14 @@ class KernelScore(NamedTuple):
     Attributes:
         name: of the table.
         fitted: by the fit to all shapes; held_out: each shape by a fit without it; shipped: by the shipped anchors.
+        by_span: held out, by how long watts were read (classes of `tables.SPANS`); None where no kernel was.
     """
 
     name: str
     fitted: Off
     held_out: Off
     shipped: Off
+    by_span: tuple[Off | None, ...] = ()
 
 
 class RunScore(NamedTuple):
@@ -170,15 +172,22 @@ def score_kernels(tables: Sequence[KernelWatts]) -> tuple[KernelScore, ...]:
     device = load_device(DEVICE)
     tdp_w = float(device.tdp_w)
     fitted, folds, shipped = fit_kernels(tables, tdp_w), fit_folds(tables, tdp_w), shipped_kernels(device)
-    return tuple(
-        KernelScore(
-            table.name,
-            _off(fitted.watts(table), table.watts),
-            _off(held_out_watts(table, folds), table.watts),
-            _off(shipped.watts(table), table.watts),
+    scores = []
+    for table in tables:
+        held_out, spans = held_out_watts(table, folds), span_of(table.read_s)
+        scores.append(
+            KernelScore(
+                table.name,
+                _off(fitted.watts(table), table.watts),
+                _off(held_out, table.watts),
+                _off(shipped.watts(table), table.watts),
+                tuple(
+                    _off(held_out[spans == span], table.watts[spans == span]) if (spans == span).any() else None
+                    for span in range(len(SPANS) + 1)
+                ),
+            )
         )
-        for table in tables
-    )
+    return tuple(scores)
 
 
 def shipped_kernels(device: Device) -> KernelPower:

@@ -1,9 +1,12 @@
 """Kernels with measured watts: aiconfigurator's H200 tables (ai-dynamo/aiconfigurator @095f58a, vLLM 0.22.0).
 
-What one has to know to read them: its collector (collector/helper.py) repeats a kernel for 0.03 to 1 s and averages
-NVML's readings meanwhile, which on this card are moving averages over a second. A reading therefore still holds the
-kernels measured before. `repeats` says by how much: the same attention kernel stands in the tables twice where a
-sliding window is at least as long as the context. A repeated kernel also finds in the L2 cache what fits there.
+What one has to know to read them: its collector (collector/helper.py, `benchmark_with_power`) repeats a call for a
+second, but at most 3,000 and at least 6 times, and averages what NVML reads every 0.1 s, the first time before the
+first repetition. NVML's own readings are moving averages, of a second on this architecture. A kernel of 10 us is thus
+read once, for what ran before it; only one that fills its second is read for itself (`KernelWatts.read_s`; the counts
+of readings that follow are those that the published means' decimals show). `repeats` says by how much readings are
+off: the same attention kernel stands in the tables twice where a sliding window is at least as long as the context. A
+repeated kernel also finds in the L2 cache what fits there.
 """
 
 import zlib
@@ -26,8 +29,19 @@ GEMM: Final = "gemm/vllm/0.22.0/gemm_perf.parquet"
 PROMPTS: Final = "attention/vllm/0.22.0/context_attention_perf.parquet"
 DECODING: Final = "attention/vllm/0.22.0/generation_attention_perf.parquet"
 EXPERTS: Final = "moe/vllm/0.22.0/moe_perf.parquet"
+MOST_REPEATS: Final = 3000
+LEAST_REPEATS: Final = 6
+READING_S: Final = 1.0
+"""How long a call is repeated, if that many repeats allow it."""
+CALLS: Final = {"bfloat16": 6, "fp8": 6, "fp8_block": 1}
+"""Matrix products in a call of the collector, by their format (collector/vllm/collect_gemm.py)."""
+SPANS: Final = (0.1, READING_S)
+"""Bounds in seconds of the three classes that `span_of` makes: read once, read for a part of a second, or wholly."""
 _WEIGHT_BYTES: Final = {"bfloat16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "int4_wo": 0.5}
 _WORDS: Final = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8", "int4_wo": "int4"}
+
+
+_ARRAYS: Final = ("seconds", "watts", "dram_bytes", "cache_bytes", "flops", "read_s", "fold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,7 @@ class KernelWatts:
         seconds, watts: measured.
         dram_bytes, cache_bytes: what moves beyond the L2 cache, and what a repeated kernel finds in it.
         flops: floating-point operations.
+        read_s: how long it was repeated while its watts were read.
         fold: 0 .. FOLDS - 1, by shape (matrix, heads, expert): never by the number of tokens.
     """
 
@@ -52,6 +67,7 @@ class KernelWatts:
     dram_bytes: Floats
     cache_bytes: Floats
     flops: Floats
+    read_s: Floats
     fold: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -59,8 +75,7 @@ class KernelWatts:
 
     def only(self, where: NDArray[np.bool_]) -> "KernelWatts":
         """Return some of the kernels."""
-        columns = ("seconds", "watts", "dram_bytes", "cache_bytes", "flops", "fold")
-        return KernelWatts(self.name, self.kind, self.arithmetic, *(getattr(self, column)[where] for column in columns))
+        return KernelWatts(self.name, self.kind, self.arithmetic, *(getattr(self, column)[where] for column in _ARRAYS))
 
     def sample(self, count: int, seed: int = 0) -> "KernelWatts":
         """Return at most so many of them, drawn evenly."""
@@ -72,12 +87,30 @@ class KernelWatts:
 
 
 class Repeats(NamedTuple):
-    """How far two measurements of the very same kernel lie apart: medians of |b / a - 1|, over so many pairs."""
+    """How far two measurements of the very same kernel lie apart: medians of |b / a - 1|, over so many pairs.
+
+    Attributes:
+        name: of the table.
+        pairs: how many.
+        seconds, watts: the medians.
+        by_span: (pairs, median of watts) of each class of `SPANS`; None where there is no pair.
+    """
 
     name: str
     pairs: int
     seconds: float
     watts: float
+    by_span: tuple[tuple[int, float] | None, ...] = ()
+
+
+def read_s(call_s: Floats) -> Floats:
+    """Return how long the collector repeats calls of so many seconds while it reads watts."""
+    return np.minimum(np.maximum(READING_S, LEAST_REPEATS * call_s), MOST_REPEATS * call_s)
+
+
+def span_of(seconds: Floats) -> NDArray[np.int64]:
+    """Return the class of `SPANS` that times of reading belong to: 0, 1 or 2."""
+    return np.digitize(seconds, SPANS)
 
 
 def read_kernel_watts(folder: str | Path) -> list[KernelWatts]:
@@ -108,8 +141,14 @@ def repeats(folder: str | Path) -> list[Repeats]:
         wide = table[(table["window_size"] > 0) & (table[length] < table["window_size"])]
         both = plain.merge(wide, on=same, suffixes=("", "_again"))
         seconds, watts = ((both[f"{column}_again"] / both[column] - 1.0).abs() for column in ("latency", "power"))
-        found.append(Repeats(name, len(both), float(seconds.median()), float(watts.median())))
+        spans = span_of(read_s(_floats(both["latency"]) * 1e-3))
+        by_span = tuple(_median_of(_floats(watts)[spans == span]) for span in range(len(SPANS) + 1))
+        found.append(Repeats(name, len(both), float(seconds.median()), float(watts.median()), by_span))
     return found
+
+
+def _median_of(values: Floats) -> tuple[int, float] | None:
+    return (len(values), float(np.median(values))) if len(values) else None
 
 
 def _matrices(table: pd.DataFrame) -> list[KernelWatts]:
@@ -159,22 +198,24 @@ def _experts(table: pd.DataFrame) -> list[KernelWatts]:
 
 def _named(table: KernelWatts, word: str) -> KernelWatts:
     arithmetic = "fp8" if word == "fp8" else "fp16"
-    columns = ("seconds", "watts", "dram_bytes", "cache_bytes", "flops", "fold")
-    return KernelWatts(f"experts {word}", table.kind, arithmetic, *(getattr(table, column) for column in columns))
+    return KernelWatts(f"experts {word}", table.kind, arithmetic, *(getattr(table, column) for column in _ARRAYS))
 
 
 def _table(
     name: str, kind: str, word: str, table: pd.DataFrame, moved: Floats, flops: Floats, shape: list[str]
 ) -> KernelWatts:
+    seconds = _floats(table["latency"]) * 1e-3
+    calls = _floats(table["gemm_dtype"].map(CALLS)) if "gemm_dtype" in table else 1.0
     return KernelWatts(
         name=name,
         kind=kind,
         arithmetic="fp8" if word == "fp8" else "fp16",
-        seconds=_floats(table["latency"]) * 1e-3,
+        seconds=seconds,
         watts=_floats(table["power"]),
         dram_bytes=np.maximum(moved - CACHE_BYTES, 0.0),
         cache_bytes=np.minimum(moved, CACHE_BYTES),
         flops=flops,
+        read_s=read_s(seconds * calls),
         fold=_folds(table[shape]),
     )
 

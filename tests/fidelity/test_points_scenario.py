@@ -187,12 +187,39 @@ def test_a_depth_lies_in_the_cache():
     assert found.model.max_context >= 32768 + 513
 
 
+@pytest.mark.parametrize(
+    ("changes", "prompt", "output"),
+    [
+        ({"prompt_tokens": "512", "output_tokens": "", "notes": "at KV depth 32768 (decode proxy)"}, 1, 512),
+        ({"prompt_tokens": "", "output_tokens": "128", "notes": "tg128 @ d32768"}, 1, 128),
+        ({"prompt_tokens": "256", "output_tokens": "128", "notes": "at KV depth 32768"}, 256, 128),
+    ],
+)
+def test_a_decoding_speed_at_a_depth_is_that_of_decoding(changes, prompt: int, output: int):
+    found = run_of(metric="decode_tok_s", **changes)
+    assert (found.metric, found.phase, found.load.cached_tokens) == ("decode_tok_s", "decode", 32768)
+    assert (found.load.prompts, found.load.outputs) == ((prompt,), (output,))
+
+
+@pytest.mark.parametrize("metric", ["prefill_tok_s", "throughput_tok_s", "decode_tok_s"])
+def test_a_prompt_in_pieces_of_one_token_is_decoding(metric: str):
+    found = run_of(metric=metric, batch="1", prompt_tokens="512", output_tokens="", notes="depth 4096, microbatch 1")
+    assert (found.metric, found.load.outputs, found.load.cached_tokens) == ("decode_tok_s", (512,), 4096)
+
+
 def test_layers_or_tensors_are_split_as_the_software_does():
     assert [run_of(num_gpus=2).deployment.tp, run_of(num_gpus=2).deployment.pp] == [1, 2]
     served = run_of(num_gpus=2, weight_precision="fp16", notes="vLLM")
     assert [served.deployment.tp, served.deployment.pp] == [2, 1]
     rows = run_of(num_gpus=2, notes="split-mode row")
     assert [rows.deployment.tp, rows.deployment.pp] == [2, 1]
+
+
+@pytest.mark.parametrize("words", ["split-mode row", "row split", "-sm row", "split mode: row"])
+def test_rows_can_be_shared_by_any_number_of_gpus(words: str):
+    """Heads only by a divisor of theirs: 32 of them do not go into 3 parts."""
+    assert run_of(num_gpus=3, notes=words).deployment.tp == 3
+    assert [(s.deployment.tp, s.deployment.pp) for s in [run_of(num_gpus=3, notes="tensor parallel")]] == [(1, 3)]
 
 
 def test_a_full_engine_has_more_requests_than_seats():

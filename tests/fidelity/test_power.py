@@ -23,7 +23,7 @@ from fidelity.power.score import (
 )
 from fidelity.power.section import HELD_OUT, section_of
 from fidelity.power.served import measured_watts, served_runs
-from fidelity.power.tables import DEVICE, GEMM, KernelWatts, read_kernel_watts
+from fidelity.power.tables import DEVICE, GEMM, KernelWatts, Repeats, read_kernel_watts
 from fidelity.serving.splitwise import read_runs
 from hwprofiles.catalogue import load_device
 from hwprofiles.power import gpu_power_model, load_anchors
@@ -134,7 +134,9 @@ def test_shipped_anchors_as_a_law_of_kernels_are_the_power_model():
     seconds = draw.uniform(1e-5, 1e-2, 50)
     dram, flops = draw.uniform(0.0, 4e12, 50) * seconds, draw.uniform(0.0, 6e14, 50) * seconds
     for kind, place in (("matrices", None), ("attention", 0), ("experts", 1)):
-        table = KernelWatts("", kind, "fp16", seconds, seconds, dram, 0.0 * dram, flops, np.zeros(50, dtype=np.int64))
+        table = KernelWatts(
+            "", kind, "fp16", seconds, seconds, dram, 0.0 * dram, flops, seconds, np.zeros(50, np.int64)
+        )
         for got, *work in zip(shipped_kernels(device).watts(table), seconds, dram, flops, strict=True):
             kinds = [work[0] if number == place else 0.0 for number in range(3)]
             assert got == pytest.approx(model.energy_j(*work, *kinds) / work[0], rel=1e-9)
@@ -158,6 +160,19 @@ def test_the_page_claims_what_the_scores_say():
         ("A100 power", False),
     ]
     assert "30.0 %" in section.text
+
+
+def test_readings_that_are_a_kernels_own_are_claimed_apart_and_noise_stands_beside():
+    good, bad = Off(1000, 0.05, 0.2, 1.0), Off(1000, 0.3, 0.6, 1.0)
+    score_ = KernelScore("attention", bad, bad, bad, (bad, None, good))
+    again = Repeats("attention", 900, 0.01, 0.28, ((700, 0.4), None, (200, 0.06)))
+    section = section_of(PowerScores((score_,), (again,), (), (), ()))
+    assert [(claim.what.rpartition(", ")[2], claim.met) for claim in section.claims] == [
+        ("held-out shapes", False),
+        ("read for 1 s", True),
+    ]
+    assert ["28.0 %" in section.claims[0].reached, "6.0 %" in section.claims[1].reached] == [True, True]
+    assert "40.0 % of 700" in section.text
 
 
 def test_without_any_table_there_is_no_score(tmp_path):
@@ -212,7 +227,7 @@ def test_the_shipped_anchors_are_what_the_fit_gives_and_hold_on_shapes_never_see
     shipped = load_anchors()
     for shares in pools_of(fit_all(SHARED, tables)):
         for name, (value, *_rest) in shares.facts.items():
-            assert float(getattr(shipped[shares.pool], name)) == pytest.approx(value, rel=0.05, abs=0.02), (
+            assert float(getattr(shipped[shares.pool], name)) == pytest.approx(value, rel=2e-3, abs=1e-6), (
                 shares.pool,
                 name,
             )

@@ -22,7 +22,7 @@ from fidelity.power.fit import (
     run_watts,
     spread,
 )
-from fidelity.power.tables import FOLDS, KernelWatts
+from fidelity.power.tables import FOLDS, KernelWatts, read_s
 from hwprofiles.devices import ARCHITECTURES
 from hwprofiles.power import PowerModel, load_anchors
 
@@ -36,7 +36,7 @@ def kernels_of(name, kind, arithmetic, power, count=3000, seed=0, wild_frac=0.0)
     dram, cache = draw.uniform(0.0, 4e12, count) * seconds, draw.uniform(0.0, 1e12, count) * seconds
     flops = draw.uniform(0.0, 5e14, count) * seconds
     fold = draw.integers(0, FOLDS, count)
-    table = KernelWatts(name, kind, arithmetic, seconds, seconds, dram, cache, flops, fold)
+    table = KernelWatts(name, kind, arithmetic, seconds, seconds, dram, cache, flops, read_s(seconds), fold)
     watts = power.watts(table)
     wild = draw.random(count) < wild_frac
     return replace(table, watts=np.where(wild, draw.uniform(130.0, 700.0, count), watts))

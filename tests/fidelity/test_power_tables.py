@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fidelity.power.tables import (
     CACHE_BYTES,
@@ -10,9 +12,14 @@ from fidelity.power.tables import (
     EXPERTS,
     FOLDS,
     GEMM,
+    LEAST_REPEATS,
+    MOST_REPEATS,
     PROMPTS,
+    READING_S,
     read_kernel_watts,
+    read_s,
     repeats,
+    span_of,
 )
 
 ATTENTION = {
@@ -117,6 +124,22 @@ def test_a_window_as_long_as_the_context_is_the_same_kernel_again(tmp_path):
     again = repeats(tmp_path)[0]
     assert again.pairs == 1
     assert (again.seconds, again.watts) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert again.by_span == (None, (1, pytest.approx(0.2)), None)  # 3,000 times 0.1 ms
+
+
+@given(st.floats(1e-6, 1.0))
+def test_a_call_is_read_for_a_second_or_as_long_as_its_repeats_take(call_s):
+    """The same from the number of repeats, which the time is divided into and clipped."""
+    repeats_made = np.clip(READING_S / call_s, LEAST_REPEATS, MOST_REPEATS)
+    reading_s = read_s(np.array([call_s]))
+    assert reading_s[0] == pytest.approx(repeats_made * call_s, rel=1e-12)
+    assert (span_of(reading_s)[0] == 2) == (call_s * MOST_REPEATS >= READING_S)
+
+
+def test_six_products_of_a_plain_format_make_a_call(tmp_path):
+    row = {"m": 4, "n": 64, "k": 64, "latency": 0.01, "power": 150.0}
+    tables = write(tmp_path, gemms=[row | {"gemm_dtype": name} for name in ("bfloat16", "fp8_block")])
+    assert tables["GEMM bf16"].read_s[0] == pytest.approx(6 * tables["GEMM fp8"].read_s[0])
 
 
 def test_a_sample_is_some_of_the_rows(tmp_path):
