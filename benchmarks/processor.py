@@ -22,20 +22,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = (
+MODEL = [
     "--like",
     "llama-2-7b",
     "--layers",
-    "12",
+    "4",
     "--hidden",
-    "768",
+    "1536",
     "--heads",
     "12",
     "--kv-heads",
     "4",
     "--ffn",
-    "2048",
-)
+    "4096",
+    "--vocab",
+    "8000",
+]
 VALIDATE = (
     "--shrink",
     "10",
