@@ -87,10 +87,8 @@ def test_points_are_explained_and_what_they_tell_is_found():
 
 
 def test_llama_cpp_moves_hidden_states_of_32_bits_and_others_of_16():
-    assert [float(base_stack("p40", name).activation_bytes_per_element) for name in ("llama.cpp-cuda", "vllm")] == [
-        4,
-        2,
-    ]
+    before = [base_stack("p40", name) for name in ("llama.cpp-cuda", "vllm")]
+    assert [float(stack.activation_bytes_per_element) for stack in before] == [4, 2]
     shipped = (load_stack(load_device("p40"), name) for name in ("llama.cpp-cuda", "llama.cpp-2024", "vllm"))
     assert [float(stack.activation_bytes_per_element) for stack in shipped] == [4, 4, 2]
 
