@@ -43,7 +43,7 @@ Policy = Annotated[str, typer.Option("--policy", metavar="NAME", help="As `simul
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")]
-Rounds = Annotated[int, typer.Option("--rounds", metavar="N", help="How often the calibration load is run.")]
+Rounds = Annotated[int, typer.Option("--rounds", metavar="N", help="Of the calibration load between runs.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of prompts and synthetic traces.")]
 
 
@@ -78,7 +78,7 @@ def validate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = 1,
-    rounds: Rounds = 2,
+    rounds: Rounds = 1,
     seed: Seed = 0,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go. [validations/...]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
@@ -106,8 +106,6 @@ def validate(
         sys.stdout.write((page.parent / "validation.json").read_text(encoding="utf-8"))
     elif not quiet:
         _print(result, page)
-    if result["interrupted"]:
-        raise KeyboardInterrupt
     if not result["kept"]:
         raise typer.Exit(OUTSIDE)
 
@@ -144,8 +142,6 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
         found = validate(worker, subject, plan, meter, folder, say)
     finally:
         worker.stop()
-    if found.interrupted and not found.loads:
-        raise KeyboardInterrupt
     result = conclude(subject, plan, found, folder, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     return result, write_validation_page(folder)
 
@@ -165,6 +161,11 @@ def _options(wishes: Wishes, subject: "Subject") -> "ComputeOptions":
     from engine.model.options import ComputeOptions
 
     policies = subject.setup.policies
+    if policies.preemption == "swap" and policies.kv_blocks is None:
+        raise OptionError(
+            f"--policy {wishes.policy!r} swaps KV blocks to host memory, where as many are set aside as the cache has; "
+            "say how many: kv=512"
+        )
     return ComputeOptions(
         device=resolve_device(wishes.device),
         dtype=wishes.dtype,

@@ -192,8 +192,9 @@ def drift_sentence(drift: Json) -> str:
     if drift["median"] is None:
         return ""
     return (
-        f"The machine's own drift: {drift['probe']}, timed before and after each run, took {drift['low']:.2f} to "
-        f"{drift['high']:.2f} times (median {drift['median']:.2f}) what it took around the calibration."
+        f"The machine's own drift: {drift['probe']}, timed before and after each run of the trace, took "
+        f"{drift['low']:.2f} to {drift['high']:.2f} times (median {drift['median']:.2f}) its median around the "
+        "calibration."
     )
 
 

@@ -94,9 +94,12 @@ def _fitted(fit: KernelFit, text: str) -> dict[str, Any]:
     return facts
 
 
-def stack_text(stack: Stack) -> str:
-    """Return the TOML of a stack with the one pool."""
-    account = Account("", 0, {}, "kernel times of `afterwatt calibrate`; overheads are first guesses.")
+FIRST_GUESS: Final = "kernel times of `afterwatt calibrate`; overheads are first guesses."
+
+
+def stack_text(stack: Stack, how: str = FIRST_GUESS) -> str:
+    """Return the TOML of a stack with the one pool; `how` it was come by, in a sentence."""
+    account = Account("", 0, {}, how)
     return profile_text(ENGINE, [Pool(stack, stack.basis, stack.seen)], account)
 
 

@@ -5,7 +5,7 @@ measured; what is left is what the virtual body leaves out: the time that a requ
 that the worker spends between an iteration's end and the next plan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,16 @@ class RecordedTimes(TimeModel):
 
 
 class _ComposedBody(Body):
-    durations_ps: Sequence[int] = ()
+    """The virtual body, told how long each iteration takes."""
+
+    def __init__(self, durations_ps: Sequence[int], config: RunConfig, sink: Callable[[Columns], None]) -> None:
+        self._durations_ps = durations_ps  # asked for by what follows
+        super().__init__(config, memory_of(config), config.workload, None, sink)
 
     def time_model(self, stage: int) -> TimeModel:
         config = self.config
         times = RecordedTimes(config.deployment, config.model, config.precision, config.stack, stage)
-        times.durations_ps = self.durations_ps
+        times.durations_ps = self._durations_ps
         return times
 
 
@@ -83,8 +87,7 @@ def check_composition(run: Run, config: RunConfig) -> Composition | None:
     """
     steps = read_steps(run.path / "steps.parquet")
     rows: list[Columns] = []
-    body_type = type("_Body", (_ComposedBody,), {"durations_ps": _durations_ps(steps)})
-    body_type(config, memory_of(config), config.workload, None, rows.append).run()
+    _ComposedBody(_durations_ps(steps), config, rows.append).run()
     mask = counted(run)
     real = {name: run.column("requests", name)[mask] for name in ("ttft_s", "e2e_s")}
     virtual = {name: np.concatenate([np.asarray(part[name]) for part in rows])[mask] for name in real}

@@ -165,8 +165,8 @@ def fit_iterations(
     """Fit what an engine reaches and adds to its own iterations.
 
     Robust least squares on the logarithm of predicted over measured time (scipy, soft L1), held near where it begins
-    as far as the iterations do not speak against it. Equal iterations count by the root of their number: a run has
-    thousands of decoding ones, and few prompts.
+    as far as the iterations do not speak against it. Of equal iterations the mean is fitted, since requests feel sums;
+    they count by the root of their number: a run has thousands of decoding ones, and few prompts.
 
     Args:
         deployment: the device.
@@ -204,7 +204,7 @@ class _Fit:
     def solved(self, start: Stack) -> tuple[float, dict[str, float]]:
         """Return (cost, parameter -> value)."""
         names = (*FITTED, "few_rows_mem_efficiency") if start.few_rows else FITTED
-        measured = np.log([np.median(some) for some in self.seconds])
+        measured = np.log([np.mean(some) for some in self.seconds])
         weights = np.sqrt([min(len(some), _MOST_ALIKE) for some in self.seconds])
         low, high = np.log([_SEARCHED.get(name, (_RULES[name].low, _RULES[name].high)) for name in names]).T
         begin = np.clip(np.log([float(getattr(start, name)) for name in names]), low + 1e-6, high - 1e-6)

@@ -3,7 +3,7 @@
 Unlike what it is tested on afterwards: nothing arrives as in a trace here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,23 +56,27 @@ def groups_of(info: ComputeInfo, setup: WorkerSetup, longest_tokens: int) -> lis
 
 
 def calibration_load(
-    worker: WorkerProcess, setup: WorkerSetup, longest_tokens: int, rounds: int = 2, seed: int = 0
-) -> Iterator[tuple[int, int, list[Iteration]]]:
-    """Run the load, all of it in each round: yield (groups done, groups in all, iterations of the last one).
+    worker: WorkerProcess, setup: WorkerSetup, longest_tokens: int, rounds: int = 1, seed: int = 0
+) -> list[Iteration]:
+    """Run the load, all of it in each round, and return its iterations.
 
     Args:
         worker: ready and idle.
         setup: how it works.
         longest_tokens: prompt and output of the longest request that matters.
-        rounds: how often; what is measured drifts, so that a second look comes from another moment.
+        rounds: how often.
         seed: of the prompts.
+
+    Raises:
+        EngineError: the worker was lost.
+        KeyboardInterrupt: somebody ended it.
     """
-    groups = groups_of(worker.info, setup, longest_tokens)
-    total = rounds * len(groups)
-    for number in range(total):
-        group = groups[number % len(groups)]
-        recording = undisturbed(drive(worker, _requests(group.requests, worker.info.vocab, seed + number)))
-        yield number + 1, total, iterations_of(recording.steps)
+    found: list[Iteration] = []
+    groups = groups_of(worker.info, setup, longest_tokens) * rounds
+    for number, group in enumerate(groups):
+        requests = _requests(group.requests, worker.info.vocab, seed + number)
+        found += iterations_of(undisturbed(drive(worker, requests)).steps)
+    return found
 
 
 def undisturbed(recording: Recording) -> Recording:

@@ -1,8 +1,8 @@
 """A validation: one workload through the engine in real time and through the simulator, load by load.
 
-The engine is calibrated on a load of its own first (`fidelity.validation.load`), the device's profile with it; then the
-capacity is measured, and the trace is run at shares of it, over and over. Before and after each run the same probe is
-timed: what it moves by is the machine's own drift.
+The engine is calibrated on a load of its own (`fidelity.validation.load`). A round of it precedes every run of the
+trace, and loads take turns within each repetition: a machine that drifts has then drifted alike for all of them. Around
+each the same probe is timed: what it moves by is the drift. The model is fitted to all rounds, and predicts after that.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class Plan:
         loads: shares of the measured capacity.
         repetitions: runs of the engine at each load.
         capacity_requests: how many are put before it at once to measure capacity.
-        rounds: of the load that it is calibrated on.
+        rounds: of the load that it is calibrated on, before the first run and after each.
         seed: of prompts.
         trace: how reports call the workload.
     """
@@ -65,7 +65,7 @@ class Plan:
     loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.1)
     repetitions: int = 3
     capacity_requests: int = 48
-    rounds: int = 2
+    rounds: int = 1
     seed: int = 0
     trace: str = "trace"
 
@@ -115,19 +115,17 @@ class Found:
     Attributes:
         info: of the model.
         stack: fitted to the calibration load.
-        calibration: its iterations; calibration_probe_s: the drift probe around it.
+        calibration: iterations of that load; calibration_probe_s: the drift probe around each round of it.
         capacity_per_s: requests per second, measured.
-        loads: the runs at each load that was gone through.
-        interrupted: whether somebody ended it before all were.
+        loads: the runs at each load.
     """
 
     info: ComputeInfo
     stack: Stack
-    calibration: list[Iteration]
-    calibration_probe_s: tuple[float, float]
-    capacity_per_s: float
+    calibration: list[Iteration] = field(default_factory=list)
+    calibration_probe_s: list[tuple[float, float]] = field(default_factory=list)
+    capacity_per_s: float = 0.0
     loads: list[LoadRuns] = field(default_factory=list)
-    interrupted: bool = False
 
 
 def validate(worker: WorkerProcess, subject: Subject, plan: Plan, meter: Meter | None, out: Path, say: Say) -> Found:
@@ -135,62 +133,62 @@ def validate(worker: WorkerProcess, subject: Subject, plan: Plan, meter: Meter |
 
     Raises:
         EngineError: the worker was lost, or nothing of the workload can be served.
-        KeyboardInterrupt: it was ended before the first load; later on, what there is comes back.
+        KeyboardInterrupt: it was ended; the runs that were done by then are whole.
         Infeasible: the simulator does not find room for what the engine holds.
     """
-    found = _calibrated(worker, subject, plan, say)
+    found = Found(worker.info, subject.stack)
+    say("calibrating the engine, round 1")
+    _calibrate(worker, subject, plan, found)
+    _fit(subject, found)
     say("capacity: the workload all at once")
     found.capacity_per_s = _capacity(worker, subject, plan, found.stack)
     say(f"capacity: {found.capacity_per_s:.3g} requests/s")
-    try:
-        for frac in plan.loads:
-            found.loads.append(_at_load(worker, subject, plan, found, frac, meter, out, say))
-    except KeyboardInterrupt:
-        found.interrupted = True
+    found.loads = [LoadRuns(frac, frac * found.capacity_per_s) for frac in plan.loads]
+    for repetition in range(plan.repetitions):
+        for runs in found.loads:
+            say(f"repetition {repetition + 1} of {plan.repetitions}, load {runs.frac:.0%}")
+            _run(worker, subject, plan, runs, meter, _folder(out, runs) / f"engine-{repetition + 1}")
+            _calibrate(worker, subject, plan, found)
+    say("fitting, simulating")
+    _fit(subject, found)
+    for runs in found.loads:
+        folder = _folder(out, runs)
+        runs.predicted = predict(subject, plan, found, runs.rate_per_s, folder / "sim")
+        runs.beside = [
+            predict(subject, plan, found, runs.rate_per_s * (1.0 + step), folder / f"sim-{100 * step:+.0f}")
+            for step in (-SENSITIVITY, SENSITIVITY)
+        ]
     return found
 
 
-def _at_load(
-    worker: WorkerProcess,
-    subject: Subject,
-    plan: Plan,
-    found: Found,
-    frac: float,
-    meter: Meter | None,
-    out: Path,
-    say: Say,
-) -> LoadRuns:
-    """Run one load: the engine as often as asked for, then the simulator."""
-    rate = frac * found.capacity_per_s
-    own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
-    runs = LoadRuns(frac, rate)
-    requests = _requests(plan, worker.info, own_rate / rate)
-    folder = out / f"load-{round(100 * frac):03d}"
-    for repetition in range(plan.repetitions):
-        say(f"load {frac:.0%}, repetition {repetition + 1} of {plan.repetitions}")
-        before = probe(worker)
-        runs.measured.append(_measured(worker, subject, plan, requests, meter, folder / f"engine-{repetition + 1}"))
-        runs.probe_s.append((before, probe(worker)))
-    runs.predicted = predict(subject, plan, found, rate, folder / "sim")
-    runs.beside = [
-        predict(subject, plan, found, rate * (1.0 + step), folder / f"sim-{100 * step:+.0f}")
-        for step in (-SENSITIVITY, SENSITIVITY)
-    ]
-    return runs
+def _folder(out: Path, runs: LoadRuns) -> Path:
+    return out / f"load-{round(100 * runs.frac):03d}"
 
 
-def _calibrated(worker: WorkerProcess, subject: Subject, plan: Plan, say: Say) -> Found:
+def _calibrate(worker: WorkerProcess, subject: Subject, plan: Plan, found: Found) -> None:
+    """Run the calibration load once more."""
     longest = int((plan.requests.prompt_tokens + plan.requests.output_tokens).max())
     before = probe(worker)
-    iterations: list[Iteration] = []
-    for done, total, some in calibration_load(worker, subject.setup, longest, plan.rounds, plan.seed):
-        iterations += some
-        if done % max(1, total // 10) == 0:
-            say(f"calibrating the engine: {done} of {total} groups")
-    precision = load_precision(worker.info.dtype)
+    seed = plan.seed + len(found.calibration)
+    found.calibration += calibration_load(worker, subject.setup, longest, plan.rounds, seed)
+    found.calibration_probe_s.append((before, probe(worker)))
+
+
+def _fit(subject: Subject, found: Found) -> None:
+    """Fit the stack to all that the calibration load has shown so far."""
+    precision = load_precision(found.info.dtype)
     source = f"its calibration load under {subject.setup.policies.name}"
-    stack = fit_iterations(subject.deployment, subject.model, precision, subject.stack, iterations, source)
-    return Found(worker.info, stack, iterations, (before, probe(worker)), 0.0)
+    parts = (subject.deployment, subject.model, precision, subject.stack)
+    found.stack = fit_iterations(*parts, found.calibration, source)
+
+
+def _run(worker: WorkerProcess, subject: Subject, plan: Plan, runs: LoadRuns, meter: Meter | None, out: Path) -> None:
+    """Run the trace at one load, once."""
+    own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
+    requests = _requests(plan, worker.info, own_rate / runs.rate_per_s)
+    before = probe(worker)
+    runs.measured.append(_measured(worker, subject, plan, requests, meter, out))
+    runs.probe_s.append((before, probe(worker)))
 
 
 def probe(worker: WorkerProcess) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fidelity.calibrate.stack import stack_text
 from fidelity.validation.composition import check_composition
 from fidelity.validation.decisions import check_decisions
 from fidelity.validation.iterations import iteration_errors, read_iterations
@@ -18,6 +19,7 @@ from modelspecs.precision import load_precision
 
 SCHEMA: Final = 1
 RESULT: Final = "validation.json"
+STACK: Final = "stack.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def judge(frac: float, comparisons: Sequence[Comparison]) -> list[Judged]:
 
 
 def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str) -> dict[str, Any]:
-    """Compare everything, run the four checks, and write `validation.json` beside the runs.
+    """Compare everything, run the four checks, and write `validation.json` and the fitted `stack.toml` beside the runs.
 
     Returns:
         What was written.
@@ -106,7 +108,6 @@ def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str
         "repetitions": plan.repetitions,
         "seed": plan.seed,
         "versions": dict(found.info.versions),
-        "interrupted": found.interrupted,
         "capacity_requests_per_s": found.capacity_per_s,
         "loads": loads,
         "checks": checks,
@@ -115,6 +116,8 @@ def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str
         + [{"what": "decisions replay exactly", "most": 0.0, "error_frac": 0.0 if exact else None, "kept": exact}],
     }
     result["kept"] = all(one["kept"] for one in result["bounds"])
+    how = f"iterations of {found.info.model} by `validate`, beginning with kernel times."
+    (out / STACK).write_text(stack_text(found.stack, how), encoding="utf-8")
     (out / RESULT).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return result
 
@@ -184,11 +187,11 @@ def _composition(subject: Subject, plan: Plan, found: Found) -> list[dict[str, A
 
 def _drift(found: Found, probes: Sequence[float]) -> Mapping[str, Any]:
     """Return what the probe says of the machine: relative to what it took while the engine was calibrated."""
-    reference = float(np.mean(found.calibration_probe_s))
+    reference = float(np.median(found.calibration_probe_s))
     ratios = [value / reference for value in probes]
     return {
         "probe": "one decoding iteration of a single sequence",
-        "calibration_s": list(found.calibration_probe_s),
+        "calibration_s": found.calibration_probe_s,
         "low": min(ratios, default=None),
         "median": float(np.median(ratios)) if ratios else None,
         "high": max(ratios, default=None),

@@ -99,6 +99,7 @@ def test_without_torch_a_sentence_says_what_to_install(
         (("--model", "tiny", "--shrink", "0.5"), "--shrink"),
         (("--model", "tiny", "--hw", "elsewhere"), "holds no device.toml"),
         (("--model", "tiny", "--policy", "chonked"), "did you mean 'chunked'"),
+        (("--model", "tiny", "--policy", "chunked+swap"), "say how many: kv=512"),
     ],
 )
 def test_validate_refuses_in_a_sentence(

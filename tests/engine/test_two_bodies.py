@@ -119,7 +119,7 @@ def subject_of(setup: WorkerSetup) -> Subject:
 
 
 def found_of(setup: WorkerSetup) -> Found:
-    return Found(PhysicalCompute(Clock()).info, STACK, [], (1.0, 1.0), 1.0)
+    return Found(PhysicalCompute(Clock()).info, STACK, [], [(1.0, 1.0)], 1.0)
 
 
 def both(setup: WorkerSetup, tmp_path: Path, slower: float = 1.0):
