@@ -20,7 +20,7 @@ def script(name: str) -> list[str]:
     installed = Path(sys.executable).with_name(name)
     if installed.exists():
         return [str(installed)]
-    called = "simulate_main" if name == "simulate" else "main"
+    called = {"simulate": "simulate_main", "validate": "validate_main"}.get(name, "main")
     return [sys.executable, "-c", f"from cli.main import {called}; {called}()"]
 
 

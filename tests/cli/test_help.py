@@ -12,11 +12,11 @@ import pytest
 
 from tests.cli.running import elsewhere, script
 
-HEAVY = ("numpy", "pandas", "pyarrow", "pydantic", "scipy", "plotly", "simpy", "joblib", "rich", "jinja2")
+HEAVY = ("numpy", "pandas", "pyarrow", "pydantic", "scipy", "plotly", "simpy", "joblib", "rich", "jinja2", "torch")
 LONGEST_S = 0.3
 
 
-@pytest.mark.parametrize("name", ["simulate", "afterwatt"])
+@pytest.mark.parametrize("name", ["simulate", "afterwatt", "validate"])
 def test_help_answers_within_three_tenths_of_a_second(tmp_path: Path, name: str):
     """Wall clock of the whole process, the best of several, as others may use the machine."""
     taken = []
@@ -28,7 +28,7 @@ def test_help_answers_within_three_tenths_of_a_second(tmp_path: Path, name: str)
     assert min(taken) < LONGEST_S
 
 
-@pytest.mark.parametrize("name", ["simulate_main", "main"])
+@pytest.mark.parametrize("name", ["simulate_main", "main", "validate_main"])
 def test_help_imports_nothing_heavy(tmp_path: Path, name: str):
     program = f"""
 import json, sys
