@@ -89,21 +89,24 @@ def once(folder: Path, number: int) -> dict[str, Any]:
     return {"decode": decoded, "drift": calibration.get("drift"), "validation": validation}
 
 
-def measure(runs: int) -> dict[str, Any]:
-    """Run everything as often as asked for."""
-    with tempfile.TemporaryDirectory(prefix="afterwatt-processor-") as made:
-        folder = Path(made)
-        run(folder, "-m", "cli", "model", "make-random", *MODEL, "--dtype", "fp32", "--out", "model")
-        found = [once(folder, number) for number in range(1, runs + 1)]
-    return {
+def measure(runs: int, out: Path) -> None:
+    """Run everything as often as asked for; what is done so far is written after each time."""
+    found: dict[str, Any] = {
         "schema": 1,
         "date_utc": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M}",
         "device": processor(),
         "threads": 1,
         "model": " ".join(MODEL),
         "validate": " ".join(VALIDATE),
-        "runs": found,
+        "runs": [],
     }
+    with tempfile.TemporaryDirectory(prefix="afterwatt-processor-") as made:
+        folder = Path(made)
+        run(folder, "-m", "cli", "model", "make-random", *MODEL, "--dtype", "fp32", "--out", "model")
+        for number in range(1, runs + 1):
+            found["runs"].append(once(folder, number))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def page_of(found: dict[str, Any]) -> str:
@@ -168,10 +171,8 @@ def main() -> int:
     if asked.page is not None:
         sys.stdout.write(page_of(json.loads(asked.page.read_text())) + "\n")
         return 0
-    found = measure(asked.runs)
-    out = asked.out or ROOT / "docs" / "measurements" / f"processor-{found['date_utc'][:10]}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    out = asked.out or ROOT / "docs" / "measurements" / f"processor-{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
+    measure(asked.runs, out)
     sys.stderr.write(f"{out}\n")
     return 0
 
