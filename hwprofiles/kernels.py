@@ -35,9 +35,6 @@ class GemmRates(NamedTuple):
         few_rows: products of so many rows or fewer run in a kernel of their own: a processor's libraries stream the
             matrix past a few vectors, and repack it for more.
         few_bytes_per_s: traffic in those.
-        tile_rows: rows that are multiplied at once, needed or not, by products of `tiled_from_rows` to `tiled_to_rows`
-            rows; 1: each by itself.
-        tiled_from_rows, tiled_to_rows: see `tile_rows`.
     """
 
     bytes_per_s: float
@@ -48,9 +45,6 @@ class GemmRates(NamedTuple):
     narrow: bool = False
     few_rows: float = 0.0
     few_bytes_per_s: float = 1.0
-    tile_rows: float = 1.0
-    tiled_from_rows: float = 1.0
-    tiled_to_rows: float = 1.0
 
 
 class AttentionRates(NamedTuple):
@@ -117,8 +111,7 @@ def gemm_s(
     memory_s = moved / rates.bytes_per_s
     if rates.few_rows:
         memory_s = _where(rows <= rates.few_rows, moved / rates.few_bytes_per_s, memory_s)
-    multiplied = rows if rates.tile_rows == 1.0 else _in_tiles(rows, rates)
-    compute_s = 2.0 * multiplied * inputs * outputs / rates.flops_per_s
+    compute_s = 2.0 * rows * inputs * outputs / rates.flops_per_s
     product_s = rates.latency_s + smooth_max(memory_s, compute_s, weights * rates.dequant_s, rates.sharpness)
     if not rates.narrow:
         return product_s
@@ -153,12 +146,6 @@ def experts_s(
     rows = tokens * active
     into = gemm_s(rows, hidden, inner * width, rates, weight_bytes, activation_bytes, touched)
     return into + gemm_s(rows, width, hidden, rates, weight_bytes, activation_bytes, touched)
-
-
-def _in_tiles(rows: Real, rates: GemmRates) -> Real:
-    """Return the rows that are multiplied: whole tiles within their range, else those that there are."""
-    whole = np.ceil(rows / rates.tile_rows) * rates.tile_rows
-    return cast("Real", np.where((rows >= rates.tiled_from_rows) & (rows <= rates.tiled_to_rows), whole, rows)[()])
 
 
 def _where(here: bool | NDArray[np.bool_], one: Real, other: Real) -> Real:

@@ -128,9 +128,6 @@ def _matrix_rates(device: Device, bandwidth: float, precision: Precision, stack:
         narrow=computed in ("int8", "fp8"),
         few_rows=float(stack.few_rows),
         few_bytes_per_s=bandwidth * stack.few_rows_mem_efficiency,
-        tile_rows=float(stack.tile_rows),
-        tiled_from_rows=float(stack.tiled_from_rows),
-        tiled_to_rows=float(stack.tiled_to_rows),
     )
 
 

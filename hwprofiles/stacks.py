@@ -74,9 +74,6 @@ PARAMETERS: Final = (
     Parameter("compute_efficiency", _SHARE, 0.005, 1.0, kernel=True),
     Parameter("few_rows", Rule(0.0, 1024.0), 0.0, 0.0, kernel=True),
     Parameter("few_rows_mem_efficiency", _SHARE, 1.0, 1.0, kernel=True),
-    Parameter("tile_rows", Rule(1.0, 1024.0), 1.0, 1.0, kernel=True),
-    Parameter("tiled_from_rows", Rule(1.0, 1024.0), 1.0, 1.0, kernel=True),
-    Parameter("tiled_to_rows", Rule(1.0, 1024.0), 1.0, 1.0, kernel=True),
     Parameter("kernel_latency_s", _TIME, 1e-7, 2e-4, kernel=True),
     Parameter("roofline_sharpness", _SHARPNESS, 1.0, 20.0, kernel=True),
     Parameter("attention_mem_efficiency", _SHARE, 0.005, 1.0, "attention", kernel=True),
@@ -125,8 +122,6 @@ class Stack:
         compute_efficiency: share of peak FLOP/s in large products of 16- and 32-bit weights.
         few_rows, few_rows_mem_efficiency: products of so many rows or fewer reach another share of the bandwidth; 0
             where there is no such difference.
-        tile_rows, tiled_from_rows, tiled_to_rows: products of so many to so many rows multiply whole tiles of rows,
-            needed or not; 1: rows as they are.
         kernel_latency_s: time of a matrix product without work.
         roofline_sharpness: p of the p-norm that joins a product's traffic and arithmetic.
         attention_mem_efficiency, attention_compute_efficiency, attention_latency_s: the same for attention kernels.
@@ -160,9 +155,6 @@ class Stack:
     compute_efficiency: Fact
     few_rows: Fact
     few_rows_mem_efficiency: Fact
-    tile_rows: Fact
-    tiled_from_rows: Fact
-    tiled_to_rows: Fact
     kernel_latency_s: Fact
     roofline_sharpness: Fact
     attention_mem_efficiency: Fact
@@ -353,9 +345,6 @@ _ABSENT: Final = {
     "comm_bulk_bytes": _absent(1e15, "no payload is as large: one share of the link holds for all"),
     "few_rows": _absent(0.0, "products of few rows run as all others do"),
     "few_rows_mem_efficiency": _absent(1.0, "of no use where few_rows is 0"),
-    "tile_rows": _absent(1.0, "rows are multiplied as they are"),
-    "tiled_from_rows": _absent(1.0, "of no use where tile_rows is 1"),
-    "tiled_to_rows": _absent(1.0, "of no use where tile_rows is 1"),
     "attention_score_bytes": _absent(0.01, "flash attention: scores stay on the chip; not 0, so that a fit can start"),
 }
 

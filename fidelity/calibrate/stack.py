@@ -88,8 +88,7 @@ def _fitted(fit: KernelFit, text: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, value in fit.values.items():
         rule = _RULES[name]
-        reach = 1.0 if name == "few_rows" else REACH  # a count
-        low, high = max(rule.low, value / reach), min(rule.high, value * reach)
+        low, high = max(rule.low, value / REACH), min(rule.high, value * REACH)
         facts[name] = Fact(value, text, _today(), "fitted", min(low, value), max(high, value))
     return facts
 

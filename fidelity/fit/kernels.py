@@ -75,8 +75,7 @@ def _told(start: Stack, values: dict[str, float], kernels: str) -> Stack:
     today = dt.datetime.now(dt.UTC).date().isoformat()
     facts: dict[str, Any] = {}
     for name, value in values.items():
-        reach = 1.0 if name == "few_rows" else REACH  # a count
-        low, high = max(_RULES[name].low, value / reach), min(_RULES[name].high, value * reach)
+        low, high = max(_RULES[name].low, value / REACH), min(_RULES[name].high, value * REACH)
         facts[name] = Fact(value, f"kernel times of {Path(kernels).name}", today, "fitted", low, high)
     return replace(start, **facts)
 

@@ -18,7 +18,7 @@ from scipy.optimize import least_squares
 
 from fidelity.kernels.table import SHAPE, groups, kernel_seconds
 from hwprofiles.catalogue import load_device
-from hwprofiles.devices import SOCKET, Device
+from hwprofiles.devices import Device
 from hwprofiles.stacks import FREE, Stack, load_pools, load_stack, pool_names
 
 Floats = NDArray[np.float64]
@@ -47,10 +47,6 @@ _SOFT: Final = 0.1  # beyond a tenth, an error counts by its size and no longer 
 _WEIGHTS: Final = {"decode_attention": 2.0}
 """An engine runs attention for every token that it puts out, and once for a prompt."""
 _FACTOR: Final = 3.0  # a start that is off by this much still finds its way
-FEW_ROWS: Final = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0)
-"""Up to how many rows a processor's library may have a kernel of its own: each is tried."""
-_FEW_ROWS_GAIN: Final = 0.9
-"""By so much a kernel for few rows must lessen the cost to be believed in."""
 _BOUNDS: Final = {parameter.name: (parameter.low, parameter.high) for parameter in FREE} | {
     "few_rows_mem_efficiency": (0.02, 1.0)
 }
@@ -239,7 +235,7 @@ def fit_values(table: pd.DataFrame, start: Stack) -> dict[str, float]:
     gemm, experts, mixed = (table["op"] == op for op in ("gemm", "experts", "mixed_attention"))
     attention = table["op"].str.endswith("attention")
     steps: list[tuple[pd.DataFrame, tuple[str, ...]]] = [
-        (table[gemm & plain], GEMM_PARAMETERS),
+        (table[gemm & plain], GEMM_PARAMETERS + (("few_rows_mem_efficiency",) if start.few_rows else ())),
         (table[gemm & (table["dtype"] == "fp8")], ("fp8_compute_efficiency",)),
         (table[gemm & (table["dtype"] == "int8")], ("quantised_compute_efficiency", "dequant_int8_ops_per_weight")),
         (table[gemm & (table["dtype"] == "int4")], ("dequant_int4_ops_per_weight",)),
@@ -250,38 +246,8 @@ def fit_values(table: pd.DataFrame, start: Stack) -> dict[str, float]:
     for rows, names in steps:
         if not len(rows):
             continue
-        if names is GEMM_PARAMETERS and all(load_device(str(one)).slot == SOCKET for one in rows["device"].unique()):
-            values |= fit_few_rows(_thinned(rows), start.with_values(values))
-        else:
-            values |= fit_parameters(_thinned(rows), names, start.with_values(values))
+        values |= fit_parameters(_thinned(rows), names, start.with_values(values))
     return values
-
-
-def fit_few_rows(table: pd.DataFrame, start: Stack) -> dict[str, float]:
-    """Return the values that fit products on a processor best: with a kernel of their own for few rows, if that helps.
-
-    Args:
-        table: measured products.
-        start: where to begin.
-    """
-    best = fit_parameters(table, GEMM_PARAMETERS, start.with_values({"few_rows": 0.0}))
-    best["few_rows"] = 0.0
-    least = _FEW_ROWS_GAIN * _cost(table, start.with_values(best))
-    for few in FEW_ROWS:
-        trial = start.with_values({"few_rows": few})
-        values = fit_parameters(table, (*GEMM_PARAMETERS, "few_rows_mem_efficiency"), trial) | {"few_rows": few}
-        cost = _cost(table, start.with_values(values))
-        if cost < least:
-            best, least = values, cost
-    return best
-
-
-def _cost(table: pd.DataFrame, stack: Stack) -> float:
-    """Return what the fit minimises: soft L1 of the logarithms of predicted over measured time, summed."""
-    logs = np.concatenate(
-        [np.log(kernel_seconds(*part, stack) / part[-1]["seconds"].to_numpy()) for part in groups(table)]
-    )
-    return float((np.sqrt(1.0 + (logs / _SOFT) ** 2) - 1.0).sum())
 
 
 def _thinned(table: pd.DataFrame) -> pd.DataFrame:

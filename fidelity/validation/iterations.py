@@ -42,10 +42,8 @@ _PRIOR: Final = 0.05
 """Weight of a parameter's distance (in factors of e) from where it began against one iteration's error."""
 _REACH: Final = 1.25
 _MOST_ALIKE: Final = 16
-FEW_ROWS: Final = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
-_SEARCHED: Final = {"few_rows_mem_efficiency": (0.02, 1.0)}
-"""Bounds of what is only fitted where it means something."""
 _RULES: Final = {parameter.name: parameter for parameter in PARAMETERS}
+_BOUNDS: Final = {name: (one.low, one.high) for name, one in _RULES.items()} | {"few_rows_mem_efficiency": (0.02, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +174,7 @@ def fit_iterations(
         iterations: measured ones.
         source: where they come from, for the parameters' provenance.
     """
-    groups = _grouped(iterations)
-    fit = _Fit(deployment, model, precision, list(groups), list(groups.values()))
-    # A processor's libraries change kernels at some number of rows; which is found by trying.
-    steps = FEW_ROWS if deployment.device.architecture == "cpu" else (float(start.few_rows),)
-    found = [fit.solved(start.with_values({"few_rows": rows})) for rows in steps]
-    _, values = min(found, key=lambda one: one[0])
+    values = _fitted(deployment, model, precision, start, _grouped(iterations))
     today = dt.datetime.now(dt.UTC).date().isoformat()
     text = f"soft-L1 fit on log time to {len(iterations)} iterations of {model.name}, {source}"
     facts: dict[str, Any] = {}
@@ -191,33 +184,28 @@ def fit_iterations(
     return dataclasses.replace(start, basis="fitted", **facts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """Least squares over the free parameters, with the number of few rows given."""
+def _fitted(
+    deployment: Deployment,
+    model: ModelSpec,
+    precision: Precision,
+    start: Stack,
+    groups: Mapping[Iteration, Sequence[float]],
+) -> dict[str, float]:
+    """Return what the free parameters come to."""
+    names = (*FITTED, "few_rows_mem_efficiency") if start.few_rows else FITTED
+    shapes, seconds = list(groups), list(groups.values())
+    measured = np.log([np.mean(some) for some in seconds])
+    weights = np.sqrt([min(len(some), _MOST_ALIKE) for some in seconds])
+    low, high = np.log([_BOUNDS[name] for name in names]).T
+    begin = np.clip(np.log([float(getattr(start, name)) for name in names]), low + 1e-6, high - 1e-6)
 
-    deployment: Deployment
-    model: ModelSpec
-    precision: Precision
-    shapes: list[Iteration]
-    seconds: list[list[float]]
+    def residuals(logs: Floats) -> Floats:
+        stack = start.with_values(dict(zip(names, np.exp(logs).tolist(), strict=True)))
+        off = np.log(predicted_s(TimeModel(deployment, model, precision, stack), shapes)) - measured
+        return np.concatenate([weights * off, _PRIOR * (logs - begin)])
 
-    def solved(self, start: Stack) -> tuple[float, dict[str, float]]:
-        """Return (cost, parameter -> value)."""
-        names = (*FITTED, "few_rows_mem_efficiency") if start.few_rows else FITTED
-        measured = np.log([np.mean(some) for some in self.seconds])
-        weights = np.sqrt([min(len(some), _MOST_ALIKE) for some in self.seconds])
-        low, high = np.log([_SEARCHED.get(name, (_RULES[name].low, _RULES[name].high)) for name in names]).T
-        begin = np.clip(np.log([float(getattr(start, name)) for name in names]), low + 1e-6, high - 1e-6)
-
-        def residuals(logs: Floats) -> Floats:
-            stack = start.with_values(dict(zip(names, np.exp(logs).tolist(), strict=True)))
-            times = TimeModel(self.deployment, self.model, self.precision, stack)
-            off = np.log(predicted_s(times, self.shapes)) - measured
-            return np.concatenate([weights * off, _PRIOR * (logs - begin)])
-
-        found = least_squares(residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=3.0)
-        values = dict(zip(names, np.exp(found.x).tolist(), strict=True))
-        return float(found.cost), {"few_rows": float(start.few_rows), **values}
+    found = least_squares(residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=3.0)
+    return dict(zip(names, np.exp(found.x).tolist(), strict=True))
 
 
 def _grouped(iterations: Sequence[Iteration]) -> Mapping[Iteration, list[float]]:

@@ -4,8 +4,13 @@ Unlike what it is tested on afterwards: nothing arrives as in a trace here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
 from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from engine.runtime.compute import ComputeInfo
 from engine.runtime.drive import Recording, drive
@@ -16,10 +21,21 @@ from engine.runtime.request import Request
 from fidelity.validation.iterations import Iteration, iterations_of
 
 BATCHES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-PROMPTS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+PROMPTS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 CONTEXTS: Final = (32, 160, 640)
 _DECODED: Final = 8
-_BUSY: Final = 4
+_BUSY: Final = (1, 4, 8)
+_BUSY_DECODED: Final = 16
+
+_SCHEMA: Final = pa.schema(
+    [
+        ("decoding", pa.int64()),
+        ("context_tokens", pa.int64()),
+        ("chunks", pa.list_(pa.list_(pa.int64(), 2))),
+        ("emits", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +64,8 @@ def groups_of(info: ComputeInfo, setup: WorkerSetup, longest_tokens: int) -> lis
 
     alone = [Group(((prompt, 2),)) for prompt in PROMPTS]
     together = [Group(((context, _DECODED),) * batch) for batch in BATCHES for context in CONTEXTS]
-    # One that decodes on while prompts of several lengths come in behind it, in one queue.
-    beside = [
-        Group(((16, 4 * _BUSY),) * busy + ((prompt, 2),) * 2) for busy in (1, _BUSY, 2 * _BUSY) for prompt in PROMPTS
-    ]
+    # Some that decode on while prompts come in behind them, in one queue: each length beside one of several numbers.
+    beside = [Group(((16, _BUSY_DECODED),) * busy + ((prompt, 2),) * 2) for busy, prompt in zip(cycle(_BUSY), PROMPTS)]
     return [group for group in (*alone, *together, *beside) if fits(group)]
 
 
@@ -91,6 +105,11 @@ def undisturbed(recording: Recording) -> Recording:
     if recording.interrupted:
         raise KeyboardInterrupt
     return recording
+
+
+def save_load(iterations: Sequence[Iteration], path: Path) -> None:
+    """Write a load's iterations, a row each, so that a fit to them can be done again."""
+    pq.write_table(pa.Table.from_pylist([asdict(one) for one in iterations], schema=_SCHEMA), path, compression="zstd")
 
 
 def _requests(lengths: Sequence[tuple[int, int]], vocab: int, seed: int) -> list[Request]:

@@ -12,6 +12,7 @@ from fidelity.calibrate.stack import stack_text
 from fidelity.validation.composition import check_composition
 from fidelity.validation.decisions import check_decisions
 from fidelity.validation.iterations import iteration_errors, read_iterations
+from fidelity.validation.load import save_load
 from fidelity.validation.measures import Comparison, all_measures, compare, demerits
 from fidelity.validation.session import SENSITIVITY, Found, LoadRuns, Plan, Subject, config_of
 from hwprofiles.roofline import TimeModel
@@ -20,6 +21,7 @@ from modelspecs.precision import load_precision
 SCHEMA: Final = 1
 RESULT: Final = "validation.json"
 STACK: Final = "stack.toml"
+CALIBRATION: Final = "calibration.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ def judge(frac: float, comparisons: Sequence[Comparison]) -> list[Judged]:
 
 
 def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str) -> dict[str, Any]:
-    """Compare everything, run the four checks, and write `validation.json` and the fitted `stack.toml` beside the runs.
+    """Compare everything, run the four checks, and write `validation.json` beside the runs.
+
+    With it go the calibration load's iterations and the stack that was fitted to them.
 
     Returns:
         What was written.
@@ -118,6 +122,7 @@ def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str
     result["kept"] = all(one["kept"] for one in result["bounds"])
     how = f"iterations of {found.info.model} by `validate`, beginning with kernel times."
     (out / STACK).write_text(stack_text(found.stack, how), encoding="utf-8")
+    save_load(found.calibration, out / CALIBRATION)
     (out / RESULT).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return result
 

@@ -5,10 +5,11 @@ away here, so that whatever is left would be a fault: of a queue, a wake-up, a r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from engine.runtime.compute import ComputeInfo, StepBatch
@@ -19,7 +20,8 @@ from engine.runtime.request import Request
 from engine.runtime.worker import EngineWorker
 from fidelity.validation.composition import check_composition
 from fidelity.validation.decisions import check_decisions
-from fidelity.validation.iterations import FITTED, fit_iterations, iteration_errors, read_iterations
+from fidelity.validation.iterations import FITTED, Iteration, fit_iterations, iteration_errors, read_iterations
+from fidelity.validation.load import save_load
 from fidelity.validation.measures import all_measures, compare, demerits
 from fidelity.validation.session import Found, LoadRuns, Plan, Subject, config_of, predict
 from fidelity.validation.verdict import conclude, judge
@@ -200,3 +202,10 @@ def test_a_fit_to_iterations_finds_what_made_them(tmp_path: Path):
     for name in FITTED:
         assert getattr(fitted, name).kind == "fitted"
         assert "iterations" in getattr(fitted, name).source
+
+
+def test_a_calibration_load_is_kept_iteration_by_iteration(tmp_path: Path):
+    iterations = [Iteration(3, 40, (), 3, 0.02), Iteration(1, 9, ((16, 0), (5, 64)), 2, 0.5)]
+    save_load(iterations, tmp_path / "calibration.parquet")
+    rows = pq.read_table(tmp_path / "calibration.parquet").to_pylist()
+    assert rows == [asdict(one) | {"chunks": [list(chunk) for chunk in one.chunks]} for one in iterations]

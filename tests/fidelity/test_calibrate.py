@@ -16,7 +16,7 @@ from engine.runtime.probes import MIB, Effort, Stat
 from fidelity.calibrate.files import DEVICE, FILES, KERNELS, RAW, STACK, Written, write_calibration
 from fidelity.calibrate.measure import Calibration, Measured, Watts, calibrate, watts_of
 from fidelity.calibrate.profile import datasheet, device_profile, device_text, known_card, skipped_precisions
-from fidelity.kernels.fit import fit_few_rows
+from fidelity.kernels.fit import fit_values
 from fidelity.kernels.table import kernel_rows, kernel_seconds, read_kernels
 from hwprofiles.catalogue import device_names, load_device, load_host, load_site
 from hwprofiles.deployment import make_deployment, parse_deployment
@@ -353,22 +353,18 @@ def test_a_profile_survives_writing_and_reading(tmp_path: Path):
 # -- products of few rows ----------------------------------------------------------------------------------------------
 
 
-def made_up(written: Written, few: float) -> tuple[object, object]:
-    """Products of a processor whose library has a kernel of its own up to so many rows, and the stack behind them."""
-    truth = load_stack(written.device, ENGINE).with_values(
-        {"few_rows": few, "few_rows_mem_efficiency": 0.95, "mem_efficiency": 0.45, "compute_efficiency": 0.9,
+@pytest.mark.parametrize(("few", "faster"), [(0.0, 1.0), (3.0, 0.95)])
+def test_a_fit_finds_both_shares_where_few_rows_have_a_kernel_of_their_own(written: Written, few: float, faster: float):
+    start = load_stack(written.device, ENGINE).with_values({"few_rows": few})
+    truth = start.with_values(
+        {"few_rows_mem_efficiency": faster, "mem_efficiency": 0.45, "compute_efficiency": 0.9,
          "kernel_latency_s": 5e-6, "roofline_sharpness": 1.3}
     )  # fmt: skip
     m, n, k = (grid.ravel() for grid in np.meshgrid([1.0, 2, 3, 4, 6, 8, 16, 64, 256], [512.0, 2048], [512.0, 4096]))
     shape = {"m": m, "n": n, "k": k, "seconds": 1.0}
     table = kernel_rows("gemm", str(written.folder / DEVICE), "made up", shape, "fp32")
-    return table.assign(seconds=kernel_seconds("gemm", written.device, "fp32", table, truth)), truth
-
-
-@pytest.mark.parametrize("few", [0.0, 2.0, 3.0])
-def test_a_kernel_for_few_rows_is_found_where_there_is_one(written: Written, few: float):
-    table, truth = made_up(written, few)
-    values = fit_few_rows(table, load_stack(written.device, ENGINE))
-    assert values["few_rows"] == few
-    found = kernel_seconds("gemm", written.device, "fp32", table, truth.with_values(values))
+    table = table.assign(seconds=kernel_seconds("gemm", written.device, "fp32", table, truth))
+    values = fit_values(table, start)
+    assert ("few_rows_mem_efficiency" in values) == bool(few)
+    found = kernel_seconds("gemm", written.device, "fp32", table, start.with_values(values))
     assert found == pytest.approx(table["seconds"].to_numpy(), rel=0.02)

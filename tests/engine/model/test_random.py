@@ -138,9 +138,9 @@ def test_batches_that_cannot_be_are_refused(tmp_path: Path):
     assert compute.step(quiet) == []
 
 
-@pytest.mark.parametrize("rows", [1, 2, 6, 7, 20, 32, 33, 100])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 20, 100])
 @pytest.mark.parametrize("biased", [False, True])
-def test_products_are_those_of_linear_whichever_way_round(rows: int, biased: bool):
+def test_products_are_those_of_linear_whichever_kernel_is_taken(rows: int, biased: bool):
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 48, generator=generator), torch.randn(70, 48, generator=generator)
     bias = torch.randn(70, generator=generator) if biased else None
