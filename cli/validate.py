@@ -133,7 +133,7 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     subject = _subject(wishes, say)
     batch, unit, name = _workload(wishes)
     plan = Plan(batch, unit, wishes.fracs, wishes.repetitions, rounds=wishes.rounds, seed=wishes.seed, trace=name)
-    options = _options(wishes, subject)
+    options = _options(wishes, subject, int((batch.prompt_tokens + batch.output_tokens).max()))
     folder = _folder(wishes, name)
     say(f"loading {wishes.model}")
     worker = WorkerProcess(TorchComputeFactory(wishes.model, options), subject.setup)
@@ -156,7 +156,7 @@ def _folder(wishes: Wishes, trace: str) -> Path:
     return folder
 
 
-def _options(wishes: Wishes, subject: "Subject") -> "ComputeOptions":
+def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "ComputeOptions":
     from engine.model.bench import resolve_device
     from engine.model.options import ComputeOptions
 
@@ -175,6 +175,7 @@ def _options(wishes: Wishes, subject: "Subject") -> "ComputeOptions":
         threads=wishes.threads,
         max_seqs=policies.max_seqs,
         max_batch_tokens=policies.token_budget,
+        warm_tokens=longest_tokens,
     )
 
 

@@ -10,6 +10,7 @@ so that a stride of iterations takes exactly as long as its iterations one by on
 """
 
 from collections.abc import Sequence
+from math import expm1
 from typing import NamedTuple
 
 import numpy as np
@@ -173,6 +174,7 @@ class TimeModel:
         self._launch_ps = _ps(layers * stack.launch_s)
         self._prompt_launch_ps = _ps(layers * stack.prompt_launch_s)
         self._step_ps = _ps(stack.step_overhead_s)
+        self._wake_ps, self._wake_after_ps = _ps(stack.wake_s), _ps(stack.wake_after_s)
 
     def step(
         self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
@@ -217,6 +219,13 @@ class TimeModel:
         if grown >= spare:
             return base + grown, slope, iterations
         return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
+
+    def wake_ps(self, rest_ps: int) -> int:
+        """Return what an iteration after a rest takes longer: wake_s (1 - exp(-rest / wake_after_s)).
+
+        A law of this project, from a processor whose neighbours take its cache (docs/time-model.md).
+        """
+        return round(self._wake_ps * -expm1(-rest_ps / self._wake_after_ps)) if self._wake_ps else 0
 
     def _base_ps(self, tokens: int, blocks_ps: int, emits: int, launch_ps: int) -> tuple[int, int]:
         """Return the time of an iteration but for what attention reads and multiplies, and how much of that hides.

@@ -94,6 +94,8 @@ PARAMETERS: Final = (
     Parameter("prompt_launch_s", _TIME, 1e-7, 2e-2),
     Parameter("step_overhead_s", _TIME, 1e-6, 0.5),
     Parameter("sequence_overhead_s", _TIME, 1e-7, 1e-2, "batch"),
+    Parameter("wake_s", _TIME, 0.0, 0.0),
+    Parameter("wake_after_s", Rule(1e-3, 100.0, ((1e-3, "milliseconds"),)), 1.0, 1.0),
     Parameter("comm_efficiency", _SHARE, 0.01, 1.0, "tp"),
     Parameter("comm_latency_s", _TIME, 1e-8, 1e-3, "tp"),
     Parameter("comm_bulk_efficiency", _SHARE, 0.01, 1.0, "tp"),
@@ -140,6 +142,8 @@ class Stack:
         prompt_launch_s: the same in iterations that hold prompts.
         step_overhead_s: scheduling and hand-over per iteration.
         sequence_overhead_s: sampling and bookkeeping per sequence that produces a token.
+        wake_s, wake_after_s: what the first iteration after a long rest takes longer, and within what time of rest most
+            of it comes about: caches are lost to others, clocks sink.
         comm_efficiency, comm_latency_s: share of a link's bandwidth in collectives, and software latency per hop.
         comm_bulk_efficiency, comm_bulk_bytes: the share for what a payload has beyond so many bytes.
         kv_bytes_per_element, activation_bytes_per_element: as cached, and as moved between kernels and GPUs.
@@ -175,6 +179,8 @@ class Stack:
     prompt_launch_s: Fact
     step_overhead_s: Fact
     sequence_overhead_s: Fact
+    wake_s: Fact
+    wake_after_s: Fact
     comm_efficiency: Fact
     comm_latency_s: Fact
     comm_bulk_efficiency: Fact
@@ -345,6 +351,8 @@ _ABSENT: Final = {
     "comm_bulk_bytes": _absent(1e15, "no payload is as large: one share of the link holds for all"),
     "few_rows": _absent(0.0, "products of few rows run as all others do"),
     "few_rows_mem_efficiency": _absent(1.0, "of no use where few_rows is 0"),
+    "wake_s": _absent(0.0, "a rest costs nothing that is known"),
+    "wake_after_s": _absent(1.0, "of no use where wake_s is 0"),
     "attention_score_bytes": _absent(0.01, "flash attention: scores stay on the chip; not 0, so that a fit can start"),
 }
 

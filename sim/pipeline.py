@@ -121,7 +121,9 @@ class PipelineWorker:
             if number:
                 ready += stage.hop_ps(tokens)
             work = stage.step(plan.decoding, plan.context_tokens, plan.chunks, plan.emits, 1)[0]
-            ready = max(ready, self._free_ps[number]) + work
+            free = self._free_ps[number]
+            work += stage.wake_ps(max(0, ready - free))
+            ready = max(ready, free) + work
             self._free_ps[number] = ready
             busy += work
         return ready, busy

@@ -132,6 +132,10 @@ class _Record:
             raise self.part("arrivals", recorded.arrivals, arrived)
         return recorded.end_ps - recorded.begin_ps, 0, 1
 
+    def wake_ps(self, _rest: int) -> int:
+        """Return nothing: what a rest has cost is in the iteration's time."""
+        return 0
+
     # -- as the sink of the decision log
 
     def entry(self, entry: DecisionEntry) -> None:

@@ -15,6 +15,9 @@ class IterationTimes(Protocol):
     ) -> tuple[int, int, int]:
         """Return (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations."""
 
+    def wake_ps(self, rest_ps: int, /) -> int:
+        """Return what the first iteration after a rest takes longer."""
+
 
 class SlowedTimeModel(TimeModel):
     """A time model whose iterations take a factor longer (or shorter) than predicted.

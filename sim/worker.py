@@ -144,18 +144,21 @@ class Worker:
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, scheduler, step_time = self._env, self.scheduler, self._times.step
+        env, scheduler, step_time, wake_time = self._env, self.scheduler, self._times.step, self._times.wake_ps
         lane, single_step, log, queue = self.lanes[0], self._single_step, self._log, env._queue
         step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
         outcome, outcome_of = StepOutcome(0), self.outcome_of  # one for all plans: nobody keeps it
+        wake_ps = 0
         while not self._stopped:
             plan = scheduler.plan(env._now / PS_PER_S)  # Python takes five times as long to multiply by a float
             if isinstance(plan, Idle):
                 self._rest = rest = resting(env)
+                since = env._now
                 yield rest
+                wake_ps = wake_time(env._now - since)
                 continue
             decoding, context, emits, chunks = plan.decoding, plan.context_tokens, plan.emits, plan.chunks
-            iterations = 1 if single_step else plan.repeat + 1
+            iterations = 1 if single_step or wake_ps else plan.repeat + 1
             begin = start = env._now
             swapped = 0
             if scheduler.moved:  # else nobody's memory was
@@ -170,6 +173,7 @@ class Worker:
                     iterations = 1  # who came meanwhile is seen at the next boundary
                 start = env._now
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
+            first, wake_ps = first + wake_ps, 0
             span = first if steps == 1 else steps * first + slope * (steps * (steps - 1) // 2)
             if not env.skip(span):
                 self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps

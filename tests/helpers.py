@@ -147,13 +147,16 @@ def make_config(
     model: str = "llama-2-7b",
     precision: str = "fp16",
     site: str = "world",
+    wake: tuple[float, float] | None = None,
     **options: Any,
 ) -> RunConfig:
-    """A run's configuration from names."""
+    """A run's configuration from names; wake: (wake_s, wake_after_s) of the stack, if not its own."""
     word = hw if isinstance(hw, str) else "m40"
     deployment, spec, stored, stack, place = _parts(word, model, precision, site)
     if not isinstance(hw, str):
         deployment, stack = hw, load_stack(hw.device)
+    if wake is not None:
+        stack = stack.with_values(dict(zip(("wake_s", "wake_after_s"), wake, strict=True)))
     policies = parse_policies(policy) if isinstance(policy, str) else policy
     return RunConfig(deployment, spec, stored, stack, policies, place, workload, **options)
 

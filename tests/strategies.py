@@ -93,11 +93,12 @@ def worlds(
     )
     unit = UNIT_TOKENS if prefixes else None
     requests = Requests([0] * count, prompts, outputs, hashes, unit)
-    world = World(hw, policies, max(1, kv_blocks), requests)
+    options = {"wake": draw(st.sampled_from([None, (0.03, ITERATION_PS * S_PER_PS)]))}
+    world = World(hw, policies, max(1, kv_blocks), requests, options)
     time_ps = 0
     for number, (on_boundary, which, gap_ps) in enumerate(steps):
         if number and on_boundary:
-            before = World(hw, policies, world.kv_blocks, requests.first(number)).run(single_step=True)
+            before = World(hw, policies, world.kv_blocks, requests.first(number), options).run(single_step=True)
             later = [time for time in before.boundaries_ps if time > time_ps]
             time_ps = later[min(which, len(later)) - 1] if later else time_ps
         elif number:

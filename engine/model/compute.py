@@ -142,8 +142,8 @@ class TorchCompute:
 
     @torch.inference_mode()
     def warm_up(self, context_tokens: int) -> None:
-        """Capture the graphs for contexts of up to so many tokens, so that no request waits for them."""
-        if self._padded is not None:
+        """Capture the graphs for contexts of up to so many tokens, so that no request waits for them; 0: none."""
+        if self._padded is not None and context_tokens:
             self._padded.warm_up(context_tokens)
             self._synchronize()
 

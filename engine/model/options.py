@@ -25,6 +25,7 @@ class ComputeOptions:
         max_context: tokens that a sequence has at most; None: what the model takes.
         graphs: replay decode batches as CUDA graphs; None: where the device is CUDA. On a CPU, True runs the same
             padded batches as plain calls.
+        warm_tokens: contexts up to which graphs are captured before the first request; others are when first needed.
         verify: hold the checkpoint against its manifest, where it has one.
     """
 
@@ -39,6 +40,7 @@ class ComputeOptions:
     max_batch_tokens: int = 2048
     max_context: int | None = None
     graphs: bool | None = None
+    warm_tokens: int = 0
     verify: bool = True
 
     def pads(self, device_type: str) -> bool:
@@ -59,11 +61,13 @@ class TorchComputeFactory:
     options: ComputeOptions = field(default_factory=ComputeOptions)
 
     def __call__(self) -> "TorchCompute":
-        """Load the model and take all its memory.
+        """Load the model, take all its memory and warm it up.
 
         Raises:
             EngineError: it cannot be loaded, or does not fit.
         """
         from engine.model.compute import TorchCompute, load_model
 
-        return TorchCompute(load_model(self.directory, self.options), self.options)
+        compute = TorchCompute(load_model(self.directory, self.options), self.options)
+        compute.warm_up(self.options.warm_tokens)
+        return compute

@@ -66,7 +66,7 @@ def _start(calibration: Calibration, device: Device) -> Stack:
     text = f"the engine computes and caches in {calibration.machine.dtype} here"
     held = Fact(width, text, _today(), "assumed", width, width)
     facts: dict[str, Any] = {"kv_bytes_per_element": held, "activation_bytes_per_element": held}
-    facts |= _overheads(calibration)
+    facts |= _overheads(calibration) | ({} if base.wake_s else _waking())
     return dataclasses.replace(base, name=ENGINE, basis="pooled", seen=(), spread={}, spread_seen={}, **facts)
 
 
@@ -82,6 +82,15 @@ def _overheads(calibration: Calibration) -> dict[str, Fact]:
             value = calibration.found[probe].seconds.median
             found[name] = Fact(value, text, _today(), "assumed", value / _UNSURE, value * _UNSURE)
     return found
+
+
+def _waking() -> dict[str, Fact]:
+    """Return a guess at what a rest costs, which no single kernel tells, for an engine's iterations to refine."""
+    text = "assumption of this project, wide: a device's clocks sink while it rests; the engine's own iterations tell"
+    return {
+        "wake_s": Fact(1e-4, text, _today(), "assumed", 1e-6, 1e-2),
+        "wake_after_s": Fact(0.3, text, _today(), "assumed", 0.03, 3.0),
+    }
 
 
 def _fitted(fit: KernelFit, text: str) -> dict[str, Any]:

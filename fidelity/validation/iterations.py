@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ FITTED: Final = (
     "step_overhead_s",
     "sequence_overhead_s",
 )
+SOMETIMES_FITTED: Final = {"few_rows": ("few_rows_mem_efficiency",), "wake_s": ("wake_s", "wake_after_s")}
+"""What is fitted as well, where a stack has the first of them at all."""
 """What iterations of one model tell; a kernel's latency and a layer's overhead look the same to them."""
 KINDS: Final = ("decode", "prompt", "mixed")
 _PRIOR: Final = 0.05
@@ -43,7 +46,11 @@ _PRIOR: Final = 0.05
 _REACH: Final = 1.25
 _MOST_ALIKE: Final = 16
 _RULES: Final = {parameter.name: parameter for parameter in PARAMETERS}
-_BOUNDS: Final = {name: (one.low, one.high) for name, one in _RULES.items()} | {"few_rows_mem_efficiency": (0.02, 1.0)}
+_BOUNDS: Final = {name: (one.low, one.high) for name, one in _RULES.items()} | {
+    "few_rows_mem_efficiency": (0.02, 1.0),
+    "wake_s": (1e-5, 0.5),
+    "wake_after_s": (1e-2, 10.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Iteration:
         decoding, context_tokens, emits: as in a plan.
         chunks: (tokens, past tokens) of each prompt piece.
         seconds: from its boundary to the next one, or to its end where the worker then had nothing to do.
+        rest_s: how long the worker had had nothing to do before it.
     """
 
     decoding: int
@@ -61,6 +69,7 @@ class Iteration:
     chunks: tuple[tuple[int, int], ...]
     emits: int
     seconds: float
+    rest_s: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -86,9 +95,10 @@ class IterationError:
     bias: float
 
 
-def iterations_of(steps: Sequence[StepRecord]) -> list[Iteration]:
-    """Turn an engine's records into timed iterations."""
+def iterations_of(steps: Sequence[StepRecord], start_ns: int = 0) -> list[Iteration]:
+    """Turn an engine's records into timed iterations; `start_ns`: when the first rest began."""
     ends = [after.done_ns if after is step else after.plan_ns for step, after in _pairs(steps)]
+    begins = [start_ns, *(step.done_ns for step in steps)]
     return [
         Iteration(
             step.decoding,
@@ -96,8 +106,9 @@ def iterations_of(steps: Sequence[StepRecord]) -> list[Iteration]:
             tuple((chunk.tokens, chunk.past_tokens) for chunk in step.chunks),
             step.emits,
             (end - step.plan_ns) * 1e-9,
+            max(0, step.plan_ns - before) * 1e-9 if step.rested else 0.0,
         )
-        for step, end in zip(steps, ends, strict=True)
+        for step, before, end in zip(steps, begins, ends, strict=False)
     ]
 
 
@@ -128,6 +139,7 @@ def predicted_s(times: TimeModel, iterations: Sequence[Iteration]) -> Floats:
                     one.emits,
                     1,
                 )[0]
+                + times.wake_ps(round(one.rest_s * PS_PER_S))
                 for one in iterations
             ]
         )
@@ -192,7 +204,7 @@ def _fitted(
     groups: Mapping[Iteration, Sequence[float]],
 ) -> dict[str, float]:
     """Return what the free parameters come to."""
-    names = (*FITTED, "few_rows_mem_efficiency") if start.few_rows else FITTED
+    names = [*FITTED, *chain.from_iterable(SOMETIMES_FITTED[name] for name in SOMETIMES_FITTED if getattr(start, name))]
     shapes, seconds = list(groups), list(groups.values())
     measured = np.log([np.mean(some) for some in seconds])
     weights = np.sqrt([min(len(some), _MOST_ALIKE) for some in seconds])
@@ -209,11 +221,12 @@ def _fitted(
 
 
 def _grouped(iterations: Sequence[Iteration]) -> Mapping[Iteration, list[float]]:
-    """Gather iterations of the same shape, contexts in eighths of an octave: a typical one -> all their times."""
+    """Gather iterations of a shape, contexts and rests in eighths of an octave: a typical one -> all their times."""
     keys: dict[tuple[object, ...], list[Iteration]] = {}
     for one in iterations:
         context = 0 if not one.context_tokens else round(8 * np.log2(one.context_tokens / max(1, one.decoding)))
-        keys.setdefault((one.decoding, context, one.chunks, one.emits), []).append(one)
+        rest = round(8 * np.log2(1e-3 + one.rest_s))
+        keys.setdefault((one.decoding, context, one.chunks, one.emits, rest), []).append(one)
     found = {}
     for some in keys.values():
         middle = sorted(some, key=lambda one: one.context_tokens)[len(some) // 2]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.runtime.compute import ComputeInfo
-from engine.runtime.drive import Recording, drive
+from engine.runtime.drive import NS_PER_S, Recording, drive
 from engine.runtime.errors import EngineError
 from engine.runtime.process import WorkerProcess, WorkerSetup, scheduler_config
 from engine.runtime.prompts import prompt_ids
@@ -23,6 +23,8 @@ from fidelity.validation.iterations import Iteration, iterations_of
 BATCHES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 PROMPTS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 CONTEXTS: Final = (32, 160, 640)
+RESTS_S: Final = (0.0, 0.1, 0.3, 0.9)
+"""Before prompts that are alone: they are what comes after a rest, and a rest has a price."""
 _DECODED: Final = 8
 _BUSY: Final = (1, 4, 8)
 _BUSY_DECODED: Final = 16
@@ -34,15 +36,17 @@ _SCHEMA: Final = pa.schema(
         ("chunks", pa.list_(pa.list_(pa.int64(), 2))),
         ("emits", pa.int64()),
         ("seconds", pa.float64()),
+        ("rest_s", pa.float64()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Requests that are there at once: (prompt, output) of each."""
+    """Requests that are there at once: (prompt, output) of each; rests: whether the worker may rest before."""
 
     requests: tuple[tuple[int, int], ...]
+    rests: bool = False
 
 
 def groups_of(info: ComputeInfo, setup: WorkerSetup, longest_tokens: int) -> list[Group]:
@@ -62,7 +66,7 @@ def groups_of(info: ComputeInfo, setup: WorkerSetup, longest_tokens: int) -> lis
         longest = max(prompt + output for prompt, output in group.requests)
         return len(group.requests) <= config.max_seqs and longest <= most and needed * config.block_tokens <= memory
 
-    alone = [Group(((prompt, 2),)) for prompt in PROMPTS]
+    alone = [Group(((prompt, 2),), rests=True) for prompt in PROMPTS]
     together = [Group(((context, _DECODED),) * batch) for batch in BATCHES for context in CONTEXTS]
     # Some that decode on while prompts come in behind them, in one queue: each length beside one of several numbers.
     beside = [Group(((16, _BUSY_DECODED),) * busy + ((prompt, 2),) * 2) for busy, prompt in zip(cycle(_BUSY), PROMPTS)]
@@ -79,7 +83,7 @@ def calibration_load(
         setup: how it works.
         longest_tokens: prompt and output of the longest request that matters.
         rounds: how often.
-        seed: of the prompts.
+        seed: of the prompts, and of how long rests are.
 
     Raises:
         EngineError: the worker was lost.
@@ -88,8 +92,10 @@ def calibration_load(
     found: list[Iteration] = []
     groups = groups_of(worker.info, setup, longest_tokens) * rounds
     for number, group in enumerate(groups):
-        requests = _requests(group.requests, worker.info.vocab, seed + number)
-        found += iterations_of(undisturbed(drive(worker, requests)).steps)
+        rest_s = RESTS_S[(seed + number) % len(RESTS_S)] if group.rests else 0.0
+        requests = _requests(group.requests, rest_s, worker.info.vocab, seed + number)
+        recording = undisturbed(drive(worker, requests))
+        found += iterations_of(recording.steps, recording.start_ns)
     return found
 
 
@@ -112,8 +118,8 @@ def save_load(iterations: Sequence[Iteration], path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([asdict(one) for one in iterations], schema=_SCHEMA), path, compression="zstd")
 
 
-def _requests(lengths: Sequence[tuple[int, int]], vocab: int, seed: int) -> list[Request]:
+def _requests(lengths: Sequence[tuple[int, int]], rest_s: float, vocab: int, seed: int) -> list[Request]:
     return [
-        Request(number, prompt_ids(prompt, vocab, seed, number), output)
+        Request(number, prompt_ids(prompt, vocab, seed, number), output, round(rest_s * NS_PER_S))
         for number, (prompt, output) in enumerate(lengths)
     ]

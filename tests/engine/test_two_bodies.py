@@ -20,7 +20,14 @@ from engine.runtime.request import Request
 from engine.runtime.worker import EngineWorker
 from fidelity.validation.composition import check_composition
 from fidelity.validation.decisions import check_decisions
-from fidelity.validation.iterations import FITTED, Iteration, fit_iterations, iteration_errors, read_iterations
+from fidelity.validation.iterations import (
+    FITTED,
+    Iteration,
+    fit_iterations,
+    iteration_errors,
+    predicted_s,
+    read_iterations,
+)
 from fidelity.validation.load import save_load
 from fidelity.validation.measures import all_measures, compare, demerits
 from fidelity.validation.session import Found, LoadRuns, Plan, Subject, config_of, predict
@@ -202,6 +209,22 @@ def test_a_fit_to_iterations_finds_what_made_them(tmp_path: Path):
     for name in FITTED:
         assert getattr(fitted, name).kind == "fitted"
         assert "iterations" in getattr(fitted, name).source
+    assert fitted.wake_s == STACK.wake_s  # of a rest that costs nothing there is nothing to fit
+
+
+def test_a_fit_finds_what_a_rest_costs():
+    start = STACK.with_values({"wake_s": 1e-3, "wake_after_s": 0.3})
+    true = TimeModel(DEPLOYMENT, MODEL, PRECISION, start.with_values({"wake_s": 0.02, "wake_after_s": 0.15}))
+    shapes = [
+        Iteration(0, 0, ((tokens, 0),), 1, 0.0, rest_s) for tokens in (8, 32, 128) for rest_s in (0.0, 0.1, 0.3, 0.9)
+    ] + [Iteration(batch, 40 * batch, (), batch, 0.0) for batch in (1, 4, 16)]
+    iterations = [replace(one, seconds=float(predicted_s(true, [one])[0])) for one in shapes]
+    fitted = TimeModel(
+        DEPLOYMENT, MODEL, PRECISION, fit_iterations(DEPLOYMENT, MODEL, PRECISION, start, iterations, "")
+    )
+    for rest_s in (0.05, 0.2, 2.0):
+        rest_ps = round(rest_s * PS_PER_S)
+        assert fitted.wake_ps(rest_ps) == pytest.approx(true.wake_ps(rest_ps), rel=0.1)
 
 
 def test_a_calibration_load_is_kept_iteration_by_iteration(tmp_path: Path):

@@ -50,16 +50,18 @@ class NaiveEngine:
         now_ps = 0
         coming = list(jobs)
         while coming or self.waiting or self.prefilling or self.decoding:
+            wake_ps = 0
             if not (self.waiting or self.prefilling or self.decoding):
-                now_ps = max(now_ps, coming[0].arrival_ps)
+                rest_ps = max(0, coming[0].arrival_ps - now_ps)
+                now_ps, wake_ps = now_ps + rest_ps, self.times.wake_ps(rest_ps)
             while coming and coming[0].arrival_ps <= now_ps:
                 job = coming.pop(0)
                 job.to_fill = job.prompt
                 self.waiting.append(job)
-            now_ps = self.iterate(now_ps)
+            now_ps = self.iterate(now_ps, wake_ps)
 
-    def iterate(self, now_ps: int) -> int:
-        """One iteration from `now_ps`; returns when it ends."""
+    def iterate(self, now_ps: int, wake_ps: int) -> int:
+        """One iteration from `now_ps`, `wake_ps` longer than such an iteration is; returns when it ends."""
         self.make_room()
         decode, pieces = self.choose()
         for job, _ in pieces:
@@ -73,7 +75,7 @@ class NaiveEngine:
         emits = len(decoding) + sum(job.computed + tokens == job.to_fill for job, tokens in pieces)
         chunks = [(job, tokens, job.computed) for job, tokens in pieces]
         context = sum(job.computed for job in decoding)
-        end_ps = now_ps + self.times.step(len(decoding), context, chunks, emits, 1)[0]
+        end_ps = now_ps + self.times.step(len(decoding), context, chunks, emits, 1)[0] + wake_ps
         self.iterations += 1
         for job in decoding:
             self.emit(job, end_ps)

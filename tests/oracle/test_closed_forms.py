@@ -1,7 +1,7 @@
 """Runs that can be worked out on paper: one request, one batch, a split model; to the picosecond."""
 
 from dataclasses import replace
-from math import ceil, log2
+from math import ceil, exp, log2
 
 import pytest
 from hypothesis import given, settings
@@ -42,15 +42,17 @@ def decode_ps(times: TimeModel, batch: int, prompt: int, output: int) -> int:
     st.integers(1, 600),
     st.sampled_from(["chunked", "chunked+budget=100", "prefill-first", "decode-first"]),
     st.integers(0, 10**13),
+    st.sampled_from([None, (0.02, 0.5)]),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_single_request_is_its_prompt_and_its_decode_steps(device, prompt, output, policy, arrival_ps):
-    outcome = run_body(Requests([arrival_ps], [prompt], [output]), device, policy, **SMALL)
+def test_a_single_request_is_its_rest_its_prompt_and_its_decode_steps(device, prompt, output, policy, arrival_ps, wake):
+    outcome = run_body(Requests([arrival_ps], [prompt], [output]), device, policy, wake=wake, **SMALL)
     (ticket,) = outcome.tickets
     times = time_model(outcome)
     budget = outcome.config.policies.token_budget if "chunked" in policy else prompt
     assert ticket.scheduled_ps == arrival_ps
-    assert ticket.first_ps == arrival_ps + prompt_ps(times, prompt, budget)
+    woken_ps = 0 if wake is None else 1e12 * wake[0] * (1.0 - exp(-arrival_ps / 1e12 / wake[1]))
+    assert ticket.first_ps - arrival_ps == pytest.approx(prompt_ps(times, prompt, budget) + woken_ps, rel=0, abs=1.0)
     assert ticket.finish_ps == ticket.first_ps + decode_ps(times, 1, prompt, output)
 
 
@@ -201,20 +203,32 @@ def test_with_a_free_link_two_cards_halve_all_but_overheads_and_what_both_must_r
 # -- pipelines ---------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 1000), st.integers(1, 40), st.sampled_from(["2xm40:pp2", "4xa100-80:pp4", "4xm40:tp2pp2"]))
-@settings(max_examples=20, deadline=None)
-def test_a_single_request_passes_all_stages_and_hops_for_every_token(prompt, output, hw):
-    outcome = run_body(Requests([0], [prompt], [output]), hw)
+@given(
+    st.integers(1, 1000),
+    st.integers(1, 40),
+    st.sampled_from(["2xm40:pp2", "4xa100-80:pp4", "4xm40:tp2pp2"]),
+    st.sampled_from([None, (0.02, 0.5)]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_single_request_passes_all_stages_and_hops_for_every_token(prompt, output, hw, wake):
+    """A stage has rested since its last iteration."""
+    outcome = run_body(Requests([0], [prompt], [output]), hw, wake=wake)
     (ticket,) = outcome.tickets
     stages = [time_model(outcome, stage) for stage in range(outcome.config.deployment.pp)]
+    free_ps = [0] * len(stages)
 
-    def through(tokens: int, *plan: object) -> int:
-        hops = sum(stage.hop_ps(tokens) for stage in stages[1:])
-        return hops + sum(stage.step(*plan, 1)[0] for stage in stages)
+    def through(now_ps: int, tokens: int, *plan: object) -> int:
+        for number, stage in enumerate(stages):
+            now_ps += stage.hop_ps(tokens) if number else 0
+            now_ps += stage.wake_ps(now_ps - free_ps[number]) + stage.step(*plan, 1)[0]
+            free_ps[number] = now_ps
+        return now_ps
 
-    assert ticket.first_ps == through(prompt, 0, 0, ((None, prompt, 0),), 1)
-    decode = sum(through(1, 1, prompt + k, (), 1) for k in range(1, output))
-    assert ticket.finish_ps == ticket.first_ps + decode
+    now_ps = through(0, prompt, 0, 0, ((None, prompt, 0),), 1)
+    assert ticket.first_ps == now_ps
+    for k in range(1, output):
+        now_ps = through(now_ps, 1, 1, prompt + k, (), 1)
+    assert ticket.finish_ps == now_ps
 
 
 @pytest.mark.parametrize("layers", [1, 31, 32, 80])

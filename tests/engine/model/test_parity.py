@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.model.tiny import KINDS, VOCAB, Sequence, load, logits_of
+from tests.engine.model.tiny import KINDS, VOCAB, Sequence, batch_of, load, logits_of
 
 TOLERANCE = 1e-4
 BLOCK_TOKENS = 4
@@ -151,12 +151,27 @@ def test_padded_batches_equal_plain_ones(kind: str, count: int, computes):
             close(found[place], expected(model, tuple(tokens))[seq.past - 1])
 
 
+def test_warming_up_takes_every_shape_that_a_batch_can_have_and_changes_nothing(computes):
+    warm, model = computes("llama", graphs=True, max_seqs=6)
+    tokens = text(200, 1)
+    seq = Sequence(tokens, list(range(KV_BLOCKS))[::-1])
+    logits_of(warm, [(seq, 200)])
+    warm.warm_up(256)
+    shapes = set(warm._padded._replays)
+    seq.tokens = [*tokens, 3]
+    close(logits_of(warm, [(seq, 1)])[0], expected(model, (*tokens, 3))[200])
+    for count in range(1, 7):
+        for past in (0, 100, 200):
+            rows = [(Sequence([0] * (past + 1), list(range(KV_BLOCKS)), past=past), 1)] * count
+            shape = warm._padded.shape_of(batch_of(rows))
+            assert shape is None or shape in shapes
+
+
 def test_a_padded_shape_reads_at_most_twice_what_it_needs(computes):
     compute, _ = computes("llama", graphs=True)
     for past in (1, 127, 128, 129, 200, 255):
         seq = Sequence([0] * (past + 1), list(range(KV_BLOCKS)), past=past)
         from engine.model.graphs import SMALLEST_BUCKET
-        from tests.engine.model.tiny import batch_of
 
         _, width = compute._padded.shape_of(batch_of([(seq, 1)]))
         assert past < width * BLOCK_TOKENS <= max(SMALLEST_BUCKET, 2 * (past + 1))
