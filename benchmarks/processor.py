@@ -44,7 +44,7 @@ VALIDATE = (
     "--requests",
     "60",
     "--repetitions",
-    "2",
+    "3",
     "--policy",
     "chunked+budget=256+seqs=16+kv=1536",
 )
