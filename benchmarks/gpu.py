@@ -27,16 +27,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.model.bench import TorchBench, resolve_device
+from engine.model.bench import TorchBench
 from engine.model.compute import LoadedModel, TorchCompute, load_model
 from engine.model.config import ModelConfig, Rope
 from engine.model.devices import DTYPES, capability_of, device_name, dtype_policy
+from engine.model.machine import resolve_device
 from engine.model.memory import plan_memory
 from engine.model.options import ComputeOptions
 from engine.model.random_checkpoint import shrunk, write_random
 from engine.model.weights import allocate
 from engine.runtime.compute import GREEDY, StepBatch
-from engine.runtime.meters import choose_meter
+from engine.runtime.energy.choose import choose_meter
 from engine.runtime.probes import QUICK, interleaved
 from modelspecs import load_model as load_spec
 from modelspecs.spec import ModelSpec

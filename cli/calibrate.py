@@ -46,7 +46,7 @@ def calibrate(
         raise OptionError(f"--threads {threads} must lie in 1..{_MOST_THREADS}")
     import dataclasses
 
-    from engine.model.bench import resolve_device
+    from engine.model.machine import resolve_device
     from engine.runtime.probes import effort_for
     from fidelity.calibrate.files import RAW, write_calibration
     from fidelity.calibrate.measure import calibrate as measure

@@ -12,7 +12,7 @@ from cli.extra import needs_engine
 
 if TYPE_CHECKING:
     from engine.runtime.compute import ComputeInfo, Ints
-    from engine.runtime.meters import Reading
+    from engine.runtime.energy.reading import Reading
     from engine.runtime.process import WorkerProcess
     from engine.runtime.request import Request
     from engine.runtime.text import Text
@@ -49,7 +49,7 @@ def generate(
         raise OptionError(f"{wrong} is out of range; --tokens is at least 1, --temperature and --top-k are 0 or more")
     if (prompt is None) == (ids is None):
         raise OptionError("give either --prompt TEXT or --ids 1,2,3")
-    from engine.model.bench import resolve_device
+    from engine.model.machine import resolve_device
     from engine.model.options import ComputeOptions, TorchComputeFactory
     from engine.runtime.compute import Sampling
     from engine.runtime.process import WorkerProcess, WorkerSetup
@@ -104,8 +104,8 @@ def _streamed(
     import dataclasses
     import time
 
+    from engine.runtime.energy.choose import choose_meter
     from engine.runtime.errors import EngineError
-    from engine.runtime.meters import choose_meter
 
     meter = choose_meter(place).meter
     meter.start()

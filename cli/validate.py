@@ -124,7 +124,7 @@ def _fracs(loads: str) -> tuple[float, ...]:
 def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     """Validate: (what came of it, its page)."""
     from engine.model.options import TorchComputeFactory
-    from engine.runtime.meters import choose_meter
+    from engine.runtime.energy.choose import choose_meter
     from engine.runtime.process import WorkerProcess
     from fidelity.validation.session import Plan, validate
     from fidelity.validation.verdict import conclude
@@ -157,7 +157,7 @@ def _folder(wishes: Wishes, trace: str) -> Path:
 
 
 def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "ComputeOptions":
-    from engine.model.bench import resolve_device
+    from engine.model.machine import resolve_device
     from engine.model.options import ComputeOptions
 
     policies = subject.setup.policies

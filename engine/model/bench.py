@@ -5,79 +5,26 @@ cache: a model's layers do not either. Arrays hold +-1.x in whichever 16-bit for
 and no product is slowed by denormal numbers.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from engine.model.attention import ALONE_BYTES
+from engine.model.machine import Machine, describe, free_host_bytes
 from engine.model.products import product
 from engine.runtime.errors import EngineError
 from engine.runtime.probes import MIB, Effort, Probe
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
-_CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 _LEAST_ARRAY: Final = 256 * MIB
 _LEAST_GPU_ARRAY: Final = 2048 * MIB  # less would be read in the time that a few launches take
 _TIMES_CACHE: Final = 4
 _SHARE_OF_MEMORY: Final = 0.125
 _TINY: Final = 64
 _BLOCK_TOKENS: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What is being measured.
-
-    Attributes:
-        device: as torch names it: `cpu`, `cuda:0`.
-        name: of the processor or card.
-        vendor: its maker.
-        memory_bytes: that it addresses; of a processor, the host's (or the container's limit).
-        cache_bytes: last level of cache; None where unknown.
-        capability: compute capability of a GPU ("7.0"); instruction set of a processor ("AVX512").
-        uuid: of a GPU; else None.
-        threads: torch's, for work on the processor.
-        dtype: what the engine computes in here.
-        versions: of what computed.
-    """
-
-    device: str
-    name: str
-    vendor: str
-    memory_bytes: int
-    cache_bytes: int | None
-    capability: str
-    uuid: str | None
-    threads: int
-    dtype: str
-    versions: dict[str, str]
-
-
-def resolve_device(word: str) -> str:
-    """Return `cpu` or `cuda:N` for what a user says: auto, cpu, cuda, cuda:N.
-
-    Raises:
-        EngineError: no such device here.
-    """
-    if word == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    kind, _, number = word.partition(":")
-    if word == "cpu":
-        return word
-    if kind != "cuda" or not (number or "0").isdecimal():
-        raise EngineError(f"device {word!r} is unknown; expected auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if int(number or 0) >= count:
-        raise EngineError(
-            f"device {word!r} is not here: torch {torch.__version__} sees {count}; try `afterwatt doctor`"
-        )
-    return f"cuda:{int(number or 0)}"
 
 
 class TorchBench:
@@ -92,7 +39,7 @@ class TorchBench:
     def __init__(self, device: str, threads: int, effort: Effort) -> None:
         torch.set_num_threads(threads)
         self.device, self.effort = torch.device(device), effort
-        self.machine = _describe(self.device, threads)
+        self.machine = describe(self.device, threads)
         self.skipped: dict[str, str] = {}
         self.dtype = DTYPES[self.machine.dtype]
         size = effort.array_bytes or _array_bytes(self.machine)
@@ -427,68 +374,8 @@ def _filled(size_bytes: int, device: torch.device) -> torch.Tensor:
     return whole
 
 
-# -- what is there -----------------------------------------------------------------------------------------------------
-
-
 def _array_bytes(machine: Machine) -> int:
     least = _LEAST_ARRAY if machine.device == "cpu" else _LEAST_GPU_ARRAY
     wanted = max(least, _TIMES_CACHE * (machine.cache_bytes or 0))
-    free = _free_bytes() if machine.device == "cpu" else torch.cuda.mem_get_info(machine.device)[0]
+    free = free_host_bytes() if machine.device == "cpu" else torch.cuda.mem_get_info(machine.device)[0]
     return int(min(wanted, _SHARE_OF_MEMORY * free))
-
-
-def _describe(device: torch.device, threads: int) -> Machine:
-    versions = {"torch": str(torch.__version__)}
-    if device.type == "cpu":
-        name, vendor = _processor()
-        capability = torch.backends.cpu.get_cpu_capability()
-        sizes = (_memory_bytes(), _cache_bytes())
-        return Machine("cpu", name, vendor, *sizes, capability, None, threads, "fp32", versions)
-    about = torch.cuda.get_device_properties(device)
-    versions |= {"cuda": str(torch.version.cuda)}
-    uuid = str(about.uuid) if hasattr(about, "uuid") else None
-    dtype = "fp16" if (about.major, about.minor) in ((5, 3), (6, 0)) or about.major >= 7 else "fp32"
-    capability = f"{about.major}.{about.minor}"
-    sizes = (about.total_memory, getattr(about, "L2_cache_size", None))
-    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, uuid, threads, dtype, versions)
-
-
-def _processor() -> tuple[str, str]:
-    """Return the processor's name and maker, as the kernel says."""
-    said: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            said.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
-    makers = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD"}
-    maker = said.get("vendor_id", said.get("CPU implementer", "unknown"))
-    return said.get("model name") or "unknown processor", makers.get(maker, maker)
-
-
-def _memory_bytes() -> int:
-    """Return installed memory, or the container's limit where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        limit = "max"
-    return min(total, int(limit)) if limit.isdecimal() else total
-
-
-def _free_bytes() -> int:
-    import psutil
-
-    return min(int(psutil.virtual_memory().available), _memory_bytes())
-
-
-def _cache_bytes() -> int | None:
-    """Return the size of the largest cache of the first processor; None where the kernel does not say."""
-    sizes = []
-    for file in _CACHES.glob("index*/size"):
-        text = file.read_text(encoding="ascii").strip()
-        unit = {"K": 2**10, "M": MIB}.get(text[-1:], 1)
-        if (digits := text.rstrip("KM")).isdecimal():
-            sizes.append(int(digits) * unit)
-    return max(sizes, default=None)

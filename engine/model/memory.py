@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-import psutil
 import torch
 
 from engine.model.attention import GATHERED_BYTES, MASKED_PAIRS
@@ -11,6 +10,7 @@ from engine.model.config import ModelConfig
 from engine.model.devices import DtypePolicy
 from engine.model.kv import KVShape
 from engine.model.llama import CAST_ELEMENTS
+from engine.model.machine import free_host_bytes
 from engine.model.options import ComputeOptions
 from engine.model.weights import allocate
 from engine.runtime.errors import EngineError
@@ -75,7 +75,7 @@ def free_bytes(device: torch.device) -> int:
     """Return what may be taken of a device's memory, with a margin for what is not ours."""
     if device.type == "cuda":
         return int(_CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
-    return int(_HOST_SHARE * psutil.virtual_memory().available)
+    return int(_HOST_SHARE * free_host_bytes())
 
 
 def working_bytes(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, device: torch.device) -> int:

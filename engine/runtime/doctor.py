@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from engine.runtime.disk import device_read_bytes, place_of
-from engine.runtime.meters import POWERCAP, MeterError, Nvml, rapl_zones
+from engine.runtime.energy.nvml import Nvml
+from engine.runtime.energy.rapl import POWERCAP, rapl_zones
+from engine.runtime.energy.reading import MeterError
 from engine.runtime.probes import MIB
 
 Status = Literal["ok", "note", "problem"]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from engine.runtime.compute import GREEDY, ComputeInfo, StepBatch
 from engine.runtime.drive import NS_PER_S, drive
+from engine.runtime.energy.reading import Meter
 from engine.runtime.errors import EngineError
-from engine.runtime.meters import Meter
 from engine.runtime.process import WorkerProcess, WorkerSetup
 from engine.runtime.prompts import prompt_ids
 from engine.runtime.record import write_run

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.model.bench import Machine, TorchBench, resolve_device
+from engine.model.bench import TorchBench
+from engine.model.machine import Machine, resolve_device
 from engine.runtime.disk import place_of
+from engine.runtime.energy.choose import Choice
+from engine.runtime.energy.reading import UnknownMeter
+from engine.runtime.energy.tally import Counter, SampledMeter
 from engine.runtime.errors import EngineError
-from engine.runtime.meters import Choice, Counter, SampledMeter, UnknownMeter
 from engine.runtime.probes import MIB, Effort, Stat
 from fidelity.calibrate.files import DEVICE, FILES, KERNELS, RAW, STACK, Written, write_calibration
 from fidelity.calibrate.measure import Calibration, Measured, Watts, calibrate, watts_of

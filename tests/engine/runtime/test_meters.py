@@ -9,19 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.runtime.meters import (
-    Counter,
-    MeterError,
-    ModelledMeter,
-    Nvml,
-    SampledMeter,
-    Trapezoid,
-    UnknownMeter,
-    choose_meter,
-    polled_power,
-    rapl_meter,
-    rapl_zones,
-)
+from engine.runtime.energy.choose import choose_meter
+from engine.runtime.energy.nvml import Nvml
+from engine.runtime.energy.rapl import rapl_meter, rapl_zones
+from engine.runtime.energy.reading import MeterError, ModelledMeter, UnknownMeter
+from engine.runtime.energy.tally import Counter, SampledMeter, Trapezoid, polled_power
 
 
 class Clock:
