@@ -65,7 +65,7 @@ class Recipe:
 MODELS = {
     "main": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768), 1200),
     "draft": (Shape(hidden=96, layers=3, heads=3, kv_heads=1, neurons=256), 1200),
-    "relu": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768, activation="relu"), 400),
+    "relu": (Shape(hidden=256, layers=4, heads=8, kv_heads=4, neurons=768, activation="relu"), 1200),
 }
 
 
