@@ -31,7 +31,7 @@ from engine.model.bench import TorchBench
 from engine.model.compute import LoadedModel, TorchCompute, load_model
 from engine.model.config import ModelConfig, Rope
 from engine.model.devices import DTYPES, capability_of, device_name, dtype_policy
-from engine.model.machine import resolve_device
+from engine.model.machine import gpu_uuid, resolve_device
 from engine.model.memory import plan_memory
 from engine.model.options import ComputeOptions
 from engine.model.random_checkpoint import shrunk, write_random
@@ -200,7 +200,7 @@ def decode(sizes: Sizes, device: str) -> Part:
 def energy(sizes: Sizes, device: str) -> Part:
     """Meter idling, then decoding at the smallest and at the largest batch."""
     compute, _ = compute_for(sizes, device)
-    choice = choose_meter(device)
+    choice = choose_meter(device, uuid=gpu_uuid(torch.device(device)))
     found: list[Part] = []
     for batch in (0, sizes.batches[0], sizes.batches[-1]):
         work = decoding(batch, sizes.context) if batch else None

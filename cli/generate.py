@@ -12,10 +12,11 @@ from cli.extra import needs_engine
 
 if TYPE_CHECKING:
     from engine.runtime.compute import ComputeInfo, Ints
-    from engine.runtime.energy.reading import Reading
+    from engine.runtime.energy.reading import Meter, Reading
     from engine.runtime.process import WorkerProcess
     from engine.runtime.request import Request
     from engine.runtime.text import Text
+    from hwprofiles.devices import Device
 
 BLOCK_TOKENS: Final = 16
 
@@ -34,6 +35,14 @@ def generate(
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")] = 1,
+    hw: Annotated[
+        str | None,
+        typer.Option(
+            "--hw",
+            metavar="DIR",
+            help="What `afterwatt calibrate` wrote: its watts stand in for a meter that is not there.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print tokens and figures as JSON.")] = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -52,6 +61,7 @@ def generate(
     from engine.model.machine import resolve_device
     from engine.model.options import ComputeOptions, TorchComputeFactory
     from engine.runtime.compute import Sampling
+    from engine.runtime.energy.choose import choose_meter
     from engine.runtime.process import WorkerProcess, WorkerSetup
     from engine.runtime.request import Request
     from modelspecs import load_model
@@ -63,17 +73,29 @@ def generate(
     vocab = load_model(str(directory / "config.json")).vocab
     text, prompt_ids = _prompt(directory, vocab, prompt, ids)
     blocks = -(-(len(prompt_ids) + tokens) // BLOCK_TOKENS) + 1
-    place = resolve_device(device)
+    place, watts = resolve_device(device), _watts(hw)
     options = ComputeOptions(place, dtype, kv_blocks=blocks, block_tokens=BLOCK_TOKENS, threads=threads, max_seqs=1)
     setup = WorkerSetup(PolicySet(max_seqs=1, block_tokens=BLOCK_TOKENS, watermark_frac=0.0), flush_ns=0)
     worker = WorkerProcess(TorchComputeFactory(directory, options), setup)
     try:
         stop = frozenset() if ignore_eos else frozenset(worker.info.more.get("eos_ids", ()))
         request = Request(0, prompt_ids, tokens, 0, Sampling(temperature, seed, top_k), stop)
-        told = _streamed(worker, request, text, place, show=not (json or quiet))
+        meter = choose_meter(place, watts, uuid=worker.info.more.get("uuid")).meter
+        told = _streamed(worker, request, text, meter, show=not (json or quiet))
     finally:
         worker.stop()
     _print(told, worker.info, json, quiet)
+
+
+def _watts(hw: str | None) -> "Device | None":
+    """Return the profile that a calibration has written; None: no calibration is named."""
+    from hwprofiles.deployment import parse_deployment
+
+    if hw is None:
+        return None
+    if not (Path(hw) / "device.toml").exists():
+        raise OptionError(f"--hw {hw!r} holds no device.toml; name a folder that `afterwatt calibrate` wrote")
+    return parse_deployment(str(Path(hw) / "device.toml")).device
 
 
 def _prompt(directory: Path, vocab: int, prompt: str | None, ids: str | None) -> "tuple[Text | None, Ints]":
@@ -98,16 +120,14 @@ def _prompt(directory: Path, vocab: int, prompt: str | None, ids: str | None) ->
 
 
 def _streamed(
-    worker: "WorkerProcess", request: "Request", text: "Text | None", place: str, show: bool
+    worker: "WorkerProcess", request: "Request", text: "Text | None", meter: "Meter", show: bool
 ) -> dict[str, Any]:
     """Run one request, showing its text as it comes: tokens and times."""
     import dataclasses
     import time
 
-    from engine.runtime.energy.choose import choose_meter
     from engine.runtime.errors import EngineError
 
-    meter = choose_meter(place).meter
     meter.start()
     begin_ns = time.monotonic_ns()
     worker.submit([dataclasses.replace(request, arrival_ns=begin_ns)])
@@ -130,7 +150,8 @@ def _streamed(
             sys.stdout.write(whole[shown:sure])
             sys.stdout.flush()
             shown = max(shown, sure)
-    return _told(request, produced, token_ns, begin_ns, meter.stop(), text)
+    energy = meter.stop((time.monotonic_ns() - begin_ns) * 1e-9)
+    return _told(request, produced, token_ns, begin_ns, energy, text)
 
 
 def _told(

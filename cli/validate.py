@@ -138,7 +138,7 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     say(f"loading {wishes.model}")
     worker = WorkerProcess(TorchComputeFactory(wishes.model, options), subject.setup)
     try:
-        meter = choose_meter(options.device).meter
+        meter = choose_meter(options.device, subject.deployment.device, uuid=worker.info.more.get("uuid")).meter
         found = validate(worker, subject, plan, meter, folder, say)
     finally:
         worker.stop()

@@ -15,6 +15,7 @@ from engine.model.devices import NAMES, DtypePolicy, capability_of, device_name,
 from engine.model.graphs import PaddedDecode
 from engine.model.kv import KVPool, KVShape
 from engine.model.llama import Decoder
+from engine.model.machine import gpu_uuid
 from engine.model.memory import MemoryPlan, plan_memory
 from engine.model.options import ComputeOptions
 from engine.model.sampling import choose
@@ -93,6 +94,7 @@ class TorchCompute:
                 "compute_dtype": NAMES[model.policy.compute],
                 "graphs": self._padded is not None,
                 "threads": torch.get_num_threads(),
+                "uuid": gpu_uuid(model.device),
                 "weights_bytes": model.weights.bytes,
                 "working_bytes": model.memory.working_bytes,
                 "block_bytes": model.memory.block_bytes,

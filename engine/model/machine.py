@@ -64,6 +64,12 @@ def resolve_device(word: str) -> str:
     return f"cuda:{int(number or 0)}"
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """Return what tells a GPU from the others, whatever number CUDA gives it; None of a processor or an old torch."""
+    about = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return str(about.uuid) if hasattr(about, "uuid") else None
+
+
 def describe(device: torch.device, threads: int) -> Machine:
     """Return what a device says of itself, with so many threads of torch for work on the processor."""
     versions = {"torch": str(torch.__version__)}
@@ -74,11 +80,10 @@ def describe(device: torch.device, threads: int) -> Machine:
         return Machine("cpu", name, vendor, *sizes, capability, None, threads, "fp32", versions)
     about = torch.cuda.get_device_properties(device)
     versions |= {"cuda": str(torch.version.cuda)}
-    uuid = str(about.uuid) if hasattr(about, "uuid") else None
     dtype = "fp16" if (about.major, about.minor) in ((5, 3), (6, 0)) or about.major >= 7 else "fp32"
     capability = f"{about.major}.{about.minor}"
     sizes = (about.total_memory, getattr(about, "L2_cache_size", None))
-    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, uuid, threads, dtype, versions)
+    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, gpu_uuid(device), threads, dtype, versions)
 
 
 def _processor() -> tuple[str, str]:

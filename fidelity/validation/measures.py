@@ -50,9 +50,11 @@ def single(run: Run, metric: str) -> float | None:
 
 
 def _device_energy_j(run: Run) -> float | None:
-    """Return the joules of the device alone, which is what a meter on it sees."""
+    """Return the joules of the device alone, which is what a meter on it sees; a model of watts checks no other."""
     energy = run.summary.energy_j
-    return energy.by_component.get("gpu", energy.total if run.summary.body == "engine" else None)
+    if run.summary.body != "engine":
+        return energy.by_component.get("gpu")
+    return None if (energy.method or "").startswith("modelled") else energy.total
 
 
 def all_measures(run: Run) -> dict[str, float | None]:

@@ -41,10 +41,19 @@ def test_generate_continues_a_prompt_the_same_way_each_time(afterwatt: Command, 
     assert "4 tokens after 2" in warm.err
 
 
+def test_without_a_meter_a_profiles_watts_stand_in_and_say_so(afterwatt: Command, model: Path, folder: Path):
+    _calibrated(folder)
+    said = afterwatt("generate", "--model", "tiny", "--prompt", "x", "--tokens", "4", "--hw", "local", "--json")
+    told = json.loads(said.out)
+    assert told["energy_method"] == "rapl" or told["energy_method"].startswith("modelled: ")
+    assert told["energy_j_per_token"] == told["energy_j"] / told["output_tokens"] > 0.0
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("--model", "nowhere", "--prompt", "x"), "'nowhere' has no config.json"),
+        (("--model", "tiny", "--prompt", "x", "--hw", "elsewhere"), "--hw 'elsewhere' holds no device.toml"),
         (("--model", "tiny"), "either --prompt TEXT or --ids"),
         (("--model", "tiny", "--prompt", "x", "--ids", "1"), "either --prompt TEXT or --ids"),
         (("--model", "tiny", "--ids", "1,one"), "no list of token ids"),

@@ -7,6 +7,7 @@ away here, so that whatever is left would be a fault: of a queue, a wake-up, a r
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ from fidelity.validation.iterations import (
     read_iterations,
 )
 from fidelity.validation.load import save_load
-from fidelity.validation.measures import all_measures, compare, demerits
+from fidelity.validation.measures import all_measures, compare, demerits, single
 from fidelity.validation.session import Found, LoadRuns, Plan, Subject, config_of, predict
 from fidelity.validation.verdict import conclude, judge
 from hwprofiles.deployment import parse_deployment
@@ -178,6 +179,13 @@ def test_an_engine_that_is_slower_shows_as_such_and_exceeds_the_bounds(tmp_path:
     text = page.read_text()
     assert "exceeded" in text
     assert "TPOT p50 at 60%" in text
+
+
+@pytest.mark.parametrize(("method", "joules"), [("nvml-counter", 5.0), ("modelled: 1 W idle, 2 W busy", None)])
+def test_a_model_of_watts_checks_no_other_one(method: str, joules: float | None):
+    energy = SimpleNamespace(total=5.0, method=method, by_component={})
+    run = SimpleNamespace(summary=SimpleNamespace(body="engine", energy_j=energy))
+    assert single(run, "energy_j") == joules
 
 
 def test_unknown_keeps_no_bound():
