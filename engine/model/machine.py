@@ -66,7 +66,9 @@ def resolve_device(word: str) -> str:
 
 def gpu_uuid(device: torch.device) -> str | None:
     """Return what tells a GPU from the others, whatever number CUDA gives it; None of a processor or an old torch."""
-    about = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    about = torch.cuda.get_device_properties(device)
     return str(about.uuid) if hasattr(about, "uuid") else None
 
 
