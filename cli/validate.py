@@ -96,6 +96,8 @@ def validate(
     for name, value in (("--repetitions", repetitions), ("--requests", requests), ("--rounds", rounds)):
         if value < (2 if name == "--requests" else 1):
             raise OptionError(f"{name} {value} is too few; give at least {2 if name == '--requests' else 1}")
+    if trace is not None and not trace.strip():
+        raise OptionError(f"--trace {trace!r} names nothing; leave it out for the shipped sample")
     if not 1.0 <= shrink <= 1e6:
         raise OptionError(f"--shrink {shrink:g} must lie in 1..1,000,000; 1 leaves lengths as they are")
     wishes = Wishes(

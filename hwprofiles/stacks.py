@@ -42,6 +42,8 @@ PHASES: Final = ("prefill", "decode", "energy")
 QUANTISED_IN: Final = ("fp16", "int8")
 
 _SHARE: Final = Rule(0.002, 1.0, ((0.01, "percent"),))
+_REACHED: Final = Rule(0.002, 1.5, ((0.01, "percent"),))
+"""Of a peak that may have been measured, on a shared machine, in a slower hour."""
 _TIME: Final = Rule(0.0, 0.5, ((1e-3, "milliseconds"), (1e-6, "microseconds")))
 _SHARPNESS: Final = Rule(1.0, 100.0)
 _OPS: Final = Rule(0.0, 1000.0)
@@ -70,14 +72,14 @@ class Parameter(NamedTuple):
 
 
 PARAMETERS: Final = (
-    Parameter("mem_efficiency", _SHARE, 0.02, 1.0, kernel=True),
-    Parameter("compute_efficiency", _SHARE, 0.005, 1.0, kernel=True),
+    Parameter("mem_efficiency", _REACHED, 0.02, 1.0, kernel=True),
+    Parameter("compute_efficiency", _REACHED, 0.005, 1.0, kernel=True),
     Parameter("few_rows", Rule(0.0, 1024.0), 0.0, 0.0, kernel=True),
-    Parameter("few_rows_mem_efficiency", _SHARE, 1.0, 1.0, kernel=True),
+    Parameter("few_rows_mem_efficiency", _REACHED, 1.0, 1.0, kernel=True),
     Parameter("kernel_latency_s", _TIME, 1e-7, 2e-4, kernel=True),
     Parameter("roofline_sharpness", _SHARPNESS, 1.0, 20.0, kernel=True),
-    Parameter("attention_mem_efficiency", _SHARE, 0.005, 1.0, "attention", kernel=True),
-    Parameter("attention_compute_efficiency", _SHARE, 0.005, 1.0, "attention", kernel=True),
+    Parameter("attention_mem_efficiency", _REACHED, 0.005, 1.0, "attention", kernel=True),
+    Parameter("attention_compute_efficiency", _REACHED, 0.005, 1.0, "attention", kernel=True),
     Parameter("attention_latency_s", _TIME, 1e-7, 5e-4, "attention", kernel=True),
     Parameter("attention_block_s", _TIME, 1e-10, 1e-6, "batch", kernel=True),
     Parameter("attention_score_bytes", Rule(0.0, 200.0), 0.01, 100.0, "attention"),

@@ -5,11 +5,12 @@ from typing import Final
 import torch
 from torch.nn.functional import linear
 
-_STREAMED_ROWS: Final = 3
-"""Rows up to which, on a CPU in fp32, `linear` streams the matrix; from one more on it repacks all of it first.
+_UNPACKED_ROWS: Final = range(4, 256)
+"""Rows for which, on a CPU in fp32, oneDNN is asked to multiply the matrix as it lies.
 
-oneDNN multiplies it as it lies, in 0.5 to 0.9 of the time from 4 rows to 96, and the same from 128 on. Measured with
-torch 2.13, its MKL 2024.2 and its oneDNN 3.12 on an AVX-512 Xeon, one thread, matrices of 9 to 50 MB.
+`linear` streams the matrix past up to 3 rows, and repacks all of it first for more: oneDNN takes 0.5 to 0.9 of its time
+from 4 rows to 96, and 0.9 to 1 up to 255. From 256 on it takes longer, for some numbers of rows by a third. Measured
+with torch 2.13, its MKL 2024.2 and its oneDNN 3.12 on an AVX-512 Xeon, one thread, matrices of 9 to 50 MB.
 """
 _ONEDNN: Final = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -22,7 +23,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         weight: [outputs, inputs].
         bias: [outputs].
     """
-    if _ONEDNN and x.is_cpu and x.dtype == torch.float32 and len(x) > _STREAMED_ROWS:
+    if _ONEDNN and x.is_cpu and x.dtype == torch.float32 and len(x) in _UNPACKED_ROWS:
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return result
     return linear(x, weight, bias)

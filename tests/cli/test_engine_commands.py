@@ -107,6 +107,7 @@ def test_without_torch_a_sentence_says_what_to_install(
         (("--model", "tiny", "--requests", "1"), "too few"),
         (("--model", "tiny", "--shrink", "0.5"), "--shrink"),
         (("--model", "tiny", "--hw", "elsewhere"), "holds no device.toml"),
+        (("--model", "tiny", "--trace", ""), "--trace '' names nothing"),
         (("--model", "tiny", "--policy", "chonked"), "did you mean 'chunked'"),
         (("--model", "tiny", "--policy", "chunked+swap"), "say how many: kv=512"),
     ],

@@ -138,7 +138,7 @@ def test_batches_that_cannot_be_are_refused(tmp_path: Path):
     assert compute.step(quiet) == []
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 20, 100])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 20, 100, 255, 256, 300])
 @pytest.mark.parametrize("biased", [False, True])
 def test_products_are_those_of_linear_whichever_kernel_is_taken(rows: int, biased: bool):
     generator = torch.Generator().manual_seed(rows)
