@@ -12,6 +12,8 @@ _UNPACKED_ROWS: Final = range(4, 256)
 from 4 rows to 96, and 0.9 to 1 up to 255. From 256 on it takes longer, for some numbers of rows by a third. Measured
 with torch 2.13, its MKL 2024.2 and its oneDNN 3.12 on an AVX-512 Xeon, one thread, matrices of 9 to 50 MB.
 """
+_UNPACKED_ELEMENTS: Final = 1 << 20
+"""Elements of a matrix from which that is so: oneDNN takes 0.3 to 1.4 ms at the first use of each number of rows."""
 _ONEDNN: Final = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -23,7 +25,8 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         weight: [outputs, inputs].
         bias: [outputs].
     """
-    if _ONEDNN and x.is_cpu and x.dtype == torch.float32 and len(x) in _UNPACKED_ROWS:
+    large = weight.numel() >= _UNPACKED_ELEMENTS and len(x) in _UNPACKED_ROWS
+    if _ONEDNN and large and x.is_cpu and x.dtype == torch.float32:
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return result
     return linear(x, weight, bias)
