@@ -5,7 +5,7 @@ Unlike what it is tested on afterwards: nothing arrives as in a trace here.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Final
 
@@ -90,9 +90,10 @@ def calibration_load(
         KeyboardInterrupt: somebody ended it.
     """
     found: list[Iteration] = []
-    groups = groups_of(worker.info, setup, longest_tokens) * rounds
-    for number, group in enumerate(groups):
-        rest_s = RESTS_S[(seed + number) % len(RESTS_S)] if group.rests else 0.0
+    groups = groups_of(worker.info, setup, longest_tokens)
+    for number, (turn, group) in enumerate(product(range(rounds), groups)):
+        # From round to round each prompt comes after another rest.
+        rest_s = RESTS_S[(seed + turn + number % len(groups)) % len(RESTS_S)] if group.rests else 0.0
         requests = _requests(group.requests, rest_s, worker.info.vocab, seed + number)
         recording = undisturbed(drive(worker, requests))
         found += iterations_of(recording.steps, recording.start_ns)

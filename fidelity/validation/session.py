@@ -169,7 +169,7 @@ def _calibrate(worker: WorkerProcess, subject: Subject, plan: Plan, found: Found
     """Run the calibration load once more."""
     longest = int((plan.requests.prompt_tokens + plan.requests.output_tokens).max())
     before = probe(worker)
-    seed = plan.seed + len(found.calibration)
+    seed = plan.seed + plan.rounds * len(found.calibration_probe_s)
     found.calibration += calibration_load(worker, subject.setup, longest, plan.rounds, seed)
     found.calibration_probe_s.append((before, probe(worker)))
 
