@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.model.compute import TorchCompute, load_model
-from engine.model.options import ComputeOptions
-from engine.runtime.compute import GREEDY, StepBatch
+from afterwatt.engine.model.compute import TorchCompute, load_model
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.runtime.compute import GREEDY, StepBatch
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:

@@ -19,17 +19,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from fidelity.page.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
-from fidelity.page.page import fidelity_page, summary_of  # noqa: E402
-from fidelity.page.parity import parity_plot  # noqa: E402
-from fidelity.page.sections import other_sections  # noqa: E402
-from fidelity.page.terminal import as_text  # noqa: E402
-from fidelity.points.table import PointsError, read_points  # noqa: E402
-from fidelity.serving.replay import replay  # noqa: E402
-from fidelity.serving.replay_score import replay_text  # noqa: E402
-from fidelity.serving.run import ReplayError, read_run  # noqa: E402
-from hwprofiles.errors import HardwareError  # noqa: E402
-from sim.errors import Infeasible  # noqa: E402
+from afterwatt.fidelity.page.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
+from afterwatt.fidelity.page.page import fidelity_page, summary_of  # noqa: E402
+from afterwatt.fidelity.page.parity import parity_plot  # noqa: E402
+from afterwatt.fidelity.page.sections import other_sections  # noqa: E402
+from afterwatt.fidelity.page.terminal import as_text  # noqa: E402
+from afterwatt.fidelity.points.table import PointsError, read_points  # noqa: E402
+from afterwatt.fidelity.serving.replay import replay  # noqa: E402
+from afterwatt.fidelity.serving.replay_score import replay_text  # noqa: E402
+from afterwatt.fidelity.serving.run import ReplayError, read_run  # noqa: E402
+from afterwatt.hwprofiles.errors import HardwareError  # noqa: E402
+from afterwatt.sim.errors import Infeasible  # noqa: E402
 
 SHARED = ROOT / ".." / "shared"
 PAGE = ROOT / "docs" / "fidelity.md"

@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from traces.arrivals import Family, Gaps
-from traces.opening import open_trace
-from traces.presets import DAY_S, Lengths, Preset, parse_preset
-from traces.schema import Batch, Floats, Ints
-from traces.stats import describe
-from traces.synth import SyntheticTrace
+from afterwatt.traces.arrivals import Family, Gaps
+from afterwatt.traces.opening import open_trace
+from afterwatt.traces.presets import DAY_S, Lengths, Preset, parse_preset
+from afterwatt.traces.schema import Batch, Floats, Ints
+from afterwatt.traces.stats import describe
+from afterwatt.traces.synth import SyntheticTrace
 
 _PROBABILITIES = (
     0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75,

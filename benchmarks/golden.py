@@ -1,12 +1,12 @@
 """Digests of what some thirty small worlds write, to show that a change of form has changed no number.
 
-    python benchmarks/golden.py --write before.json           # on the code before the change
-    python benchmarks/golden.py --against before.json         # on the code after it: exit 1 and the names of what differs
+    python benchmarks/golden.py --write before.json      # on the code before the change
+    python benchmarks/golden.py --against before.json    # on the code after it; exit 1 and names where they differ
 
-Every world is a command line of `simulate`; digests are of the bytes of each table, of the summary and of the page, and of
-what the command prints. They hold for one machine and one set of library versions: other processors round powers and
-exponentials differently, so that nothing of this is stored in the repository. `--command` runs another copy of the
-program (an older checkout, or the interpreted modules).
+Every world is a command line of `simulate`; digests are of the bytes of each table, of the summary and of the page,
+and of what the command prints. They hold for one machine and one set of library versions: other processors round powers
+and exponentials differently, so that nothing of this is stored in the repository. `--command` runs another copy of
+the program (an older checkout, or the interpreted modules).
 """
 
 import argparse
@@ -14,12 +14,15 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
+
+from afterwatt.traces.sample import sample_path
 
 CHAT: Final = "--trace chat.parquet --limit 150"
 WORLDS: Final = {
@@ -41,7 +44,7 @@ WORLDS: Final = {
     "swap": f"--hw a100-40 {CHAT} --rate 12 --policy swap+kv=400 --decisions",
     "recompute": f"--hw a100-40 {CHAT} --rate 12 --policy kv=400+budget=512 --decisions",
     "prefill-first-swap": f"--hw a10 {CHAT} --rate 6 --policy prefill-first+swap+kv=300 --decisions",
-    "single-step": f"--hw m40 --trace chat.parquet --limit 30 --single-step --decisions",
+    "single-step": "--hw m40 --trace chat.parquet --limit 30 --single-step --decisions",
     "seats": f"--hw a100-80 {CHAT} --rate 20 --policy seqs=7+budget=600 --decisions",
     "queue-bound": f"--hw m40 {CHAT} --rate 3 --policy queue=5 --slo ttft=2s,tpot=200ms",
     "moe": f"--hw a100-80 --model mixtral-8x7b --precision int4 {CHAT} --rate 3",
@@ -50,7 +53,7 @@ WORLDS: Final = {
     "users": "--hw a100-80 --users 12 --requests 80 --think 2s --trace chat.parquet --seed 5",
     "static": "--hw p40 --precision int4 --batch 8 --prompt 512 --output 128",
     "horizon": f"--hw m40 {CHAT} --rate 1 --horizon 200s --warmup 20s --decisions",
-    "replications": f"--hw l4 --trace synth:chat?rate=1&n=80 --replications 3",
+    "replications": "--hw l4 --trace synth:chat?rate=1&n=80 --replications 3",
     "crossed": f"--hw m40 --hw a100-80 --policy chunked --policy prefill-first {CHAT} --rate 0.2 --site fr --site pl",
     "llama-cpp": f"--hw rtx3090 --stack llama.cpp-cuda --stack vllm --precision int4 {CHAT}",
     "slots-front": f"--hw 2xm40 {CHAT} --rate 0.3 --host-share slots --allocation front-loaded --embodied act",
@@ -69,6 +72,7 @@ def run_world(name: str, command: list[str]) -> dict[str, str]:
     page = [] if name in WITH_PAGE else ["--no-report"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "110", "NO_COLOR": "1"}
     with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(sample_path(), folder)  # found there first: its place is part of a manifest
         said = subprocess.run(
             [*command, *shlex.split(WORLDS[name].replace("&", r"\&")), *page, "--out", "world"],
             cwd=folder,
@@ -81,7 +85,7 @@ def run_world(name: str, command: list[str]) -> dict[str, str]:
         if said.returncode:
             found["error"] = said.stderr.strip()
         for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
+            if path.is_file() and path.name != sample_path().name:
                 found[path.relative_to(folder).as_posix()] = digest(path)
     return found
 

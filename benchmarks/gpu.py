@@ -27,20 +27,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.model.bench import TorchBench
-from engine.model.compute import LoadedModel, TorchCompute, load_model
-from engine.model.config import ModelConfig, Rope
-from engine.model.devices import DTYPES, capability_of, device_name, dtype_policy
-from engine.model.machine import gpu_uuid, resolve_device
-from engine.model.memory import plan_memory
-from engine.model.options import ComputeOptions
-from engine.model.random_checkpoint import shrunk, write_random
-from engine.model.weights import allocate
-from engine.runtime.compute import GREEDY, StepBatch
-from engine.runtime.energy.choose import choose_meter
-from engine.runtime.probes import QUICK, interleaved
-from modelspecs import load_model as load_spec
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.model.bench import TorchBench
+from afterwatt.engine.model.compute import LoadedModel, TorchCompute, load_model
+from afterwatt.engine.model.config import ModelConfig, Rope
+from afterwatt.engine.model.devices import DTYPES, capability_of, device_name, dtype_policy
+from afterwatt.engine.model.machine import gpu_uuid, resolve_device
+from afterwatt.engine.model.memory import plan_memory
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.model.random_checkpoint import shrunk, write_random
+from afterwatt.engine.model.weights import allocate
+from afterwatt.engine.runtime.compute import GREEDY, StepBatch
+from afterwatt.engine.runtime.energy.choose import choose_meter
+from afterwatt.engine.runtime.probes import QUICK, interleaved
+from afterwatt.modelspecs import load_model as load_spec
+from afterwatt.modelspecs.spec import ModelSpec
 
 DECODE_TARGET = 0.60
 PARITY_TARGET = 1e-4

@@ -26,21 +26,21 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-import sim.run
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from modelspecs.precision import load_precision
-from policies.config import parse_policies
-from reports.rundir import RunWriter
-from sim.body import Body
-from sim.capacity import measure_capacity
-from sim.config import RunConfig
-from sim.run import memory_of, simulate
-from sim.workload import TraceWorkload
-from traces import open_trace
-from traces.schema import Batch, Trace, TraceInfo
+import afterwatt.sim.run
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
+from afterwatt.policies.config import parse_policies
+from afterwatt.reports.rundir import RunWriter
+from afterwatt.sim.body import Body
+from afterwatt.sim.capacity import measure_capacity
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.run import memory_of, simulate
+from afterwatt.sim.workload import TraceWorkload
+from afterwatt.traces import open_trace
+from afterwatt.traces.schema import Batch, Trace, TraceInfo
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "traces"
 UNIT_EVENTS = 100_000
@@ -160,11 +160,11 @@ def timed(call: Callable[[], object]) -> float:
 
 
 PHASES = (
-    (sim.run, "simulate", "all of it"),
+    (afterwatt.sim.run, "simulate", "all of it"),
     (Body, "run", "event loops: the run's and the capacity measurement's"),
     (Body, "_settle", "of them, settling strides: energy, gaps, time series, rows"),
-    (sim.run, "measure_capacity", "measuring capacity"),
-    (sim.run, "_close", "closing: capacity, energy, carbon, cost, summary"),
+    (afterwatt.sim.run, "measure_capacity", "measuring capacity"),
+    (afterwatt.sim.run, "_close", "closing: capacity, energy, carbon, cost, summary"),
     (RunWriter, "__exit__", "committing the files to disk"),
 )
 
@@ -193,7 +193,7 @@ def print_phases(case: Case, rounds: int) -> None:
             if number == 1:
                 spent.clear()  # the first round warms up
             units.append(unit_s())
-            sim.run.simulate(case.config, Path(folder) / "run", overwrite=True)
+            afterwatt.sim.run.simulate(case.config, Path(folder) / "run", overwrite=True)
     unit = statistics.median(units)
     for label, times in spent.items():
         each = sum(times) / rounds / case.requests

@@ -11,16 +11,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from modelspecs.precision import load_precision
-from policies.config import parse_policies
-from sim.config import RunConfig
-from sim.run import simulate
-from sim.workload import TraceWorkload
-from traces import open_trace
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
+from afterwatt.policies.config import parse_policies
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.run import simulate
+from afterwatt.sim.workload import TraceWorkload
+from afterwatt.traces import open_trace
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-"""`python -m cli`: the same as `afterwatt`."""
+"""`python -m afterwatt.cli`: the same as `afterwatt`."""
 
-from cli.main import main
+from afterwatt.cli.main import main
 
 main()

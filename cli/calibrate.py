@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cli import flags
-from cli.errors import OptionError
-from cli.extra import needs_engine
+from afterwatt.cli import flags
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.extra import needs_engine
 
 if TYPE_CHECKING:
-    from engine.runtime.probes import Stat
-    from fidelity.calibrate.files import Written
-    from fidelity.calibrate.measure import Calibration
+    from afterwatt.engine.runtime.probes import Stat
+    from afterwatt.fidelity.calibrate.files import Written
+    from afterwatt.fidelity.calibrate.measure import Calibration
 
 _MOST_THREADS: Final = 1024
 
@@ -46,10 +46,10 @@ def calibrate(
         raise OptionError(f"--threads {threads} must lie in 1..{_MOST_THREADS}")
     import dataclasses
 
-    from engine.model.machine import resolve_device
-    from engine.runtime.probes import effort_for
-    from fidelity.calibrate.files import RAW, write_calibration
-    from fidelity.calibrate.measure import calibrate as measure
+    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.runtime.probes import effort_for
+    from afterwatt.fidelity.calibrate.files import RAW, write_calibration
+    from afterwatt.fidelity.calibrate.measure import calibrate as measure
 
     found = resolve_device(device)
     folder = _made(out, "--out")
@@ -88,7 +88,7 @@ def _nothing(_: str) -> None:
 
 
 def _print(told: "Calibration", written: "Written") -> None:
-    from cli.tables import Column, print_table
+    from afterwatt.cli.tables import Column, print_table
 
     columns = [Column("", folds=False), Column("value", right=True), Column("10 to 90 %", right=True)]
     columns += [Column("of the datasheet", right=True), Column("", spare=True)]
@@ -147,7 +147,7 @@ def _others(told: "Calibration") -> list[list[str]]:
 
 def _cells(stat: "Stat", unit: str) -> list[str]:
     """Write a median with its unit, and the ends of its spread in the same."""
-    from reports.format import number, prefix_of
+    from afterwatt.reports.format import number, prefix_of
 
     if unit == "s":
         factor, prefixed = 1e-6, "µs"

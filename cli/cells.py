@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.errors import OptionError
-from cli.settings import AUTO, Settings
-from cli.workloads import Arrivals
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.settings import AUTO, Settings
+from afterwatt.cli.workloads import Arrivals
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
-    from hwprofiles.grid import HourlyGrid
-    from sim.config import CarbonOptions, RunConfig
+    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.grid import HourlyGrid
+    from afterwatt.sim.config import CarbonOptions, RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ def resolve(
         HardwareError, ModelError, PolicyError: a name or a file is wrong.
         OptionError: the start of an hourly grid is not known.
     """
-    from hwprofiles.catalogue import load_site
-    from hwprofiles.stacks import default_stack, load_stack
-    from modelspecs import load_model, load_precision
-    from policies.config import parse_policies
-    from sim.config import RunConfig, Slo
-    from sim.run import books_options
+    from afterwatt.hwprofiles.catalogue import load_site
+    from afterwatt.hwprofiles.stacks import default_stack, load_stack
+    from afterwatt.modelspecs import load_model, load_precision
+    from afterwatt.policies.config import parse_policies
+    from afterwatt.sim.config import RunConfig, Slo
+    from afterwatt.sim.run import books_options
 
     deployment = _deployment(cell.hw)
     site = load_site(cell.site)
@@ -91,9 +91,9 @@ def resolve(
 
 def _deployment(word: str) -> "Deployment":
     """Read a deployment; a file that describes a device rather than a deployment stands for one such card."""
-    from hwprofiles.catalogue import load_device
-    from hwprofiles.deployment import make_deployment, parse_deployment
-    from hwprofiles.errors import HardwareError
+    from afterwatt.hwprofiles.catalogue import load_device
+    from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+    from afterwatt.hwprofiles.errors import HardwareError
 
     try:
         if word.endswith(".toml") and _describes_device(Path(word)):
@@ -113,7 +113,7 @@ def _describes_device(path: Path) -> bool:
 
 def open_series(settings: Settings) -> "HourlyGrid | None":
     """Read the hourly series of --grid, once for all cells; None where none is asked for."""
-    from hwprofiles.gridfiles import load_grid
+    from afterwatt.hwprofiles.gridfiles import load_grid
 
     if settings.grid is None:
         return None
@@ -121,7 +121,7 @@ def open_series(settings: Settings) -> "HourlyGrid | None":
 
 
 def _carbon(settings: Settings, grid: "HourlyGrid | None") -> "CarbonOptions":
-    from sim.config import CarbonOptions
+    from afterwatt.sim.config import CarbonOptions
 
     chosen = {
         "basis": settings.basis,

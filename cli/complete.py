@@ -7,7 +7,7 @@ _COUNT = re.compile(r"(\d+x)(.*)")
 
 def hardware(incomplete: str) -> list[str]:
     """Complete a device, also behind a count: `4xm` to `4xm40`."""
-    from hwprofiles import ALIASES, device_names
+    from afterwatt.hwprofiles import ALIASES, device_names
 
     counted = _COUNT.fullmatch(incomplete)
     prefix, rest = counted.groups() if counted else ("", incomplete)
@@ -16,7 +16,7 @@ def hardware(incomplete: str) -> list[str]:
 
 def profile(incomplete: str) -> list[str]:
     """Complete any hardware profile."""
-    from hwprofiles import ALIASES, device_names, host_names, link_names, site_names, storage_names
+    from afterwatt.hwprofiles import ALIASES, device_names, host_names, link_names, site_names, storage_names
 
     names = {*device_names(), *ALIASES, *host_names(), *link_names(), *site_names(), *storage_names()}
     return sorted(name for name in names if name.startswith(incomplete))
@@ -24,37 +24,37 @@ def profile(incomplete: str) -> list[str]:
 
 def model(incomplete: str) -> list[str]:
     """Complete a model."""
-    from modelspecs import model_names
+    from afterwatt.modelspecs import model_names
 
     return [name for name in model_names() if name.startswith(incomplete)]
 
 
 def precision(incomplete: str) -> list[str]:
     """Complete a precision."""
-    from modelspecs import PRECISIONS
+    from afterwatt.modelspecs import PRECISIONS
 
     return [name for name in PRECISIONS if name.startswith(incomplete)]
 
 
 def site(incomplete: str) -> list[str]:
     """Complete a site."""
-    from hwprofiles import site_names
+    from afterwatt.hwprofiles import site_names
 
     return [name for name in site_names() if name.startswith(incomplete)]
 
 
 def stack(incomplete: str) -> list[str]:
     """Complete a software stack."""
-    from hwprofiles.stacks import stack_names
+    from afterwatt.hwprofiles.stacks import stack_names
 
     return [name for name in stack_names() if name.startswith(incomplete)]
 
 
 def policy(incomplete: str) -> list[str]:
     """Complete the last word of a policy set: `chunked+sw` to `chunked+swap`."""
-    from policies.batching import BATCHING
-    from policies.config import PREEMPTION
-    from policies.routing import ROUTING
+    from afterwatt.policies.batching import BATCHING
+    from afterwatt.policies.config import PREEMPTION
+    from afterwatt.policies.routing import ROUTING
 
     before, plus, last = incomplete.rpartition("+")
     words = [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", "budget=", "seqs=", "block=", "queue="]
@@ -64,27 +64,27 @@ def policy(incomplete: str) -> list[str]:
 
 def embodied(incomplete: str) -> list[str]:
     """Complete an embodied method."""
-    from hwprofiles.embodied import METHODS
+    from afterwatt.hwprofiles.embodied import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]
 
 
 def allocation(incomplete: str) -> list[str]:
     """Complete an allocation."""
-    from hwprofiles.lives import ALLOCATIONS
+    from afterwatt.hwprofiles.lives import ALLOCATIONS
 
     return [name for name in ALLOCATIONS if name.startswith(incomplete)]
 
 
 def preset(incomplete: str) -> list[str]:
     """Complete a workload preset."""
-    from traces import preset_names
+    from afterwatt.traces import preset_names
 
     return [name for name in (*preset_names(), "fixed") if name.startswith(incomplete)]
 
 
 def trace_format(incomplete: str) -> list[str]:
     """Complete a trace format."""
-    from traces import FORMATS
+    from afterwatt.traces import FORMATS
 
     return [name for name in FORMATS if name.startswith(incomplete)]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli import flags
-from cli.errors import OptionError
+from afterwatt.cli import flags
+from afterwatt.cli.errors import OptionError
 
 
 def doctor(
@@ -18,22 +18,22 @@ def doctor(
     """Look at python, torch, GPUs, energy meters, memory and disk, and say what to do about what is amiss."""
     import dataclasses
 
-    from engine.runtime.doctor import examine
+    from afterwatt.engine.runtime.doctor import examine
 
     if not Path(folder).is_dir():
         raise OptionError(f"--dir {folder!r} is no folder; give one on the disk to be looked at")
     facts = None
     if importlib.util.find_spec("torch") is not None:
-        from engine.model.about import torch_facts
+        from afterwatt.engine.model.about import torch_facts
 
         facts = torch_facts()
     findings = examine(Path(folder), facts)
     if json:
-        from reports.schema import to_json
+        from afterwatt.reports.schema import to_json
 
         sys.stdout.write(to_json([dataclasses.asdict(one) for one in findings]))
         return
-    from cli.tables import Column, print_table
+    from afterwatt.cli.tables import Column, print_table
 
     columns = [Column("", folds=False), Column("", folds=False), Column("found"), Column("what to do")]
     print_table(columns, [[one.topic, one.status, one.said, one.way_out] for one in findings])

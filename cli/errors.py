@@ -25,15 +25,15 @@ def exit_code_of(fault: BaseException) -> int | None:
     """Give the exit code of an error that is the user's to mend; None for one that is ours, and keeps its traceback."""
     import typer
 
-    from engine.runtime.errors import EngineError
-    from fidelity.kernels.table import KernelTableError
-    from fidelity.points.table import PointsError
-    from hwprofiles.errors import HardwareError
-    from modelspecs.errors import ModelError
-    from policies.errors import PolicyError
-    from reports.errors import ReportError
-    from sim.errors import Infeasible
-    from traces.errors import TraceError
+    from afterwatt.engine.runtime.errors import EngineError
+    from afterwatt.fidelity.kernels.table import KernelTableError
+    from afterwatt.fidelity.points.table import PointsError
+    from afterwatt.hwprofiles.errors import HardwareError
+    from afterwatt.modelspecs.errors import ModelError
+    from afterwatt.policies.errors import PolicyError
+    from afterwatt.reports.errors import ReportError
+    from afterwatt.sim.errors import Infeasible
+    from afterwatt.traces.errors import TraceError
 
     if isinstance(fault, Infeasible):
         return INFEASIBLE

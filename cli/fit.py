@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import complete, flags
-from cli.errors import OptionError
+from afterwatt.cli import complete, flags
+from afterwatt.cli.errors import OptionError
 
 if TYPE_CHECKING:
-    from fidelity.fit.report import Errors, FitReport
+    from afterwatt.fidelity.fit.report import Errors, FitReport
 
 _MOST_ROWS = 400
 FOLDS = 12
@@ -72,10 +72,10 @@ def fit(
     Points are runs of the simulator; parameters start from the prior's values and leave them as far as the points say.
     Use the profile with `simulate --stack FILE.toml`.
     """
-    from fidelity.fit.priors import SHIPPED
-    from fidelity.fit.report import fit_table
-    from fidelity.points.table import read_points
-    from hwprofiles.stacks import load_pools
+    from afterwatt.fidelity.fit.priors import SHIPPED
+    from afterwatt.fidelity.fit.report import fit_table
+    from afterwatt.fidelity.points.table import read_points
+    from afterwatt.hwprofiles.stacks import load_pools
 
     if prior != SHIPPED:
         load_pools(prior)  # says what is wrong with it, before anything is computed
@@ -88,7 +88,7 @@ def fit(
         report = fit_table(points, start, stack, FOLDS)
         written = [] if out is None else _write(report, Path(out), overwrite)
         if json:
-            from reports.schema import to_json
+            from afterwatt.reports.schema import to_json
 
             sys.stdout.write(to_json({"prior": prior, "kernels": kernels, **_as_json(report, written)}))
         elif not quiet:
@@ -101,7 +101,7 @@ def _write_kernels_alone(kernels: str | None, stack: str | None, prior: str, out
         raise OptionError("afterwatt fit needs a TABLE of measured points, or --kernels with --stack and --out")
     if out is None or not out.endswith(".toml"):
         raise OptionError(f"--out {out!r} must be a .toml where only --kernels are given: one profile is written")
-    from fidelity.fit.profile import write_profile
+    from afterwatt.fidelity.fit.profile import write_profile
 
     path = Path(out)
     if path.exists() and not overwrite:
@@ -118,7 +118,7 @@ def _write_kernels_alone(kernels: str | None, stack: str | None, prior: str, out
 
 def _with_kernels(kernels: str, stack: str | None, prior: str, folder: Path) -> str:
     """Write the prior that kernel times have gone into, and give its path."""
-    from fidelity.fit.kernels import write_kernel_prior
+    from afterwatt.fidelity.fit.kernels import write_kernel_prior
 
     if stack is None:
         raise OptionError(f"--kernels {kernels!r} is told to the prior of one stack; name it with --stack")
@@ -129,7 +129,7 @@ def _with_kernels(kernels: str, stack: str | None, prior: str, folder: Path) -> 
 
 def _write(report: "FitReport", out: Path, overwrite: bool) -> list[Path]:
     """Write the profiles: whole, or not at all."""
-    from fidelity.fit.profile import write_profile
+    from afterwatt.fidelity.fit.profile import write_profile
 
     stacks = report.stacks
     if out.suffix == ".toml":
@@ -153,7 +153,7 @@ def _write(report: "FitReport", out: Path, overwrite: bool) -> list[Path]:
 
 
 def _print(report: "FitReport", written: list[Path]) -> None:
-    from cli.tables import Column, print_table
+    from afterwatt.cli.tables import Column, print_table
 
     for name in report.stacks:
         _print_moves(report, name)
@@ -170,8 +170,8 @@ def _print(report: "FitReport", written: list[Path]) -> None:
 
 
 def _print_moves(report: "FitReport", stack: str) -> None:
-    from cli.tables import Column, print_table
-    from reports.format import number
+    from afterwatt.cli.tables import Column, print_table
+    from afterwatt.reports.format import number
 
     rows = [
         [move.pool, move.name, number(move.prior), number(move.value), f"{number(move.low)} to {number(move.high)}"]
@@ -188,7 +188,7 @@ def _print_moves(report: "FitReport", stack: str) -> None:
 
 
 def _print_left_out(report: "FitReport") -> None:
-    from cli.tables import Column, print_table
+    from afterwatt.cli.tables import Column, print_table
 
     if not report.refusals:
         return

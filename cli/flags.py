@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli import complete
+from afterwatt.cli import complete
 
 Words = list[str] | None
 Text = str | None

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cli import flags
-from cli.errors import OptionError
-from cli.extra import needs_engine
+from afterwatt.cli import flags
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.extra import needs_engine
 
 if TYPE_CHECKING:
-    from engine.runtime.compute import ComputeInfo, Ints
-    from engine.runtime.energy.reading import Meter, Reading
-    from engine.runtime.process import WorkerProcess
-    from engine.runtime.request import Request
-    from engine.runtime.text import Text
-    from hwprofiles.devices import Device
+    from afterwatt.engine.runtime.compute import ComputeInfo, Ints
+    from afterwatt.engine.runtime.energy.reading import Meter, Reading
+    from afterwatt.engine.runtime.process import WorkerProcess
+    from afterwatt.engine.runtime.request import Request
+    from afterwatt.engine.runtime.text import Text
+    from afterwatt.hwprofiles.devices import Device
 
 BLOCK_TOKENS: Final = 16
 
@@ -58,14 +58,14 @@ def generate(
         raise OptionError(f"{wrong} is out of range; --tokens is at least 1, --temperature and --top-k are 0 or more")
     if (prompt is None) == (ids is None):
         raise OptionError("give either --prompt TEXT or --ids 1,2,3")
-    from engine.model.machine import resolve_device
-    from engine.model.options import ComputeOptions, TorchComputeFactory
-    from engine.runtime.compute import Sampling
-    from engine.runtime.energy.choose import choose_meter
-    from engine.runtime.process import WorkerProcess, WorkerSetup
-    from engine.runtime.request import Request
-    from modelspecs import load_model
-    from policies.config import PolicySet
+    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.model.options import ComputeOptions, TorchComputeFactory
+    from afterwatt.engine.runtime.compute import Sampling
+    from afterwatt.engine.runtime.energy.choose import choose_meter
+    from afterwatt.engine.runtime.process import WorkerProcess, WorkerSetup
+    from afterwatt.engine.runtime.request import Request
+    from afterwatt.modelspecs import load_model
+    from afterwatt.policies.config import PolicySet
 
     directory = Path(model)
     if not (directory / "config.json").exists():
@@ -89,7 +89,7 @@ def generate(
 
 def _watts(hw: str | None) -> "Device | None":
     """Return the profile that a calibration has written; None: no calibration is named."""
-    from hwprofiles.deployment import parse_deployment
+    from afterwatt.hwprofiles.deployment import parse_deployment
 
     if hw is None:
         return None
@@ -102,7 +102,7 @@ def _prompt(directory: Path, vocab: int, prompt: str | None, ids: str | None) ->
     """Return how tokens spell text (None: nothing tells), and the prompt's tokens."""
     import numpy as np
 
-    from engine.runtime.text import text_of
+    from afterwatt.engine.runtime.text import text_of
 
     text = text_of(directory, vocab)
     if ids is not None:
@@ -126,7 +126,7 @@ def _streamed(
     import dataclasses
     import time
 
-    from engine.runtime.errors import EngineError
+    from afterwatt.engine.runtime.errors import EngineError
 
     meter.start()
     begin_ns = time.monotonic_ns()
@@ -177,8 +177,8 @@ def _told(
 
 
 def _print(told: dict[str, Any], info: "ComputeInfo", json: bool, quiet: bool) -> None:
-    from reports.format import duration, number
-    from reports.schema import to_json
+    from afterwatt.reports.format import duration, number
+    from afterwatt.reports.schema import to_json
 
     if json:
         sys.stdout.write(to_json(told))

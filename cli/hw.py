@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cli import complete, flags
-from cli.errors import OptionError, near
+from afterwatt.cli import complete, flags
+from afterwatt.cli.errors import OptionError, near
 
 if TYPE_CHECKING:
-    from hwprofiles.describe import CatalogueRow, Row
-    from hwprofiles.devices import Device
+    from afterwatt.hwprofiles.describe import CatalogueRow, Row
+    from afterwatt.hwprofiles.devices import Device
 
 KINDS: Final[Mapping[str, str]] = {
     "gpus": "device",
@@ -32,7 +32,7 @@ def list_profiles(
     json: flags.ListJson = False,
 ) -> None:
     """List the profiles that ship: GPUs, hosts, disks, links, sites."""
-    from hwprofiles import describe_catalogue
+    from afterwatt.hwprofiles import describe_catalogue
 
     if kind not in {*KINDS, "all"}:
         raise OptionError(f"--kind {kind!r} is unknown{near(kind, [*KINDS, 'all'])}")
@@ -73,9 +73,9 @@ def describe(name: str, kind: str = "gpus") -> list["Row"]:
     Raises:
         HardwareError: nothing of that name, or a file that is wrong.
     """
-    from hwprofiles import ALIASES, catalogue
-    from hwprofiles.describe import describe_profile
-    from hwprofiles.errors import unknown_name
+    from afterwatt.hwprofiles import ALIASES, catalogue
+    from afterwatt.hwprofiles.describe import describe_profile
+    from afterwatt.hwprofiles.errors import unknown_name
 
     loaders: dict[str, tuple[Sequence[str], Callable[[str], Any]]] = {
         "gpus": ((*catalogue.device_names(), *ALIASES), catalogue.load_device),
@@ -95,8 +95,8 @@ def describe(name: str, kind: str = "gpus") -> list["Row"]:
 
 
 def _print_gpus(keys: Sequence[str]) -> None:
-    from cli.tables import Column, print_table
-    from hwprofiles import load_device
+    from afterwatt.cli.tables import Column, print_table
+    from afterwatt.hwprofiles import load_device
 
     devices = sorted(map(load_device, keys), key=lambda device: (device.year, device.name))
     columns = [Column("name", folds=False), Column("card", folds=False, spare=True), Column("year")]
@@ -114,13 +114,13 @@ _LEGEND: Final = "facts: d from a datasheet, m measured, f fitted, a assumed."
 
 
 def _gpu_row(device: "Device") -> list[str]:
-    from hwprofiles import ALIASES
-    from reports.format import number
+    from afterwatt.hwprofiles import ALIASES
+    from afterwatt.reports.format import number
 
     names = [device.key, *(alias for alias, key in ALIASES.items() if key == device.key)]
     rates = [number(rate / 1e12) if (rate := device.flops_per_s.get(form)) else "none" for form in ("fp16", "fp32")]
     used = "–" if device.price_used_usd is None else f"{device.price_used_usd:,.0f}"
-    from hwprofiles.describe import describe_profile
+    from afterwatt.hwprofiles.describe import describe_profile
 
     return [
         min(names, key=len),
@@ -136,7 +136,7 @@ def _gpu_row(device: "Device") -> list[str]:
 
 
 def _print_rows(rows: Sequence["CatalogueRow"]) -> None:
-    from cli.tables import Column, print_table
+    from afterwatt.cli.tables import Column, print_table
 
     columns = [Column("name", folds=False), Column("what"), Column(""), Column("facts", folds=False)]
     print_table(columns, [[row.key, row.name, row.summary, _short(_trust_of(row))] for row in rows], note=_LEGEND)
@@ -158,7 +158,7 @@ def _short(counts: Mapping[str, int]) -> str:
 
 
 def _print_profile(rows: Sequence["Row"]) -> None:
-    from cli.tables import Column, Footnotes, print_table
+    from afterwatt.cli.tables import Column, Footnotes, print_table
 
     sources = Footnotes()
     plain = {row.field: str(row.value) for row in rows if not row.kind}
@@ -177,7 +177,7 @@ def _print_profile(rows: Sequence["Row"]) -> None:
 
 def _value(row: "Row") -> str:
     """Write a value with its unit and interval: `57 W (50 to 65)`."""
-    from reports.format import duration, prefix_of
+    from afterwatt.reports.format import duration, prefix_of
 
     if isinstance(row.value, str | int):
         return str(row.value)
@@ -195,7 +195,7 @@ def _value(row: "Row") -> str:
 
 def _short_number(value: float) -> str:
     """Write four digits at most, and no zeros behind the point that say nothing."""
-    from reports.format import number
+    from afterwatt.reports.format import number
 
     text = number(value, 4)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
@@ -217,7 +217,7 @@ def _row_json(row: "Row") -> dict[str, Any]:
 
 
 def _print_json(data: object) -> None:
-    from reports.schema import to_json
+    from afterwatt.reports.schema import to_json
 
     sys.stdout.write(to_json(data))
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cli.workloads import Arrivals
-    from sim.config import RunConfig
+    from afterwatt.cli.workloads import Arrivals
+    from afterwatt.sim.config import RunConfig
 
 
 def digest_of(config: "RunConfig", workload: Mapping[str, Any]) -> str:
@@ -56,7 +56,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON has a word for
     """Turn a configuration into lists, dicts, numbers and text; of a fact, what a simulation can see of it."""
     import numpy as np
 
-    from hwprofiles.facts import Fact
+    from afterwatt.hwprofiles.facts import Fact
 
     if isinstance(value, Fact):
         return [float(value), value.low, value.high]

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from cli import (
+from afterwatt.cli import (
     calibrate,
     doctor,
     fit,
@@ -24,9 +24,9 @@ from cli import (
     trace,
     validate,
 )
-from cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
-from cli.help import Sectioned
-from cli.simulate import simulate
+from afterwatt.cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
+from afterwatt.cli.help import Sectioned
+from afterwatt.cli.simulate import simulate
 
 Commands = tuple[str, Mapping[str, Callable[..., Any]]]
 GROUPS: Final[Mapping[str, Commands]] = {

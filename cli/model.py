@@ -7,22 +7,22 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from cli import complete, flags
-from cli.extra import needs_engine
+from afterwatt.cli import complete, flags
+from afterwatt.cli.extra import needs_engine
 
 
 def list_models(json: flags.ListJson = False) -> None:
     """List the models that ship."""
-    from modelspecs import describe_catalogue
+    from afterwatt.modelspecs import describe_catalogue
 
     found = describe_catalogue()
     if json:
-        from reports.schema import to_json
+        from afterwatt.reports.schema import to_json
 
         sys.stdout.write(to_json([row._asdict() for row in found]))
         return
-    from cli.tables import Column, print_table
-    from reports.format import quantity
+    from afterwatt.cli.tables import Column, print_table
+    from afterwatt.reports.format import quantity
 
     rows = [
         [
@@ -50,15 +50,15 @@ def show(
     json: flags.ListJson = False,
 ) -> None:
     """Print a model's shape, counts, bytes and work, with sources."""
-    from modelspecs import describe_model, load_model
+    from afterwatt.modelspecs import describe_model, load_model
 
     rows = describe_model(name)
     if json:
-        from reports.schema import to_json
+        from afterwatt.reports.schema import to_json
 
         sys.stdout.write(to_json([row._asdict() for row in rows]))
         return
-    from cli.tables import Column, Footnotes, print_table
+    from afterwatt.cli.tables import Column, Footnotes, print_table
 
     sources = Footnotes()
     cells = [[row.label, row.value, sources.cite(row.source)] for row in rows]
@@ -97,8 +97,8 @@ def make_random(
     With --hidden alone, heads and FFN shrink along.
     """
     needs_engine("model make-random")
-    from engine.model.random_checkpoint import shrunk, write_random
-    from modelspecs import load_model
+    from afterwatt.engine.model.random_checkpoint import shrunk, write_random
+    from afterwatt.modelspecs import load_model
 
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     spec = shrunk(load_model(like), **sizes, ffn=ffn, vocab=vocab, max_context=max_context)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cli.errors import OptionError, near
+from afterwatt.cli.errors import OptionError, near
 
 if TYPE_CHECKING:
-    from sim.config import Slo
+    from afterwatt.sim.config import Slo
 
 Parser: TypeAlias = Callable[[object, str], object]
 
@@ -103,7 +103,7 @@ def duration_s(value: object, where: str) -> float:
 
 def slo(value: object, where: str) -> "Slo":
     """Read a service level such as `ttft=1s,tpot=200ms,e2e=30s`; each part may be left out, one must be there."""
-    from sim.config import Slo
+    from afterwatt.sim.config import Slo
 
     limits: dict[str, float] = {}
     for part in text(value, where).split(","):

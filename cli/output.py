@@ -3,12 +3,12 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cli.tables import Column, print_table
+from afterwatt.cli.tables import Column, print_table
 
 if TYPE_CHECKING:
-    from cli.plan import Plan, PlannedCell
-    from cli.replications import Estimate
-    from cli.study import Study
+    from afterwatt.cli.plan import Plan, PlannedCell
+    from afterwatt.cli.replications import Estimate
+    from afterwatt.cli.study import Study
 
 
 def complain(text: str) -> None:
@@ -18,7 +18,7 @@ def complain(text: str) -> None:
 
 def print_study(study: "Study") -> None:
     """Print the table of a run or a study, the intervals over seeds, and where the report lies."""
-    from reports.terminal import default_console, print_runs
+    from afterwatt.reports.terminal import default_console, print_runs
 
     console = default_console()
     print_runs(study.runs, console)
@@ -34,8 +34,8 @@ def print_study(study: "Study") -> None:
 
 def print_json(study: "Study") -> None:
     """Print summary.json of a single run, a list of them for a study (cell by cell, seed by seed)."""
-    from reports.rundir import Run
-    from reports.schema import read_json, to_json
+    from afterwatt.reports.rundir import Run
+    from afterwatt.reports.schema import read_json, to_json
 
     def summary(run: Run) -> Any:  # noqa: ANN401 - JSON
         return read_json(run.path / "summary.json")
@@ -54,7 +54,7 @@ def _print_remarks(study: "Study") -> None:
 
 def _print_estimates(study: "Study") -> None:
     """Print means and half-widths, headlines down, cells across."""
-    from cli.replications import HEADLINES
+    from afterwatt.cli.replications import HEADLINES
 
     seeds = study.plan.seeds
     known = {
@@ -70,7 +70,7 @@ def _print_estimates(study: "Study") -> None:
 
 
 def _written(place: str, value: "Estimate | None") -> str:
-    from reports.format import UNKNOWN, number
+    from afterwatt.reports.format import UNKNOWN, number
 
     if value is None:
         return UNKNOWN
@@ -81,7 +81,7 @@ def _written(place: str, value: "Estimate | None") -> str:
 
 
 def _unit(place: str, mean: float) -> tuple[float, str]:
-    from reports.format import prefix_of
+    from afterwatt.reports.format import prefix_of
 
     quantity = next((unit for part, unit in (("_s.", "s"), ("gco2e", "g"), ("energy_j", "J")) if part in place), "")
     if place.startswith("load.offered"):
@@ -96,11 +96,11 @@ def print_plan(plan: "Plan") -> None:
     """Print the runs of a study without running them."""
     rows = [_plan_row(plan, cell) for cell in plan.cells]
     if plan.settings.json:
-        from reports.schema import to_json
+        from afterwatt.reports.schema import to_json
 
         sys.stdout.write(to_json({"path": str(plan.path), "seeds": list(plan.seeds), "cells": rows}))
         return
-    from reports.format import plural
+    from afterwatt.reports.format import plural
 
     columns = [Column(name) for name in ("hw", "model", "precision", "stack", "policy", "site", "state")]
     seeds = f" under {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""

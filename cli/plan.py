@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cli.cells import Cell, cross, open_series, resolve
-from cli.errors import OptionError
-from cli.identity import digest_of, workload_identity
-from cli.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
-from cli.settings import AUTO, Settings
-from cli.workloads import Arrivals, open_arrivals, same_for_every_seed
+from afterwatt.cli.cells import Cell, cross, open_series, resolve
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.identity import digest_of, workload_identity
+from afterwatt.cli.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
+from afterwatt.cli.settings import AUTO, Settings
+from afterwatt.cli.workloads import Arrivals, open_arrivals, same_for_every_seed
 
 if TYPE_CHECKING:
-    from sim.config import RunConfig
+    from afterwatt.sim.config import RunConfig
 
 _DIGITS: Final = 8
 FIXED_NOTE: Final = (
@@ -136,8 +136,8 @@ def _planned(
     arrivals: Sequence[Arrivals],
     identities: Sequence[dict[str, object]],
 ) -> PlannedCell:
-    from sim.errors import Infeasible
-    from sim.run import memory_of
+    from afterwatt.sim.errors import Infeasible
+    from afterwatt.sim.run import memory_of
 
     try:
         memory_of(configs[0])

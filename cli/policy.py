@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from cli import flags
+from afterwatt.cli import flags
 
 _PREEMPTION: Final = {
     "recompute": "What lacks memory gives up its KV cache and computes it anew.",
@@ -25,13 +25,13 @@ def list_policies(json: flags.ListJson = False) -> None:
     """List the words that --policy joins by +."""
     rows = policies()
     if json:
-        from reports.schema import to_json
+        from afterwatt.reports.schema import to_json
 
         sys.stdout.write(
             to_json([dict(zip(("question", "word", "default", "about"), row, strict=True)) for row in rows])
         )
         return
-    from cli.tables import Column, print_table
+    from afterwatt.cli.tables import Column, print_table
 
     cells = [[question, f"{word} *" if usual else word, about] for question, word, usual, about in rows]
     columns = [Column("decides", folds=False), Column("word", folds=False), Column("")]
@@ -41,9 +41,9 @@ def list_policies(json: flags.ListJson = False) -> None:
 
 def policies() -> list[tuple[str, str, bool, str]]:
     """Give every word with the question it answers, whether it is the default, and what it does."""
-    from policies.batching import BATCHING
-    from policies.config import PREEMPTION, PolicySet
-    from policies.routing import ROUTING
+    from afterwatt.policies.batching import BATCHING
+    from afterwatt.policies.config import PREEMPTION, PolicySet
+    from afterwatt.policies.routing import ROUTING
 
     usual = PolicySet()
     rows = [("which sequences run", name, name == usual.batching, _first_line(made)) for name, made in BATCHING.items()]

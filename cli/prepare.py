@@ -16,7 +16,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Write afterwatt-manifest.json beside a checkpoint: sizes and checksums of its files and tensors."""
-    from engine.runtime.manifest import read_manifest, verify, write_manifest
+    from afterwatt.engine.runtime.manifest import read_manifest, verify, write_manifest
 
     folder = Path(directory)
     if check:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from reports.schema import Summary
+    from afterwatt.reports.schema import Summary
 
 HEADLINES: Final[Mapping[str, str]] = {
     "requests.finished": "finished",

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import flags
-from cli.places import STUDY_FILE
+from afterwatt.cli import flags
+from afterwatt.cli.places import STUDY_FILE
 
 if TYPE_CHECKING:
-    from reports.rundir import Run
+    from afterwatt.reports.rundir import Run
 
 
 def report(
@@ -28,12 +28,12 @@ def report(
     """Write report.html for a run or study, or compare several."""
     found, page = write(runs, None if out is None else Path(out))
     if json:
-        from reports.schema import read_json, to_json
+        from afterwatt.reports.schema import read_json, to_json
 
         summaries = [read_json(run.path / "summary.json") for run in found]
         sys.stdout.write(to_json(summaries[0] if len(summaries) == 1 else summaries))
     elif not quiet:
-        from reports.terminal import default_console, print_runs
+        from afterwatt.reports.terminal import default_console, print_runs
 
         print_runs(found, default_console(), page)
 
@@ -51,7 +51,7 @@ def write(places: Sequence[str | Path], out: Path | None = None) -> tuple[list["
     Raises:
         ReportError: a directory is no whole run, or the page cannot be written.
     """
-    from reports.html import write_report
+    from afterwatt.reports.html import write_report
 
     runs = runs_in(places)
     page = out or (Path(places[0]) if len(places) == 1 else Path()) / "report.html"
@@ -64,8 +64,8 @@ def runs_in(places: Sequence[str | Path]) -> list["Run"]:
     Raises:
         ReportError: a directory is no run, and holds none.
     """
-    from cli.study import run_directories
-    from reports.rundir import find_runs, load_run
+    from afterwatt.cli.study import run_directories
+    from afterwatt.reports.rundir import find_runs, load_run
 
     runs = []
     for place in map(Path, places):

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.errors import OptionError, near
-from cli.options import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
+from afterwatt.cli.errors import OptionError, near
+from afterwatt.cli.options import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
 
 if TYPE_CHECKING:
-    from sim.config import Slo
+    from afterwatt.sim.config import Slo
 
 AUTO: Final = "auto"
 """The software stack that is usual on a card."""

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli import flags
-from cli.settings import OPTIONS, Settings, gather
+from afterwatt.cli import flags
+from afterwatt.cli.settings import OPTIONS, Settings, gather
 
 if TYPE_CHECKING:
-    from cli.study import Study
+    from afterwatt.cli.study import Study
 
 
 def simulate(
@@ -72,16 +72,16 @@ def simulate(
 
 def run_command(settings: Settings, dry_run: bool = False) -> int:
     """Run a study, or plan it only, print what came of it, and give the exit code."""
-    from cli import output
-    from cli.errors import DONE, INFEASIBLE
+    from afterwatt.cli import output
+    from afterwatt.cli.errors import DONE, INFEASIBLE
 
     if dry_run:
-        from cli.plan import plan_study
+        from afterwatt.cli.plan import plan_study
 
         output.print_plan(plan_study(settings))
         return DONE
-    from cli.study import run_study
-    from cli.watch import watching
+    from afterwatt.cli.study import run_study
+    from afterwatt.cli.watch import watching
 
     with watching(settings.quiet) as watch:
         study = run_study(settings, watch)
@@ -97,6 +97,6 @@ def run_command(settings: Settings, dry_run: bool = False) -> int:
 
 def _kept(study: "Study") -> bool:
     """Tell whether any run keeps its service level."""
-    from reports.compare import entries
+    from afterwatt.reports.compare import entries
 
     return any(entry.meets_slo for entry in entries(study.runs))

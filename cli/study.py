@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import OptionError
-from cli.places import STUDY_FILE, no_litter, write_whole
-from cli.plan import Job, Plan, PlannedCell, plan_study, with_config
-from cli.replications import Estimate, estimates
-from cli.settings import Settings
-from cli.watch import Watch
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.places import STUDY_FILE, no_litter, write_whole
+from afterwatt.cli.plan import Job, Plan, PlannedCell, plan_study, with_config
+from afterwatt.cli.replications import Estimate, estimates
+from afterwatt.cli.settings import Settings
+from afterwatt.cli.watch import Watch
 
 if TYPE_CHECKING:
-    from cli.cells import Cell
-    from reports.rundir import Run
+    from afterwatt.cli.cells import Cell
+    from afterwatt.reports.rundir import Run
 
 STUDY_VERSION = "1"
 
@@ -73,7 +73,7 @@ def run_study(settings: Settings, watch: Watch | None = None) -> Study:
         HardwareError, ModelError, PolicyError, TraceError, ReportError, OptionError: bad input; nothing half-written
             is left behind. Whole runs of other cells stay, and are kept when the study is run again.
     """
-    from sim.errors import Infeasible
+    from afterwatt.sim.errors import Infeasible
 
     watch = watch or Watch()
     plan = plan_study(settings)
@@ -92,14 +92,14 @@ def _run_one(plan: Plan, watch: Watch) -> Study:
 
 
 def _simulate(job: Job, path: Path, settings: Settings, watch: Watch, label: str) -> "Run":
-    from sim.run import simulate
+    from afterwatt.sim.run import simulate
 
     with watch.run(label, job.total) as advance:
         return simulate(job.config, path, advance, settings.overwrite)
 
 
 def _run_cells(plan: Plan, watch: Watch) -> Study:
-    from reports.rundir import load_run
+    from afterwatt.reports.rundir import load_run
 
     _make_folder(plan)
     settings = plan.settings
@@ -149,8 +149,8 @@ def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
     Raises:
         ReportError: the file is no study.
     """
-    from reports.errors import ReportError
-    from reports.schema import read_json
+    from afterwatt.reports.errors import ReportError
+    from afterwatt.reports.schema import read_json
 
     try:
         cells = read_json(study)["cells"]
@@ -198,7 +198,7 @@ def _pages(plan: Plan, compared: Sequence["Run"], pageless: Sequence["Run"]) -> 
     """Write the pages that are missing, and the comparison; the path of the page to open."""
     if plan.settings.no_report:
         return None
-    from reports.html import write_report
+    from afterwatt.reports.html import write_report
 
     for run in pageless:
         write_report([run], run.path / "report.html")

@@ -41,7 +41,7 @@ def print_table(
         note: a sentence below.
         sources: numbered lines below, `[1] ...`.
     """
-    from reports.terminal import default_console
+    from afterwatt.reports.terminal import default_console
 
     console = default_console()
     if title:

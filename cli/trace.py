@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cli import complete, flags
-from cli.errors import OptionError
-from cli.options import number, whole
-from cli.workloads import trace_address
+from afterwatt.cli import complete, flags
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.options import number, whole
+from afterwatt.cli.workloads import trace_address
 
 if TYPE_CHECKING:
-    from traces import Trace
+    from afterwatt.traces import Trace
 
 _INPUT = "How the input is read"
 Text = str | None
@@ -79,13 +79,13 @@ def describe(
     json: flags.ListJson = False,
 ) -> None:
     """Measure a trace: rates, burstiness, lengths, daily cycle, shared prefixes."""
-    from traces import describe as measure
+    from afterwatt.traces import describe as measure
 
     found = measure(open_input(trace, format, _wishes(locals())))
     if json:
         _print_json(found)
     else:
-        from cli.tracetable import print_description
+        from afterwatt.cli.tracetable import print_description
 
         print_description(found)
 
@@ -135,7 +135,7 @@ def synth(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a synthetic trace from a preset and write it."""
-    from traces import open_trace
+    from afterwatt.traces import open_trace
 
     said = {name: value for name, value in locals().items() if name in _SYNTH + _FIXED and value is not None}
     address = f"synth:{preset}?" + "&".join(f"{name}={value}" for name, value in said.items())
@@ -145,8 +145,8 @@ def synth(
 
 def presets(json: flags.ListJson = False) -> None:
     """List what synthetic traces can be drawn from."""
-    from cli.tables import Column, Footnotes, print_table
-    from traces.presets import load_preset, preset_names
+    from afterwatt.cli.tables import Column, Footnotes, print_table
+    from afterwatt.traces.presets import load_preset, preset_names
 
     found = [load_preset(name) for name in preset_names()]
     if json:
@@ -163,8 +163,8 @@ def presets(json: flags.ListJson = False) -> None:
 
 def formats(json: flags.ListJson = False) -> None:
     """List the trace formats that are recognised."""
-    from cli.tables import Column, print_table
-    from traces import FORMATS
+    from afterwatt.cli.tables import Column, print_table
+    from afterwatt.traces import FORMATS
 
     found = [{"name": form.name, "about": form.about, "columns": list(form.required)} for form in FORMATS.values()]
     if json:
@@ -176,7 +176,7 @@ def formats(json: flags.ListJson = False) -> None:
 
 def open_input(trace: str, form: str | None, wishes: dict[str, Any]) -> "Trace":
     """Open a trace with wishes (fields of `traces.Options`); errors as `traces.open_trace`."""
-    from traces import open_trace
+    from afterwatt.traces import open_trace
 
     return open_trace(trace_address(trace), format=form, **wishes)
 
@@ -188,7 +188,7 @@ def write(trace: "Trace", out: Path, overwrite: bool = False) -> int:
         OptionError: something stands there.
         TraceError: the trace has a fault, or the place cannot be written.
     """
-    from traces import write_trace
+    from afterwatt.traces import write_trace
 
     if out.exists() and not overwrite:
         raise OptionError(f"{out} is there already; choose another name, or say --overwrite")
@@ -222,7 +222,7 @@ def _wishes(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_json(data: object) -> None:
-    from reports.schema import to_json
+    from afterwatt.reports.schema import to_json
 
     sys.stdout.write(to_json(data))
 

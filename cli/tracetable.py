@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cli.tables import Column, print_table
+from afterwatt.cli.tables import Column, print_table
 
 _PERCENTILES: Final = ("mean", "p5", "p50", "p90", "p99", "max")
 
@@ -21,7 +21,7 @@ def print_description(found: Mapping[str, Any]) -> None:
 
 
 def _facts(found: Mapping[str, Any]) -> list[list[str]]:
-    from reports.format import count, duration, number, percent
+    from afterwatt.reports.format import count, duration, number, percent
 
     rows = [["requests", count(found["rows"])], ["span", duration(found["span_s"])]]
     rows.append(["requests per second", number(found["rate_per_s"])])

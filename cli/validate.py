@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
-from cli import flags
-from cli.errors import OptionError
-from cli.extra import needs_engine
+from afterwatt.cli import flags
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.extra import needs_engine
 
 if TYPE_CHECKING:
-    from engine.model.options import ComputeOptions
-    from fidelity.validation.session import Say, Subject
-    from traces.schema import Batch
+    from afterwatt.engine.model.options import ComputeOptions
+    from afterwatt.fidelity.validation.session import Say, Subject
+    from afterwatt.traces.schema import Batch
 
 LOCAL: Final = "local"
 OUTSIDE: Final = 4
@@ -125,12 +125,12 @@ def _fracs(loads: str) -> tuple[float, ...]:
 
 def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     """Validate: (what came of it, its page)."""
-    from engine.model.options import TorchComputeFactory
-    from engine.runtime.energy.choose import choose_meter
-    from engine.runtime.process import WorkerProcess
-    from fidelity.validation.session import Plan, validate
-    from fidelity.validation.verdict import conclude
-    from reports.validation import write_validation_page
+    from afterwatt.engine.model.options import TorchComputeFactory
+    from afterwatt.engine.runtime.energy.choose import choose_meter
+    from afterwatt.engine.runtime.process import WorkerProcess
+    from afterwatt.fidelity.validation.session import Plan, validate
+    from afterwatt.fidelity.validation.verdict import conclude
+    from afterwatt.reports.validation import write_validation_page
 
     subject = _subject(wishes, say)
     batch, unit, name = _workload(wishes)
@@ -159,8 +159,8 @@ def _folder(wishes: Wishes, trace: str) -> Path:
 
 
 def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "ComputeOptions":
-    from engine.model.machine import resolve_device
-    from engine.model.options import ComputeOptions
+    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.model.options import ComputeOptions
 
     policies = subject.setup.policies
     if policies.preemption == "swap" and policies.kv_blocks is None:
@@ -183,18 +183,18 @@ def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "Comput
 
 def _subject(wishes: Wishes, say: "Say") -> "Subject":
     """Look up the device's calibration, making it first where there is none, and the model's shape."""
-    from engine.runtime.process import WorkerSetup
-    from fidelity.validation.session import Subject
-    from hwprofiles.deployment import parse_deployment
-    from hwprofiles.stacks import load_stack
-    from modelspecs import load_model
-    from policies.config import parse_policies
+    from afterwatt.engine.runtime.process import WorkerSetup
+    from afterwatt.fidelity.validation.session import Subject
+    from afterwatt.hwprofiles.deployment import parse_deployment
+    from afterwatt.hwprofiles.stacks import load_stack
+    from afterwatt.modelspecs import load_model
+    from afterwatt.policies.config import parse_policies
 
     folder = Path(wishes.hw)
     if not (folder / "device.toml").exists():
         if wishes.hw != LOCAL:
             raise OptionError(f"--hw {wishes.hw!r} holds no device.toml; name one that `afterwatt calibrate` wrote")
-        from cli.calibrate import calibrate
+        from afterwatt.cli.calibrate import calibrate
 
         say("this machine has not been calibrated yet: afterwatt calibrate")
         calibrate(device=wishes.device, out=wishes.hw, threads=wishes.threads, no_disk=True, quiet=True)
@@ -213,8 +213,8 @@ def _workload(wishes: Wishes) -> tuple["Batch", int | None, str]:
 
     import numpy as np
 
-    from cli.workloads import trace_address
-    from traces import open_trace
+    from afterwatt.cli.workloads import trace_address
+    from afterwatt.traces import open_trace
 
     address, shrink = trace_address(wishes.trace), wishes.shrink
     opened = open_trace(address, seed=wishes.seed, requests=wishes.requests)
@@ -246,8 +246,8 @@ def _nothing(_: str) -> None:
 
 
 def _print(result: dict[str, Any], page: Path) -> None:
-    from cli.tables import Column, print_table
-    from reports.validation import drift_sentence, text_of
+    from afterwatt.cli.tables import Column, print_table
+    from afterwatt.reports.validation import drift_sentence, text_of
 
     for table in text_of(result):
         columns = [Column(table.head[0], folds=False), *(Column(head, right=True) for head in table.head[1:])]

@@ -33,7 +33,7 @@ class Bar(Watch):
         task = self._progress.add_task(label, total=total, clock="")
 
         def advance(done: int, virtual_s: float) -> None:
-            from reports.format import brief
+            from afterwatt.reports.format import brief
 
             self._progress.update(task, completed=done, clock=f"{brief(virtual_s)} simulated" if virtual_s else "")
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import OptionError
-from cli.settings import SAMPLE, Settings
+from afterwatt.cli.errors import OptionError
+from afterwatt.cli.settings import SAMPLE, Settings
 
 if TYPE_CHECKING:
-    from sim.workload import Workload
-    from traces import Batch, Trace
+    from afterwatt.sim.workload import Workload
+    from afterwatt.traces import Batch, Trace
 
 _COMPARED = 256
 
@@ -44,7 +44,7 @@ def open_arrivals(settings: Settings, seed: int) -> Arrivals:
         TraceError: the trace is not there, or a row of it is wrong.
         OptionError: the options do not make a workload.
     """
-    from sim.workload import ClosedLoop, StaticBatch, TraceWorkload
+    from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
 
     if settings.batch is not None:
         assert settings.prompt is not None
@@ -69,7 +69,7 @@ def open_arrivals(settings: Settings, seed: int) -> Arrivals:
 
 def trace_address(said: str | None) -> str:
     """Give the address of the trace; the shipped sample where its name is meant and no such file is here."""
-    from traces import sample_path
+    from afterwatt.traces import sample_path
 
     place, mark, query = (said or SAMPLE).partition("?")
     if place == SAMPLE and not Path(place).exists():
@@ -100,7 +100,7 @@ def _same(one: "Batch", other: "Batch") -> bool:
 
 
 def _open(address: str, settings: Settings, seed: int, limit: int | None) -> "Trace":
-    from traces import open_trace
+    from afterwatt.traces import open_trace
 
     wishes: dict[str, Any] = {"seed": seed}
     if settings.rate_per_s is not None:
@@ -114,7 +114,7 @@ def _open(address: str, settings: Settings, seed: int, limit: int | None) -> "Tr
 
 def _open_lengths(address: str, settings: Settings, seed: int) -> "Trace":
     """Open a trace for its lengths only; one without arrivals is given some, which nobody looks at."""
-    from traces import TraceError, open_trace
+    from afterwatt.traces import TraceError, open_trace
 
     limit = settings.limit or settings.requests
     try:

@@ -13,11 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from hwprofiles import load_site
-from reports.breakeven import Crossing, Curve, crossings, curves
-from reports.compare import entries
-from reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
-from reports.rundir import load_run
+from afterwatt.hwprofiles import load_site
+from afterwatt.reports.breakeven import Crossing, Curve, crossings, curves
+from afterwatt.reports.compare import entries
+from afterwatt.reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
+from afterwatt.reports.rundir import load_run
 
 CARDS = ("m40", "l4", "h100-pcie")
 COMMAND = ("simulate", *(word for card in CARDS for word in ("--hw", card)), "--trace", "chat.parquet")

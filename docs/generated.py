@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 
-from hwprofiles import device_names, host_names, link_names, load_device, site_names, storage_names
-from hwprofiles.catalogue import ALIASES
-from hwprofiles.describe import describe_profile
-from hwprofiles.facts import KINDS, Fact
-from hwprofiles.stacks import BASES, DEFAULT_STACK, Spread, Stack, load_pools, stack_names
-from modelspecs import model_names
+from afterwatt.hwprofiles import device_names, host_names, link_names, load_device, site_names, storage_names
+from afterwatt.hwprofiles.catalogue import ALIASES
+from afterwatt.hwprofiles.describe import describe_profile
+from afterwatt.hwprofiles.facts import KINDS, Fact
+from afterwatt.hwprofiles.stacks import BASES, DEFAULT_STACK, Spread, Stack, load_pools, stack_names
+from afterwatt.modelspecs import model_names
 
 COLUMNS = (
     ("mem_efficiency", "memory", 1.0),

@@ -10,39 +10,39 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from hwprofiles.catalogue import ALIASES as ALIASES
-    from hwprofiles.catalogue import device_names as device_names
-    from hwprofiles.catalogue import host_names as host_names
-    from hwprofiles.catalogue import link_names as link_names
-    from hwprofiles.catalogue import load_device as load_device
-    from hwprofiles.catalogue import load_host as load_host
-    from hwprofiles.catalogue import load_link as load_link
-    from hwprofiles.catalogue import load_site as load_site
-    from hwprofiles.catalogue import load_storage as load_storage
-    from hwprofiles.catalogue import site_names as site_names
-    from hwprofiles.catalogue import storage_names as storage_names
-    from hwprofiles.deployment import Deployment as Deployment
-    from hwprofiles.deployment import make_deployment as make_deployment
-    from hwprofiles.deployment import parse_deployment as parse_deployment
-    from hwprofiles.describe import describe_catalogue as describe_catalogue
-    from hwprofiles.describe import describe_device as describe_device
-    from hwprofiles.describe import describe_host as describe_host
-    from hwprofiles.describe import describe_link as describe_link
-    from hwprofiles.describe import describe_site as describe_site
-    from hwprofiles.describe import describe_storage as describe_storage
-    from hwprofiles.devices import Device as Device
-    from hwprofiles.embodied import METHODS as METHODS
-    from hwprofiles.embodied import EmbodiedFact as EmbodiedFact
-    from hwprofiles.errors import HardwareError as HardwareError
-    from hwprofiles.facts import Fact as Fact
-    from hwprofiles.facts import Rule as Rule
-    from hwprofiles.grid import HourlyGrid as HourlyGrid
-    from hwprofiles.gridfiles import load_grid as load_grid
-    from hwprofiles.hosts import Host as Host
-    from hwprofiles.links import Link as Link
-    from hwprofiles.sites import IntensityFact as IntensityFact
-    from hwprofiles.sites import Site as Site
-    from hwprofiles.storage import Storage as Storage
+    from afterwatt.hwprofiles.catalogue import ALIASES as ALIASES
+    from afterwatt.hwprofiles.catalogue import device_names as device_names
+    from afterwatt.hwprofiles.catalogue import host_names as host_names
+    from afterwatt.hwprofiles.catalogue import link_names as link_names
+    from afterwatt.hwprofiles.catalogue import load_device as load_device
+    from afterwatt.hwprofiles.catalogue import load_host as load_host
+    from afterwatt.hwprofiles.catalogue import load_link as load_link
+    from afterwatt.hwprofiles.catalogue import load_site as load_site
+    from afterwatt.hwprofiles.catalogue import load_storage as load_storage
+    from afterwatt.hwprofiles.catalogue import site_names as site_names
+    from afterwatt.hwprofiles.catalogue import storage_names as storage_names
+    from afterwatt.hwprofiles.deployment import Deployment as Deployment
+    from afterwatt.hwprofiles.deployment import make_deployment as make_deployment
+    from afterwatt.hwprofiles.deployment import parse_deployment as parse_deployment
+    from afterwatt.hwprofiles.describe import describe_catalogue as describe_catalogue
+    from afterwatt.hwprofiles.describe import describe_device as describe_device
+    from afterwatt.hwprofiles.describe import describe_host as describe_host
+    from afterwatt.hwprofiles.describe import describe_link as describe_link
+    from afterwatt.hwprofiles.describe import describe_site as describe_site
+    from afterwatt.hwprofiles.describe import describe_storage as describe_storage
+    from afterwatt.hwprofiles.devices import Device as Device
+    from afterwatt.hwprofiles.embodied import METHODS as METHODS
+    from afterwatt.hwprofiles.embodied import EmbodiedFact as EmbodiedFact
+    from afterwatt.hwprofiles.errors import HardwareError as HardwareError
+    from afterwatt.hwprofiles.facts import Fact as Fact
+    from afterwatt.hwprofiles.facts import Rule as Rule
+    from afterwatt.hwprofiles.grid import HourlyGrid as HourlyGrid
+    from afterwatt.hwprofiles.gridfiles import load_grid as load_grid
+    from afterwatt.hwprofiles.hosts import Host as Host
+    from afterwatt.hwprofiles.links import Link as Link
+    from afterwatt.hwprofiles.sites import IntensityFact as IntensityFact
+    from afterwatt.hwprofiles.sites import Site as Site
+    from afterwatt.hwprofiles.storage import Storage as Storage
 
 _HOME: Final = {
     "catalogue": (

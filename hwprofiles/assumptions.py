@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from hwprofiles import facts
-from hwprofiles.embodied import METHODS
-from hwprofiles.facts import Fact, Rule
-from hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles import facts
+from afterwatt.hwprofiles.embodied import METHODS
+from afterwatt.hwprofiles.facts import Fact, Rule
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
 
 ASSUMPTIONS_FILE: Final = DATA_DIR / "ledger" / "assumptions.toml"
 _FACTOR: Final = Rule(0.05, 20.0, ((0.01, "percent"),))

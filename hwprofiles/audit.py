@@ -6,9 +6,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.carbon import operational_gco2e
-from hwprofiles.errors import HardwareError
-from hwprofiles.ledger import COMPONENTS, STATES, Floats, sum_columns
+from afterwatt.hwprofiles.carbon import operational_gco2e
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.ledger import COMPONENTS, STATES, Floats, sum_columns
 
 ROW_TOLERANCE: Final = 1e-12
 """Relative difference of two ways to sum one row."""

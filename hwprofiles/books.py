@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.carbon import sci_gco2e
-from hwprofiles.cost import Cost, run_cost
-from hwprofiles.draws import DEFAULT_DRAWS, Sampler, embodied_draws, operational_draws, percentiles
-from hwprofiles.embodied import DEFAULT_METHOD, METHODS
-from hwprofiles.errors import HardwareError, unknown_name
-from hwprofiles.footprint import Footprint, Ownership, footprints
-from hwprofiles.ledger import Ledger, account
-from hwprofiles.lives import ALLOCATIONS, DEFAULT_ALLOCATION
+from afterwatt.hwprofiles.carbon import sci_gco2e
+from afterwatt.hwprofiles.cost import Cost, run_cost
+from afterwatt.hwprofiles.draws import DEFAULT_DRAWS, Sampler, embodied_draws, operational_draws, percentiles
+from afterwatt.hwprofiles.embodied import DEFAULT_METHOD, METHODS
+from afterwatt.hwprofiles.errors import HardwareError, unknown_name
+from afterwatt.hwprofiles.footprint import Footprint, Ownership, footprints
+from afterwatt.hwprofiles.ledger import Ledger, account
+from afterwatt.hwprofiles.lives import ALLOCATIONS, DEFAULT_ALLOCATION
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
-    from hwprofiles.grid import HourlyGrid
-    from hwprofiles.sites import Site
+    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.grid import HourlyGrid
+    from afterwatt.hwprofiles.sites import Site
 
 Floats = NDArray[np.float64]
 Band = dict[str, float]

@@ -11,8 +11,8 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.errors import HardwareError
-from hwprofiles.units import J_PER_KWH
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.units import J_PER_KWH
 
 Floats = NDArray[np.float64]
 Grams = TypeVar("Grams", float, Floats)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from hwprofiles.devices import Device, read_device
-from hwprofiles.errors import unknown_name
-from hwprofiles.hosts import Host, read_host
-from hwprofiles.links import Link, read_link
-from hwprofiles.sites import Site, read_site
-from hwprofiles.storage import Storage, read_storage
-from hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles.devices import Device, read_device
+from afterwatt.hwprofiles.errors import unknown_name
+from afterwatt.hwprofiles.hosts import Host, read_host
+from afterwatt.hwprofiles.links import Link, read_link
+from afterwatt.hwprofiles.sites import Site, read_site
+from afterwatt.hwprofiles.storage import Storage, read_storage
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
 
 Profile = TypeVar("Profile")
 

@@ -6,12 +6,12 @@ An unknown price is None, and what it enters is None: never 0.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwprofiles.footprint import Ownership
-from hwprofiles.replicas import gpus_counted, hosts_counted
-from hwprofiles.units import J_PER_KWH
+from afterwatt.hwprofiles.footprint import Ownership
+from afterwatt.hwprofiles.replicas import gpus_counted, hosts_counted
+from afterwatt.hwprofiles.units import J_PER_KWH
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)

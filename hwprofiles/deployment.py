@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hwprofiles.catalogue import load_device, load_host, load_link, load_storage
-from hwprofiles.devices import Device, read_device
-from hwprofiles.errors import HardwareError, did_you_mean
-from hwprofiles.hosts import Host
-from hwprofiles.links import Link, memory_link, narrowed, nvlink_of
-from hwprofiles.storage import Storage
-from hwprofiles.tables import Table, read_profile
+from afterwatt.hwprofiles.catalogue import load_device, load_host, load_link, load_storage
+from afterwatt.hwprofiles.devices import Device, read_device
+from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
+from afterwatt.hwprofiles.hosts import Host
+from afterwatt.hwprofiles.links import Link, memory_link, narrowed, nvlink_of
+from afterwatt.hwprofiles.storage import Storage
+from afterwatt.hwprofiles.tables import Table, read_profile
 
 _SHORT: Final = re.compile(r"(?:(?P<count>\d+)x)?(?P<device>[^:]+?)(?::(?P<split>.*))?\Z", re.DOTALL)
 _SPLIT: Final = re.compile(r"(tp|pp)(\d+)")

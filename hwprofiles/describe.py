@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from hwprofiles import catalogue
-from hwprofiles.devices import Device
-from hwprofiles.embodied import EmbodiedFact
-from hwprofiles.facts import Fact
-from hwprofiles.hosts import Host
-from hwprofiles.links import Link
-from hwprofiles.sites import HourlySource, IntensityFact, Site
-from hwprofiles.storage import Storage
-from hwprofiles.units import BYTES_PER_GIB
+from afterwatt.hwprofiles import catalogue
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.embodied import EmbodiedFact
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.hosts import Host
+from afterwatt.hwprofiles.links import Link
+from afterwatt.hwprofiles.sites import HourlySource, IntensityFact, Site
+from afterwatt.hwprofiles.storage import Storage
+from afterwatt.hwprofiles.units import BYTES_PER_GIB
 
 
 class Row(NamedTuple):

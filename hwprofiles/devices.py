@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from hwprofiles import facts
-from hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
-from hwprofiles.facts import Fact
-from hwprofiles.tables import Table
+from afterwatt.hwprofiles import facts
+from afterwatt.hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.tables import Table
 
 ARCHITECTURES: Final = (
     "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3", "cpu",

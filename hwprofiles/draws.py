@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.assumptions import ledger_assumptions
-from hwprofiles.carbon import operational_gco2e
-from hwprofiles.facts import Fact
-from hwprofiles.footprint import Footprint, Item
-from hwprofiles.ledger import Ledger
-from hwprofiles.lives import ALLOCATIONS
-from hwprofiles.power import anchors_of
+from afterwatt.hwprofiles.assumptions import ledger_assumptions
+from afterwatt.hwprofiles.carbon import operational_gco2e
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.footprint import Footprint, Item
+from afterwatt.hwprofiles.ledger import Ledger
+from afterwatt.hwprofiles.lives import ALLOCATIONS
+from afterwatt.hwprofiles.power import anchors_of
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
-    from hwprofiles.sites import Site
+    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.sites import Site
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hwprofiles.facts import Fact, Rule, merge_facts
-from hwprofiles.tables import Table
+from afterwatt.hwprofiles.facts import Fact, Rule, merge_facts
+from afterwatt.hwprofiles.tables import Table
 
 METHODS: Final[dict[str, str]] = {
     "act": "ACT, silicon only. Card: GPU die and bare memory by wafer area, 150 g per package; no board, no heatsink. "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.errors import HardwareError
 
 KINDS: Final = ("datasheet", "measured", "fitted", "assumed")
 KINDS_NEEDING_INTERVAL: Final = ("fitted", "assumed")

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from hwprofiles.assumptions import SecondLife, ledger_assumptions
-from hwprofiles.embodied import DEFAULT_METHOD, METHODS
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact
-from hwprofiles.lives import Life, allocated_frac, new_life, second_hand_life
-from hwprofiles.replicas import gpus_counted, hosts_counted
-from hwprofiles.units import S_PER_YEAR
+from afterwatt.hwprofiles.assumptions import SecondLife, ledger_assumptions
+from afterwatt.hwprofiles.embodied import DEFAULT_METHOD, METHODS
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.lives import Life, allocated_frac, new_life, second_hand_life
+from afterwatt.hwprofiles.replicas import gpus_counted, hosts_counted
+from afterwatt.hwprofiles.units import S_PER_YEAR
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Deployment
 
 Figure = TypeVar("Figure")
 

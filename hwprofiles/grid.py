@@ -6,8 +6,8 @@ Reading the published file formats is `hwprofiles.gridfiles`.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from hwprofiles.errors import HardwareError
-from hwprofiles.units import S_PER_CALENDAR_YEAR
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.units import S_PER_CALENDAR_YEAR
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hwprofiles.errors import HardwareError, did_you_mean
-from hwprofiles.grid import GRID_BASES, HourlyGrid, utc_text
-from hwprofiles.units import S_PER_HOUR
+from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
+from afterwatt.hwprofiles.grid import GRID_BASES, HourlyGrid, utc_text
+from afterwatt.hwprofiles.units import S_PER_HOUR
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Final
 
-from hwprofiles import facts
-from hwprofiles.devices import SLOTS, SOCKET, Device
-from hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
-from hwprofiles.facts import Fact
-from hwprofiles.tables import Table
+from afterwatt.hwprofiles import facts
+from afterwatt.hwprofiles.devices import SLOTS, SOCKET, Device
+from afterwatt.hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.tables import Table
 
 HOST_PARTS: Final = ("server", "chassis", "board", "cpu", "dram", "psu", "fans", "nic", "assembly")
 """Parts of a host; `server` is a figure that its source does not split. Disks come from their own profile."""

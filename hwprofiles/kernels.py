@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.spec import ModelSpec
 
 Floats = NDArray[np.float64]
 Real = TypeVar("Real", float, Floats)

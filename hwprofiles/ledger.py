@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.carbon import operational_gco2e
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact
-from hwprofiles.power import facility_frac, psu_loss_frac
-from hwprofiles.replicas import ReplicaPower, replica_power
+from afterwatt.hwprofiles.carbon import operational_gco2e
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.power import facility_frac, psu_loss_frac
+from afterwatt.hwprofiles.replicas import ReplicaPower, replica_power
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
-    from hwprofiles.grid import HourlyGrid
-    from hwprofiles.sites import Site
+    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.grid import HourlyGrid
+    from afterwatt.hwprofiles.sites import Site
 
 Floats = NDArray[np.float64]
 

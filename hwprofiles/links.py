@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Final
 
-from hwprofiles import facts
-from hwprofiles.devices import Device
-from hwprofiles.facts import Fact
-from hwprofiles.tables import Table
+from afterwatt.hwprofiles import facts
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.tables import Table
 
 LINK_KINDS: Final = ("pcie", "nvlink", "network")
 _COPY_LATENCY: Final = Fact(

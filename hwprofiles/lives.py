@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from hwprofiles.errors import HardwareError, unknown_name
-from hwprofiles.units import S_PER_YEAR
+from afterwatt.hwprofiles.errors import HardwareError, unknown_name
+from afterwatt.hwprofiles.units import S_PER_YEAR
 
 ALLOCATIONS: Final[dict[str, str]] = {
     "linear": "Evenly over the whole life, all owners (attribution; the SCI's rule). Default of reports.",

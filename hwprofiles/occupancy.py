@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.deployment import Deployment
-from hwprofiles.roofline import PlanArrays, Rates, experts_touched
-from hwprofiles.stacks import Stack
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.roofline import PlanArrays, Rates, experts_touched
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
 
 Floats = NDArray[np.float64]
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from numpy.typing import NDArray
 
-from hwprofiles.errors import HardwareError, unknown_name
-from hwprofiles.facts import Fact, Rule
-from hwprofiles.stacks import pool_names
-from hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles.errors import HardwareError, unknown_name
+from afterwatt.hwprofiles.facts import Fact, Rule
+from afterwatt.hwprofiles.stacks import pool_names
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from hwprofiles.devices import Device
+    from afterwatt.hwprofiles.devices import Device
 
 ANCHORS_FILE: Final = DATA_DIR / "power" / "anchors.toml"
 ASSUMED_FILE: Final = DATA_DIR / "power" / "assumed.toml"

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from hwprofiles.assumptions import ledger_assumptions
-from hwprofiles.errors import unknown_name
-from hwprofiles.power import plug_and_site_factor
+from afterwatt.hwprofiles.assumptions import ledger_assumptions
+from afterwatt.hwprofiles.errors import unknown_name
+from afterwatt.hwprofiles.power import plug_and_site_factor
 
 if TYPE_CHECKING:
-    from hwprofiles.deployment import Deployment
-    from hwprofiles.sites import Site
+    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.sites import Site
 
 HOST_SHARES: Final[dict[str, str]] = {
     "whole": "Servers and boards count whole, empty slots included: nothing else runs there. Default.",

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.deployment import Deployment
-from hwprofiles.devices import Device
-from hwprofiles.kernels import (
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.kernels import (
     QUERIES_PER_BLOCK,
     QUERY_TILE,
     AttentionRates,
@@ -31,9 +31,9 @@ from hwprofiles.kernels import (
     gemm_s,
     layer_traffic_bytes,
 )
-from hwprofiles.stacks import Stack, dequant_parameter
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
+from afterwatt.hwprofiles.stacks import Stack, dequant_parameter
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
 
 PS_PER_S = 1_000_000_000_000
 WIDE = ("fp16", "fp32")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hwprofiles import facts
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact, merge_facts
-from hwprofiles.grid import GRID_BASES, HourlyGrid
-from hwprofiles.tables import Table
+from afterwatt.hwprofiles import facts
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact, merge_facts
+from afterwatt.hwprofiles.grid import GRID_BASES, HourlyGrid
+from afterwatt.hwprofiles.tables import Table
 
 SITE_BASES: Final = ("lifecycle", "direct", "unstated")
 """Bases of annual averages. `unstated`: the source does not say; kept and shown, never mixed with the others."""
@@ -95,7 +95,7 @@ class Site:
         """Return the series that the site's file names, or None if it names none."""
         if self.hourly is None:
             return None
-        from hwprofiles.gridfiles import load_grid
+        from afterwatt.hwprofiles.gridfiles import load_grid
 
         return load_grid(self.hourly.path, self.hourly.zone, self.hourly.basis, repeat_year=repeat_year)
 

@@ -19,15 +19,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hwprofiles.errors import HardwareError, did_you_mean, unknown_name
-from hwprofiles.facts import Fact, Rule
-from hwprofiles.kernels import QUERY_TILE
-from hwprofiles.tables import DATA_DIR, Table, read_profile
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
+from afterwatt.hwprofiles.errors import HardwareError, did_you_mean, unknown_name
+from afterwatt.hwprofiles.facts import Fact, Rule
+from afterwatt.hwprofiles.kernels import QUERY_TILE
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from hwprofiles.devices import Device
+    from afterwatt.hwprofiles.devices import Device
 
 STACKS_DIR: Final = DATA_DIR / "stacks"
 DEFAULT_STACK: Final = "generic"

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from hwprofiles import facts
-from hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
-from hwprofiles.facts import Fact
-from hwprofiles.tables import Table
+from afterwatt.hwprofiles import facts
+from afterwatt.hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.tables import Table
 
 
 @dataclass(frozen=True, slots=True)

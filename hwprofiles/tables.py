@@ -26,8 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from hwprofiles.errors import HardwareError, did_you_mean
-from hwprofiles.facts import KINDS, Fact, Rule
+from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
+from afterwatt.hwprofiles.facts import KINDS, Fact, Rule
 
 DATA_DIR: Final = Path(__file__).parent / "data"
 _FACT_KEYS: Final = ("value", "source", "checked", "kind", "low", "high", "note")

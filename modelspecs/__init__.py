@@ -3,14 +3,14 @@
 The bottom of the house: imports none of the other packages, knows neither hardware nor time.
 """
 
-from modelspecs.catalogue import load_model, model_names
-from modelspecs.describe import CatalogueRow, DetailRow, describe_catalogue, describe_model
-from modelspecs.errors import ModelError
-from modelspecs.generic import generic_shape
-from modelspecs.precision import COMMON_PRECISIONS, PRECISIONS, Precision, load_precision
-from modelspecs.resolve import ResolvedModel, resolve_model
-from modelspecs.spec import ModelSpec
-from modelspecs.work import (
+from afterwatt.modelspecs.catalogue import load_model, model_names
+from afterwatt.modelspecs.describe import CatalogueRow, DetailRow, describe_catalogue, describe_model
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.generic import generic_shape
+from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS, Precision, load_precision
+from afterwatt.modelspecs.resolve import ResolvedModel, resolve_model
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.work import (
     causal_pairs,
     decode_flops,
     decode_intensity,

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from modelspecs.errors import ModelError, hint
-from modelspecs.hf import read_hf_config
-from modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.errors import ModelError, hint
+from afterwatt.modelspecs.hf import read_hf_config
+from afterwatt.modelspecs.spec import ModelSpec
 
 DATA_DIR = Path(__file__).parent / "data"
 

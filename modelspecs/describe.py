@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from modelspecs.catalogue import load_model, model_names
-from modelspecs.precision import COMMON_PRECISIONS
-from modelspecs.spec import ModelSpec
-from modelspecs.work import decode_flops, decode_intensity
+from afterwatt.modelspecs.catalogue import load_model, model_names
+from afterwatt.modelspecs.precision import COMMON_PRECISIONS
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.work import decode_flops, decode_intensity
 
 
 class CatalogueRow(NamedTuple):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from modelspecs.errors import ModelError
-from modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.spec import ModelSpec
 
 FAMILY: Final = "generic"
 SPREAD: Final[Mapping[str, float]] = MappingProxyType({"layers": 1.4, "hidden": 1.4})

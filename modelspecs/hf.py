@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modelspecs.errors import ModelError, hint
-from modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.errors import ModelError, hint
+from afterwatt.modelspecs.spec import ModelSpec
 
 _MISSING = object()
 _LEARNED_POSITION_OFFSET = 2

@@ -9,7 +9,7 @@ four of Qwen3.5 keeps one, and DeepSeek keeps 576 numbers a layer whatever its h
 import re
 from typing import Final, NamedTuple
 
-from modelspecs.generic import Outline
+from afterwatt.modelspecs.generic import Outline
 
 _AIC = "{}: model_configs of ai-dynamo/aiconfigurator 095f58a"
 _QWEN_VOCAB, _GEMMA_VOCAB = 248_320, 262_144

@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
-from modelspecs import gguf
-from modelspecs.errors import ModelError, hint
+from afterwatt.modelspecs import gguf
+from afterwatt.modelspecs.errors import ModelError, hint
 
 BITS_PER_BYTE = 8
 

@@ -13,11 +13,11 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from modelspecs.catalogue import load_model, model_names
-from modelspecs.errors import ModelError
-from modelspecs.generic import generic_shape
-from modelspecs.outlines import known_model
-from modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.catalogue import load_model, model_names
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.generic import generic_shape
+from afterwatt.modelspecs.outlines import known_model
+from afterwatt.modelspecs.spec import ModelSpec
 
 EXACT, SIBLING, GENERIC = "exact", "sibling", "generic"
 

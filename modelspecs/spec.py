@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import get_args
 
-from modelspecs.errors import ModelError
-from modelspecs.precision import Precision, load_precision
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.precision import Precision, load_precision
 
 NORM_VECTORS: Mapping[str, int] = MappingProxyType({"rms": 1, "layer": 2, "layer-plain": 0})
 """Learned vectors of the hidden size per norm: RMSNorm has a gain, LayerNorm a gain and a bias, or neither."""

@@ -6,9 +6,9 @@ scores and values take four times its width): under two percent of the FLOPs of 
 weights and of the cache, each read once per iteration; activations stay out.
 """
 
-from modelspecs.errors import ModelError
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
 
 
 def causal_pairs(new_tokens: int, past_tokens: int = 0) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from policies.views import BatchDecision, BatchPolicy, BatchView, Chunk, chunk_of
+from afterwatt.policies.views import BatchDecision, BatchPolicy, BatchView, Chunk, chunk_of
 
 DECODE_ALL = BatchDecision(decode=True)
 

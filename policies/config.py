@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from policies.batching import BATCHING
-from policies.errors import PolicyError
-from policies.routing import ROUTING
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.routing import ROUTING
 
 PREEMPTION = ("recompute", "swap")
 _NUMBERS = {

@@ -13,7 +13,7 @@ known: everything ever given back lies before `given_blocks`, and the `free_bloc
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from policies.errors import PolicyError
+from afterwatt.policies.errors import PolicyError
 
 
 class KvPool:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
-from policies.plans import StepPlan
-from policies.scheduler import Scheduler
-from policies.sequence import S
+from afterwatt.policies.plans import StepPlan
+from afterwatt.policies.scheduler import Scheduler
+from afterwatt.policies.sequence import S
 
 
 class DecisionEntry(NamedTuple):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple
 
-from policies.sequence import S
-from policies.views import Prefilling
+from afterwatt.policies.sequence import S
+from afterwatt.policies.views import Prefilling
 
 
 class PrefillChunk(NamedTuple, Generic[S]):

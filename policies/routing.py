@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from policies.views import ReplicaView, RequestView, RoutePolicy
+from afterwatt.policies.views import ReplicaView, RequestView, RoutePolicy
 
 
 class RoundRobin:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Any, Generic
 
-from policies.errors import PolicyError
-from policies.kv import KvPool
-from policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan, prefill_chunk_of
-from policies.sequence import DecodeGroup, S
-from policies.sizes import RejectReason, SchedulerConfig
-from policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling, candidate_of
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.kv import KvPool
+from afterwatt.policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan, prefill_chunk_of
+from afterwatt.policies.sequence import DecodeGroup, S
+from afterwatt.policies.sizes import RejectReason, SchedulerConfig
+from afterwatt.policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling, candidate_of
 
 IDLE = Idle()
 UNBOUNDED = 1 << 60

@@ -1,7 +1,7 @@
 """Run directories and what people read of them: the schema, the writer, the summary, the page and the terminal's table.
 
 Reads files, never live objects: a body (the simulator, later an emulator or an engine) writes a run directory through
-:class:`~reports.rundir.RunWriter`, and everything here starts from such a directory. It knows no physics.
+:class:`~afterwatt.reports.rundir.RunWriter`, and everything here starts from such a directory. It knows no physics.
 
 Names below load on first use, so that importing the package costs nothing.
 """
@@ -10,19 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from reports.errors import ReportError as ReportError
-    from reports.html import render as render
-    from reports.html import write_report as write_report
-    from reports.rundir import Run as Run
-    from reports.rundir import RunWriter as RunWriter
-    from reports.rundir import find_runs as find_runs
-    from reports.rundir import load_run as load_run
-    from reports.schema import manifest_json_schema as manifest_json_schema
-    from reports.schema import summary_json_schema as summary_json_schema
-    from reports.summary import assemble_summary as assemble_summary
-    from reports.summary import served as served
-    from reports.summary import summarise as summarise
-    from reports.terminal import print_runs as print_runs
+    from afterwatt.reports.errors import ReportError as ReportError
+    from afterwatt.reports.html import render as render
+    from afterwatt.reports.html import write_report as write_report
+    from afterwatt.reports.rundir import Run as Run
+    from afterwatt.reports.rundir import RunWriter as RunWriter
+    from afterwatt.reports.rundir import find_runs as find_runs
+    from afterwatt.reports.rundir import load_run as load_run
+    from afterwatt.reports.schema import manifest_json_schema as manifest_json_schema
+    from afterwatt.reports.schema import summary_json_schema as summary_json_schema
+    from afterwatt.reports.summary import assemble_summary as assemble_summary
+    from afterwatt.reports.summary import served as served
+    from afterwatt.reports.summary import summarise as summarise
+    from afterwatt.reports.terminal import print_runs as print_runs
 
 _HOME: Final = {
     "errors": ("ReportError",),
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 -- whatever the name stands f
     """Load a public name from its module."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'reports' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"reports.{_MODULE_OF[name]}"), name)
+    return getattr(importlib.import_module(f"afterwatt.reports.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

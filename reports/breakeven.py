@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from hwprofiles.carbon import TokenCarbon
-from reports.compare import Choice, Entry, shared_label
-from reports.tables import Floats
+from afterwatt.hwprofiles.carbon import TokenCarbon
+from afterwatt.reports.compare import Choice, Entry, shared_label
+from afterwatt.reports.tables import Floats
 
 Number = TypeVar("Number", float, Floats)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from reports.errors import ReportError
+from afterwatt.reports.errors import ReportError
 
 STATUSES = ("finished", "rejected", "unfinished")
 REJECT_REASONS = ("over_context", "never_fits", "queue_full")

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.errors import ReportError
+from afterwatt.reports.errors import ReportError
 
 ROWS_PER_GROUP = 65_536
 _IDS = pa.list_(pa.int64())

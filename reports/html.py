@@ -16,16 +16,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import versus, view
-from reports.compare import Choice, Entry, common_choices, contenders, entries, headline_choice
-from reports.errors import ReportError
-from reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
-from reports.figures.style import Figure
-from reports.format import listing
-from reports.notices import Notice, notices
-from reports.rundir import Run
-from reports.series import Series
-from reports.trust import sentence
+from afterwatt.reports import versus, view
+from afterwatt.reports.compare import Choice, Entry, common_choices, contenders, entries, headline_choice
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
+from afterwatt.reports.figures.style import Figure
+from afterwatt.reports.format import listing
+from afterwatt.reports.notices import Notice, notices
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.series import Series
+from afterwatt.reports.trust import sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 

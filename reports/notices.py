@@ -5,8 +5,8 @@ Shared by the page and the terminal, so that both warn of the same things in the
 
 from typing import NamedTuple
 
-from reports.format import count, number, percent, plural
-from reports.schema import Manifest, Summary
+from afterwatt.reports.format import count, number, percent, plural
+from afterwatt.reports.schema import Manifest, Summary
 
 NEAR_CAPACITY_FRAC = 0.9
 REASONS = {

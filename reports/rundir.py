@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from reports.columns import embodied_columns
-from reports.errors import ReportError
-from reports.schema import (
+from afterwatt.reports.columns import embodied_columns
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.schema import (
     Manifest,
     Summary,
     check_manifest,
@@ -23,7 +23,7 @@ from reports.schema import (
     read_json,
     write_json,
 )
-from reports.tables import Columns, Floats, TableWriter, open_parquet, read_floats
+from afterwatt.reports.tables import Columns, Floats, TableWriter, open_parquet, read_floats
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from reports.errors import ReportError
+from afterwatt.reports.errors import ReportError
 
 SCHEMA_VERSION = "1"
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.columns import schema_of
-from reports.errors import ReportError
+from afterwatt.reports.columns import schema_of
+from afterwatt.reports.errors import ReportError
 
 ROWS_PER_GROUP = 131_072
 Columns: TypeAlias = Mapping[str, Any] | pa.RecordBatch | pa.Table

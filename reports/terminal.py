@@ -7,13 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from reports.compare import Entry, contenders, entries
-from reports.format import UNKNOWN, brief, count, energy, interval, listing, number, percent, quantity, setting, usd
-from reports.notices import Notice, notices
-from reports.rundir import Run
-from reports.schema import Stats
-from reports.trust import range_of, sentence
-from reports.versus import METRICS, best
+from afterwatt.reports.compare import Entry, contenders, entries
+from afterwatt.reports.format import (
+    UNKNOWN,
+    brief,
+    count,
+    energy,
+    interval,
+    listing,
+    number,
+    percent,
+    quantity,
+    setting,
+    usd,
+)
+from afterwatt.reports.notices import Notice, notices
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.schema import Stats
+from afterwatt.reports.trust import range_of, sentence
+from afterwatt.reports.versus import METRICS, best
 
 if TYPE_CHECKING:
     from rich.console import Console

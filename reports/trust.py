@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from reports.format import UNKNOWN, brief, energy, number, percent
-from reports.schema import Prediction, Range, Summary
+from afterwatt.reports.format import UNKNOWN, brief, energy, number, percent
+from afterwatt.reports.schema import Prediction, Range, Summary
 
 BASES: Final = {
     "measured": "runs of such models on this very card with this software",

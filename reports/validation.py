@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from reports.compare import entries
-from reports.errors import ReportError
-from reports.figures import latency
-from reports.figures.style import Figure
-from reports.format import duration, listing, number, plural
-from reports.html import render_page, write_page
-from reports.rundir import load_run
-from reports.schema import read_json
-from reports.view import Table
+from afterwatt.reports.compare import entries
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.figures import latency
+from afterwatt.reports.figures.style import Figure
+from afterwatt.reports.format import duration, listing, number, plural
+from afterwatt.reports.html import render_page, write_page
+from afterwatt.reports.rundir import load_run
+from afterwatt.reports.schema import read_json
+from afterwatt.reports.view import Table
 
 SCHEMA: Final = 1
 NAMES: Final = {

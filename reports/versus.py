@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reports.breakeven import Curve, crossings, curves, merged
-from reports.compare import Choice, Entry, contenders, flips, headline_choice, ranking, wins
-from reports.format import UNKNOWN, duration, energy, grams, listing, number, percent, plural, usd
-from reports.schema import Interval
-from reports.trust import range_of
-from reports.view import Card, Table, co2e
+from afterwatt.reports.breakeven import Curve, crossings, curves, merged
+from afterwatt.reports.compare import Choice, Entry, contenders, flips, headline_choice, ranking, wins
+from afterwatt.reports.format import UNKNOWN, duration, energy, grams, listing, number, percent, plural, usd
+from afterwatt.reports.schema import Interval
+from afterwatt.reports.trust import range_of
+from afterwatt.reports.view import Card, Table, co2e
 
 MOST_FLIPS = 6
 

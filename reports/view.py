@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from reports.compare import Entry
-from reports.format import (
+from afterwatt.reports.compare import Entry
+from afterwatt.reports.format import (
     UNKNOWN,
     brief,
     count,
@@ -20,9 +20,9 @@ from reports.format import (
     setting,
     usd,
 )
-from reports.notices import MODELLED, NOT_MODELLED
-from reports.schema import Interval, Stats, Summary
-from reports.trust import ranges
+from afterwatt.reports.notices import MODELLED, NOT_MODELLED
+from afterwatt.reports.schema import Interval, Stats, Summary
+from afterwatt.reports.trust import ranges
 
 LATENCY_ROWS = {
     "ttft_s": "Time to first token",
@@ -281,8 +281,8 @@ def grounds(entry: Entry) -> list[str]:
 
 def glossary_table(entry: Entry) -> Table:
     """Explain the methods and allocations that the run was counted under, in the words of the ledger."""
-    from hwprofiles.embodied import METHODS
-    from hwprofiles.lives import ALLOCATIONS
+    from afterwatt.hwprofiles.embodied import METHODS
+    from afterwatt.hwprofiles.lives import ALLOCATIONS
 
     used = [*dict.fromkeys(m for m, _ in entry.choices), *dict.fromkeys(a for _, a in entry.choices)]
     words = METHODS | ALLOCATIONS

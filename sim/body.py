@@ -10,26 +10,26 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.roofline import TimeModel
-from policies.batching import BATCHING
-from policies.log import DecisionEntry, DecisionLog
-from policies.routing import ROUTING
-from policies.scheduler import Scheduler
-from policies.sizes import SchedulerConfig
-from policies.views import ReplicaView, RequestView
-from sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
-from sim.config import RunConfig
-from sim.histogram import LogHistogram
-from sim.links import Link
-from sim.memory import MemoryPlan
-from sim.pipeline import PipelineWorker
-from sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
-from sim.rows import Columns, RowOrder
-from sim.ticket import Ticket
-from sim.timeline import Bins
-from sim.times import time_model
-from sim.worker import Worker
-from sim.workload import Workload
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.log import DecisionEntry, DecisionLog
+from afterwatt.policies.routing import ROUTING
+from afterwatt.policies.scheduler import Scheduler
+from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.views import ReplicaView, RequestView
+from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.histogram import LogHistogram
+from afterwatt.sim.links import Link
+from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.pipeline import PipelineWorker
+from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
+from afterwatt.sim.rows import Columns, RowOrder
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.timeline import Bins
+from afterwatt.sim.times import time_model
+from afterwatt.sim.worker import Worker
+from afterwatt.sim.workload import Workload
 
 SWAP_FRAC = 0.5
 """Share of the hosts' memory that may hold swapped KV blocks (assumption of this project)."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from hwprofiles.stacks import Spread, model_class
-from reports.rundir import Run
-from sim.config import RunConfig, Slowness
+from afterwatt.hwprofiles.stacks import Spread, model_class
+from afterwatt.reports.rundir import Run
+from afterwatt.sim.config import RunConfig, Slowness
 
 LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 QUANTILES: Final = ("mean", "p50", "p90", "p99")

@@ -8,12 +8,12 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.body import Body
-from sim.config import RunConfig
-from sim.memory import MemoryPlan
-from sim.ticket import Ticket
-from sim.times import time_model
-from sim.workload import Lengths, Saturation, Workload
+from afterwatt.sim.body import Body
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.times import time_model
+from afterwatt.sim.workload import Lengths, Saturation, Workload
 
 TARGET_FRAC = 0.85
 """Share of capacity up to which devices are counted as enough: beyond it queues grow out of ordinary fluctuations."""

@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from hwprofiles.deployment import Deployment
-from hwprofiles.draws import DEFAULT_DRAWS
-from hwprofiles.embodied import DEFAULT_METHOD
-from hwprofiles.grid import HourlyGrid
-from hwprofiles.lives import DEFAULT_ALLOCATION
-from hwprofiles.sites import Site
-from hwprofiles.stacks import Stack
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
-from policies.config import PolicySet
-from sim.workload import Workload
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
+from afterwatt.hwprofiles.embodied import DEFAULT_METHOD
+from afterwatt.hwprofiles.grid import HourlyGrid
+from afterwatt.hwprofiles.lives import DEFAULT_ALLOCATION
+from afterwatt.hwprofiles.sites import Site
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.policies.config import PolicySet
+from afterwatt.sim.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from itertools import count
 
 import simpy
 
-from sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
 
 
 class Link:

@@ -6,16 +6,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from hwprofiles.describe import describe_profile, unit_of
-from hwprofiles.facts import Fact
-from hwprofiles.power import ANCHORS_FILE, anchors_of
-from hwprofiles.stacks import stack_path
-from hwprofiles.tables import DATA_DIR
-from modelspecs.describe import describe_spec
-from reports.schema import SCHEMA_VERSION
-from sim.config import RunConfig
-from sim.memory import MemoryPlan
-from sim.workload import TraceWorkload
+from afterwatt.hwprofiles.describe import describe_profile, unit_of
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.power import ANCHORS_FILE, anchors_of
+from afterwatt.hwprofiles.stacks import stack_path
+from afterwatt.hwprofiles.tables import DATA_DIR
+from afterwatt.modelspecs.describe import describe_spec
+from afterwatt.reports.schema import SCHEMA_VERSION
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.workload import TraceWorkload
 
 
 def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str]) -> dict[str, Any]:

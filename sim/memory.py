@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from hwprofiles.catalogue import ALIASES, device_names, load_device
-from hwprofiles.deployment import Deployment, parse_deployment
-from hwprofiles.errors import HardwareError
-from hwprofiles.roofline import stage_layers
-from hwprofiles.stacks import Stack
-from modelspecs.precision import COMMON_PRECISIONS, Precision
-from modelspecs.spec import ModelSpec
-from sim.errors import Infeasible
+from afterwatt.hwprofiles.catalogue import ALIASES, device_names, load_device
+from afterwatt.hwprofiles.deployment import Deployment, parse_deployment
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.roofline import stage_layers
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.precision import COMMON_PRECISIONS, Precision
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
 """Driver context, libraries and slack on each GPU: 0.5-0.7 GB with PyTorch and CUDA (assumption of this project)."""

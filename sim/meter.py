@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.deployment import Deployment
-from hwprofiles.occupancy import occupancy
-from hwprofiles.power import PowerModel
-from hwprofiles.replicas import ReplicaPower
-from hwprofiles.roofline import PlanArrays, Rates, work
-from hwprofiles.stacks import Stack
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
-from sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.power import PowerModel
+from afterwatt.hwprofiles.replicas import ReplicaPower
+from afterwatt.hwprofiles.roofline import PlanArrays, Rates, work
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

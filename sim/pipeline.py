@@ -4,15 +4,15 @@ from collections.abc import Callable, Generator, Sequence
 
 import simpy
 
-from hwprofiles.roofline import TimeModel
-from policies.log import DecisionLog
-from policies.plans import Idle, StepOutcome, StepPlan
-from policies.scheduler import Scheduler
-from sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
-from sim.links import Link
-from sim.recorder import Lane, pack_jump, pack_level_jump, pack_stride
-from sim.ticket import Ticket
-from sim.worker import note_admissions, note_prefills, resting
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.policies.log import DecisionLog
+from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
+from afterwatt.policies.scheduler import Scheduler
+from afterwatt.sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.links import Link
+from afterwatt.sim.recorder import Lane, pack_jump, pack_level_jump, pack_stride
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.worker import note_admissions, note_prefills, resting
 
 
 class PipelineWorker:

@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.clock import S_PER_PS
-from sim.histogram import LogHistogram
-from sim.ticket import Ticket
-from sim.timeline import Bins
+from afterwatt.sim.clock import S_PER_PS
+from afterwatt.sim.histogram import LogHistogram
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.timeline import Bins
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -11,16 +11,16 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from policies.errors import PolicyError
-from policies.log import DecisionEntry, DecisionLog
-from policies.plans import Applied, StepOutcome, StepPlan
-from policies.scheduler import Scheduler
-from policies.sizes import SchedulerConfig
-from policies.views import BatchPolicy
-from sim.clock import Alarm, Kind, VirtualEnvironment, priority
-from sim.links import Link
-from sim.ticket import Ticket
-from sim.worker import Worker
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.log import DecisionEntry, DecisionLog
+from afterwatt.policies.plans import Applied, StepOutcome, StepPlan
+from afterwatt.policies.scheduler import Scheduler
+from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.views import BatchPolicy
+from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.links import Link
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.worker import Worker
 
 COMPARED: Final = tuple(name for name in DecisionEntry._fields if name != "time_s")
 """Of a decision: all but when it was taken."""

@@ -6,8 +6,8 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.clock import S_PER_PS
-from sim.ticket import Ticket
+from afterwatt.sim.clock import S_PER_PS
+from afterwatt.sim.ticket import Ticket
 
 Columns = Mapping[str, NDArray[np.generic] | Sequence[object]]
 

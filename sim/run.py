@@ -10,23 +10,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hwprofiles.books import BooksOptions, Counts, close_books
-from hwprofiles.power import gpu_power_model
-from hwprofiles.replicas import replica_power
-from hwprofiles.roofline import reached_rates
-from policies.log import DecisionEntry
-from reports.decisions import DecisionWriter
-from reports.rundir import Run, RunWriter, load_run
-from reports.schema import SCHEMA_VERSION
-from reports.summary import assemble_summary, served, summarise
-from sim.body import Body, BodyResult
-from sim.bounds import prediction
-from sim.capacity import load_of, measure_capacity
-from sim.config import RunConfig
-from sim.manifest import manifest_of
-from sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
-from sim.meter import Meter
-from sim.workload import Workload
+from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books
+from afterwatt.hwprofiles.power import gpu_power_model
+from afterwatt.hwprofiles.replicas import replica_power
+from afterwatt.hwprofiles.roofline import reached_rates
+from afterwatt.policies.log import DecisionEntry
+from afterwatt.reports.decisions import DecisionWriter
+from afterwatt.reports.rundir import Run, RunWriter, load_run
+from afterwatt.reports.schema import SCHEMA_VERSION
+from afterwatt.reports.summary import assemble_summary, served, summarise
+from afterwatt.sim.body import Body, BodyResult
+from afterwatt.sim.bounds import prediction
+from afterwatt.sim.capacity import load_of, measure_capacity
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.manifest import manifest_of
+from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
+from afterwatt.sim.meter import Meter
+from afterwatt.sim.workload import Workload
 
 Progress = Callable[[int, float], None]
 """Called now and then with (requests done, virtual seconds)."""

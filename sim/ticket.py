@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence as Keys
 
-from policies.sequence import Sequence
+from afterwatt.policies.sequence import Sequence
 
 
 class Ticket(Sequence):

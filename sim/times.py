@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from hwprofiles.roofline import TimeModel
-from sim.config import RunConfig, Slowness
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.sim.config import RunConfig, Slowness
 
 
 class IterationTimes(Protocol):

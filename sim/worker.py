@@ -5,14 +5,14 @@ from math import sqrt
 
 import simpy
 
-from policies.log import DecisionLog
-from policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan
-from policies.scheduler import Scheduler
-from sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
-from sim.links import Link
-from sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
-from sim.ticket import Ticket
-from sim.times import IterationTimes
+from afterwatt.policies.log import DecisionLog
+from afterwatt.policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan
+from afterwatt.policies.scheduler import Scheduler
+from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.links import Link
+from afterwatt.sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.times import IterationTimes
 
 
 def next_end(elapsed_ps: int, first_ps: int, slope_ps: int) -> tuple[int, int]:

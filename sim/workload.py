@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import simpy
 
-from sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
-from sim.ticket import Ticket
-from traces.schema import Batch, Trace
+from afterwatt.sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.ticket import Ticket
+from afterwatt.traces.schema import Batch, Trace
 
 Submit = Callable[[Ticket], None]
 

@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from hwprofiles import parse_deployment
-from hwprofiles.audit import check_conservation
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import Deployment
-from hwprofiles.ledger import Ledger, account
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from modelspecs.precision import load_precision
-from policies.config import PolicySet, parse_policies
-from policies.log import DecisionEntry
-from sim.body import Body, BodyResult
-from sim.clock import VirtualEnvironment
-from sim.config import RunConfig
-from sim.memory import MemoryPlan
-from sim.run import memory_of, meter_of
-from sim.ticket import Ticket
-from sim.workload import StaticBatch, TraceWorkload, Workload
-from traces.schema import Batch, TraceInfo
+from afterwatt.hwprofiles import parse_deployment
+from afterwatt.hwprofiles.audit import check_conservation
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.ledger import Ledger, account
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
+from afterwatt.policies.config import PolicySet, parse_policies
+from afterwatt.policies.log import DecisionEntry
+from afterwatt.sim.body import Body, BodyResult
+from afterwatt.sim.clock import VirtualEnvironment
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.run import memory_of, meter_of
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.workload import StaticBatch, TraceWorkload, Workload
+from afterwatt.traces.schema import Batch, TraceInfo
 
 PS_PER_S = 10**12
 S_PER_PS = 1e-12

@@ -5,9 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from policies.batching import BATCHING
-from policies.config import PolicySet
-from policies.routing import ROUTING
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.config import PolicySet
+from afterwatt.policies.routing import ROUTING
 from tests.helpers import S_PER_PS, Outcome, Requests, run_body
 
 UNIT_TOKENS = 8

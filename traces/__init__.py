@@ -12,18 +12,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from traces.errors import TraceError
+from afterwatt.traces.errors import TraceError
 
 if TYPE_CHECKING:
-    from traces.formats import FORMATS
-    from traces.opening import open_trace
-    from traces.options import Options
-    from traces.presets import preset_names
-    from traces.sample import sample_path
-    from traces.schema import Batch, Trace, TraceInfo
-    from traces.stats import describe
-    from traces.synth import SyntheticTrace
-    from traces.write import write_csv, write_parquet, write_trace
+    from afterwatt.traces.formats import FORMATS
+    from afterwatt.traces.opening import open_trace
+    from afterwatt.traces.options import Options
+    from afterwatt.traces.presets import preset_names
+    from afterwatt.traces.sample import sample_path
+    from afterwatt.traces.schema import Batch, Trace, TraceInfo
+    from afterwatt.traces.stats import describe
+    from afterwatt.traces.synth import SyntheticTrace
+    from afterwatt.traces.write import write_csv, write_parquet, write_trace
 
 _HOME = {
     "FORMATS": "formats",
@@ -61,5 +61,5 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        return getattr(import_module(f"traces.{_HOME[name]}"), name)
+        return getattr(import_module(f"afterwatt.traces.{_HOME[name]}"), name)
     raise AttributeError(f"module 'traces' has no attribute '{name}'")

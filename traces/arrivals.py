@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from traces.schema import Floats
+from afterwatt.traces.schema import Floats
 
 BLOCK_ROWS = 8192
 """Rows drawn at once. Part of the meaning of a seed: changing it changes every synthetic trace."""

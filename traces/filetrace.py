@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from traces.arrivals import Tap, gamma_gaps, unit_arrivals
-from traces.errors import TraceError
-from traces.options import Options
-from traces.peek import Peek, first_line
-from traces.records import ARRIVAL, rechunk, to_batch
-from traces.schema import DEFAULT_BATCH_ROWS, Batch, Floats, Trace, TraceInfo, check_batch_size
-from traces.tableformat import Stretch, TableFormat
+from afterwatt.traces.arrivals import Tap, gamma_gaps, unit_arrivals
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.options import Options
+from afterwatt.traces.peek import Peek, first_line
+from afterwatt.traces.records import ARRIVAL, rechunk, to_batch
+from afterwatt.traces.schema import DEFAULT_BATCH_ROWS, Batch, Floats, Trace, TraceInfo, check_batch_size
+from afterwatt.traces.tableformat import Stretch, TableFormat
 
 _LONGEST_SPAN_S = 20 * 366 * 86_400
 _HIGHEST_RATE_PER_S = 1e6

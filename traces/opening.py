@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from traces.errors import TraceError
-from traces.formats import FORMATS, Format
-from traces.options import Options, options_from_query, split_query
-from traces.peek import Peek, closest, look
-from traces.schema import Trace
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.formats import FORMATS, Format
+from afterwatt.traces.options import Options, options_from_query, split_query
+from afterwatt.traces.peek import Peek, closest, look
+from afterwatt.traces.schema import Trace
 
 SYNTH = "synth:"
 
@@ -41,7 +41,7 @@ def open_trace(
     if not text:
         raise TraceError("the trace's address is empty; give a file or synth:chat?rate=0.5&n=2000")
     if text.startswith(SYNTH):
-        from traces.synth import synth_trace  # brings scipy.special
+        from afterwatt.traces.synth import synth_trace  # brings scipy.special
 
         return synth_trace(text, _options(wishes))
     place, query = (text, {}) if _exists(text) else split_query(text)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from urllib.parse import parse_qsl
 
-from traces.errors import TraceError, shown
-from traces.peek import closest
+from afterwatt.traces.errors import TraceError, shown
+from afterwatt.traces.peek import closest
 
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 """Ticks per second of the units an arrival column may be said to be in."""

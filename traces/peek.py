@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traces.errors import TraceError, shown
+from afterwatt.traces.errors import TraceError, shown
 
 Kind = Literal["parquet", "csv", "jsonl", "json", "directory"]
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from traces.arrivals import Gaps
-from traces.errors import TraceError
-from traces.peek import closest
-from traces.schema import Floats, Ints
+from afterwatt.traces.arrivals import Gaps
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.peek import closest
+from afterwatt.traces.schema import Floats, Ints
 
 DAY_S = 86_400.0
 _PRESETS_FILE = "data/presets.toml"
@@ -147,7 +147,7 @@ class Preset:
 
 @cache
 def _presets() -> dict[str, Preset]:
-    text = files("traces").joinpath(_PRESETS_FILE).read_text(encoding="utf-8")
+    text = files("afterwatt.traces").joinpath(_PRESETS_FILE).read_text(encoding="utf-8")
     return {name: parse_preset(name, said) for name, said in tomllib.loads(text).items()}
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from traces.arrivals import Family, Gaps, stream
-from traces.errors import TraceError
-from traces.options import Options
-from traces.records import ARRIVAL, OUTPUT, PROMPT, rechunk, to_batch
-from traces.schema import DEFAULT_BATCH_ROWS, Batch, Floats, Ints, Trace, TraceInfo, check_batch_size
+from afterwatt.traces.arrivals import Family, Gaps, stream
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.options import Options
+from afterwatt.traces.records import ARRIVAL, OUTPUT, PROMPT, rechunk, to_batch
+from afterwatt.traces.schema import DEFAULT_BATCH_ROWS, Batch, Floats, Ints, Trace, TraceInfo, check_batch_size
 
 WINDOW_S = 600
 

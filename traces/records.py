@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from traces.schema import Batch, Labels, Prefixes
+from afterwatt.traces.schema import Batch, Labels, Prefixes
 
 ARRIVAL, PROMPT, OUTPUT = "arrival_s", "prompt_tokens", "output_tokens"
 CLASS, SESSION, PREFIXES = "class", "session", "prefix_hashes"

@@ -1,6 +1,6 @@
 """The sample that ships with the project, and the command that made it.
 
-    python -m traces.sample --rate 0.28
+    python -m afterwatt.traces.sample --rate 0.28
 
 Its requests are synthetic: the chat preset with prompts scaled to a third (a few hundred tokens, as in short chats),
 all within 4,096 tokens. The rate is what one Tesla M40 24 GB can just carry with Llama-2-7B in fp16: `simulate --hw
@@ -14,8 +14,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from traces.synth import SyntheticTrace
-from traces.write import write_parquet
+from afterwatt.traces.synth import SyntheticTrace
+from afterwatt.traces.write import write_parquet
 
 RATE_PER_S = 0.28
 REQUESTS = 2000
@@ -27,7 +27,7 @@ _FILE = "data/chat.parquet"
 
 def sample_path() -> Path:
     """Where the shipped `chat.parquet` lies."""
-    return Path(str(files("traces").joinpath(_FILE)))
+    return Path(str(files("afterwatt.traces").joinpath(_FILE)))
 
 
 def sample_trace(rate_per_s: float = RATE_PER_S) -> SyntheticTrace:

@@ -8,9 +8,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from traces.arrivals import stream
-from traces.presets import Sharing
-from traces.schema import Floats, Ints, Prefixes
+from afterwatt.traces.arrivals import stream
+from afterwatt.traces.presets import Sharing
+from afterwatt.traces.schema import Floats, Ints, Prefixes
 
 
 class Sharer:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.presets import DAY_S
-from traces.schema import Batch, Floats, Ints, Trace
+from afterwatt.traces.presets import DAY_S
+from afterwatt.traces.schema import Batch, Floats, Ints, Trace
 
 _WINDOWS_S = (1, 10, 60, 600)
 _PEAK_WINDOW_S = 60

@@ -14,14 +14,23 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from traces.arrivals import BLOCK_ROWS, gamma_gaps, stream, unit_arrivals
-from traces.errors import TraceError, shown
-from traces.options import Options, parse_value, split_query
-from traces.peek import closest
-from traces.presets import Daily, Lengths, Preset, load_preset, preset_names
-from traces.records import rechunk, to_batch, to_record
-from traces.schema import DEFAULT_BATCH_ROWS, MAX_TOKENS, Batch, Floats, Ints, Trace, TraceInfo, check_batch_size
-from traces.sharing import Sharer
+from afterwatt.traces.arrivals import BLOCK_ROWS, gamma_gaps, stream, unit_arrivals
+from afterwatt.traces.errors import TraceError, shown
+from afterwatt.traces.options import Options, parse_value, split_query
+from afterwatt.traces.peek import closest
+from afterwatt.traces.presets import Daily, Lengths, Preset, load_preset, preset_names
+from afterwatt.traces.records import rechunk, to_batch, to_record
+from afterwatt.traces.schema import (
+    DEFAULT_BATCH_ROWS,
+    MAX_TOKENS,
+    Batch,
+    Floats,
+    Ints,
+    Trace,
+    TraceInfo,
+    check_batch_size,
+)
+from afterwatt.traces.sharing import Sharer
 
 SYNTH = "synth:"
 FIXED = "fixed"

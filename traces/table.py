@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from traces.cells import Cells
-from traces.errors import TraceError, shown
-from traces.peek import LINE_BYTES, Peek, first_line, parse_object
+from afterwatt.traces.cells import Cells
+from afterwatt.traces.errors import TraceError, shown
+from afterwatt.traces.peek import LINE_BYTES, Peek, first_line, parse_object
 
 _CHUNK_ROWS = 65_536
 _JSON_CHUNK_ROWS = 4_096

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from traces.cells import Cells, floats, id_lists, ints, labels
-from traces.errors import TraceError
-from traces.options import UNITS, Options
-from traces.peek import Kind, Peek
-from traces.records import CLASS, OUTPUT, PREFIXES, PROMPT, SESSION
-from traces.schema import MAX_TOKENS, Trace
-from traces.table import Chunk, duplicate_columns, read_chunks
+from afterwatt.traces.cells import Cells, floats, id_lists, ints, labels
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.options import UNITS, Options
+from afterwatt.traces.peek import Kind, Peek
+from afterwatt.traces.records import CLASS, OUTPUT, PREFIXES, PROMPT, SESSION
+from afterwatt.traces.schema import MAX_TOKENS, Trace
+from afterwatt.traces.table import Chunk, duplicate_columns, read_chunks
 
 Fields: TypeAlias = dict[str, Any]
 Rules: TypeAlias = Callable[[Chunk, Fields], None]
@@ -163,7 +163,7 @@ class TableFormat:
         Raises:
             TraceError: at the first row that breaks a rule.
         """
-        from traces.filetrace import FileTrace  # it needs this module's types
+        from afterwatt.traces.filetrace import FileTrace  # it needs this module's types
 
         return FileTrace(self, peek, options)
 

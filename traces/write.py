@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from traces.errors import TraceError
-from traces.formats.own import BLOCK, FORMAT_VERSION, METADATA_KEY
-from traces.peek import first_line
-from traces.records import ARRIVAL, CLASS, OUTPUT, PREFIXES, PROMPT, SESSION, to_record
-from traces.schema import Batch, Trace, TraceInfo
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.formats.own import BLOCK, FORMAT_VERSION, METADATA_KEY
+from afterwatt.traces.peek import first_line
+from afterwatt.traces.records import ARRIVAL, CLASS, OUTPUT, PREFIXES, PROMPT, SESSION, to_record
+from afterwatt.traces.schema import Batch, Trace, TraceInfo
 
 _ROW_GROUP = 65_536
 _HASH_BYTES = 1 << 20

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.runtime.doctor import Gpu, TorchFacts
+from afterwatt.engine.runtime.doctor import Gpu, TorchFacts
 
 
 def torch_facts() -> TorchFacts:

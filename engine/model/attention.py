@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from engine.model.kv import KVShape, LayerCache
-from engine.runtime.compute import Ints, StepBatch
-from engine.runtime.errors import EngineError
+from afterwatt.engine.model.kv import KVShape, LayerCache
+from afterwatt.engine.runtime.compute import Ints, StepBatch
+from afterwatt.engine.runtime.errors import EngineError
 
 MASKED_PAIRS: Final = 1 << 22
 """Query-key pairs per masked call: bounds the mask, 16 MiB in fp32."""

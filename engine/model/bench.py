@@ -12,11 +12,11 @@ from typing import Any, Final
 import torch
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from engine.model.attention import ALONE_BYTES
-from engine.model.machine import Machine, describe, free_host_bytes
-from engine.model.products import product
-from engine.runtime.errors import EngineError
-from engine.runtime.probes import MIB, Effort, Probe
+from afterwatt.engine.model.attention import ALONE_BYTES
+from afterwatt.engine.model.machine import Machine, describe, free_host_bytes
+from afterwatt.engine.model.products import product
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.probes import MIB, Effort, Probe
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _LEAST_ARRAY: Final = 256 * MIB

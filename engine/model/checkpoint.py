@@ -14,13 +14,13 @@ from typing import BinaryIO, Final
 
 import torch
 
-from engine.model.config import ModelConfig
-from engine.model.devices import DtypePolicy
-from engine.model.weights import Place, Weights, allocate, places
-from engine.runtime.errors import CheckpointError
-from engine.runtime.layout import Layout, read_layout
-from engine.runtime.manifest import FileRecord, check_files, check_tensor, read_manifest
-from engine.runtime.shards import CHUNK_BYTES, Shard, TensorEntry
+from afterwatt.engine.model.config import ModelConfig
+from afterwatt.engine.model.devices import DtypePolicy
+from afterwatt.engine.model.weights import Place, Weights, allocate, places
+from afterwatt.engine.runtime.errors import CheckpointError
+from afterwatt.engine.runtime.layout import Layout, read_layout
+from afterwatt.engine.runtime.manifest import FileRecord, check_files, check_tensor, read_manifest
+from afterwatt.engine.runtime.shards import CHUNK_BYTES, Shard, TensorEntry
 
 STORED: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _HARMLESS: Final = "rotary_emb.inv_freq"

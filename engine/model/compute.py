@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.model.attention import plan_attention, slots_of
-from engine.model.checkpoint import load_weights, open_checkpoint
-from engine.model.config import ModelConfig, read_config
-from engine.model.devices import NAMES, DtypePolicy, capability_of, device_name, dtype_policy, find_device
-from engine.model.graphs import PaddedDecode
-from engine.model.kv import KVPool, KVShape
-from engine.model.llama import Decoder
-from engine.model.machine import gpu_uuid
-from engine.model.memory import MemoryPlan, plan_memory
-from engine.model.options import ComputeOptions
-from engine.model.sampling import choose
-from engine.model.weights import Weights
-from engine.runtime.compute import ComputeInfo, Ints, StepBatch
-from engine.runtime.errors import EngineError
+from afterwatt.engine.model.attention import plan_attention, slots_of
+from afterwatt.engine.model.checkpoint import load_weights, open_checkpoint
+from afterwatt.engine.model.config import ModelConfig, read_config
+from afterwatt.engine.model.devices import NAMES, DtypePolicy, capability_of, device_name, dtype_policy, find_device
+from afterwatt.engine.model.graphs import PaddedDecode
+from afterwatt.engine.model.kv import KVPool, KVShape
+from afterwatt.engine.model.llama import Decoder
+from afterwatt.engine.model.machine import gpu_uuid
+from afterwatt.engine.model.memory import MemoryPlan, plan_memory
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.model.sampling import choose
+from afterwatt.engine.model.weights import Weights
+from afterwatt.engine.runtime.compute import ComputeInfo, Ints, StepBatch
+from afterwatt.engine.runtime.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from engine.runtime.errors import CheckpointError
-from modelspecs.errors import ModelError
-from modelspecs.hf import read_hf_config
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.runtime.errors import CheckpointError
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.hf import read_hf_config
+from afterwatt.modelspecs.spec import ModelSpec
 
 FAMILIES: Final = ("llama", "mistral", "qwen2")
 ACTIVATIONS: Final = ("silu", "relu")

@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.errors import EngineError
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}

@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from engine.model.attention import GATHERED_BYTES, Together, length_mask
-from engine.model.kv import KVPool
-from engine.model.llama import Decoder
-from engine.runtime.compute import Ints, StepBatch
+from afterwatt.engine.model.attention import GATHERED_BYTES, Together, length_mask
+from afterwatt.engine.model.kv import KVPool
+from afterwatt.engine.model.llama import Decoder
+from afterwatt.engine.runtime.compute import Ints, StepBatch
 
 SMALLEST_BUCKET: Final = 128
 """Context that the shortest sequences are padded to, tokens: below it, fewer graphs are worth more than fewer reads."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.runtime.errors import EngineError
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.modelspecs.spec import ModelSpec
 
 _SWAP_AT_ONCE = 8
 """Blocks gathered on the device before they are copied; bounds the extra memory that swapping takes there."""

@@ -11,12 +11,12 @@ import torch
 from torch import addmv, mv
 from torch.nn.functional import linear, relu, rms_norm, silu
 
-from engine.model.attention import Part
-from engine.model.config import ModelConfig
-from engine.model.kv import KVPool, LayerCache
-from engine.model.products import product
-from engine.model.rope import RopeTable, rotate_
-from engine.model.weights import Weights
+from afterwatt.engine.model.attention import Part
+from afterwatt.engine.model.config import ModelConfig
+from afterwatt.engine.model.kv import KVPool, LayerCache
+from afterwatt.engine.model.products import product
+from afterwatt.engine.model.rope import RopeTable, rotate_
+from afterwatt.engine.model.weights import Weights
 
 CAST_ELEMENTS: Final = 1 << 24
 """Weights cast at a time where they are stored narrower than computed with: 64 MiB of fp32, whatever the model."""

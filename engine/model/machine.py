@@ -8,8 +8,8 @@ from typing import Final
 import psutil
 import torch
 
-from engine.runtime.errors import EngineError
-from engine.runtime.probes import MIB
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.probes import MIB
 
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 

@@ -5,15 +5,15 @@ from typing import Final
 
 import torch
 
-from engine.model.attention import GATHERED_BYTES, MASKED_PAIRS
-from engine.model.config import ModelConfig
-from engine.model.devices import DtypePolicy
-from engine.model.kv import KVShape
-from engine.model.llama import CAST_ELEMENTS
-from engine.model.machine import free_host_bytes
-from engine.model.options import ComputeOptions
-from engine.model.weights import allocate
-from engine.runtime.errors import EngineError
+from afterwatt.engine.model.attention import GATHERED_BYTES, MASKED_PAIRS
+from afterwatt.engine.model.config import ModelConfig
+from afterwatt.engine.model.devices import DtypePolicy
+from afterwatt.engine.model.kv import KVShape
+from afterwatt.engine.model.llama import CAST_ELEMENTS
+from afterwatt.engine.model.machine import free_host_bytes
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.model.weights import allocate
+from afterwatt.engine.runtime.errors import EngineError
 
 _CUDA_SHARE: Final = 0.9
 _HOST_SHARE: Final = 0.5

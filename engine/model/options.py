@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.model.compute import TorchCompute
+    from afterwatt.engine.model.compute import TorchCompute
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class TorchComputeFactory:
         Raises:
             EngineError: it cannot be loaded, or does not fit.
         """
-        from engine.model.compute import TorchCompute, load_model
+        from afterwatt.engine.model.compute import TorchCompute, load_model
 
         compute = TorchCompute(load_model(self.directory, self.options), self.options)
         compute.warm_up(self.options.warm_tokens)

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from engine.model.attention import plan_attention, slots_of
-from engine.model.compute import LoadedModel
-from engine.model.kv import KVPool, KVShape
-from engine.model.llama import Decoder
-from engine.runtime.compute import GREEDY, Ints, StepBatch
-from engine.runtime.errors import EngineError
+from afterwatt.engine.model.attention import plan_attention, slots_of
+from afterwatt.engine.model.compute import LoadedModel
+from afterwatt.engine.model.kv import KVPool, KVShape
+from afterwatt.engine.model.llama import Decoder
+from afterwatt.engine.runtime.compute import GREEDY, Ints, StepBatch
+from afterwatt.engine.runtime.errors import EngineError
 
 _BLOCK_TOKENS = 16
 

@@ -18,12 +18,12 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from engine.model.config import FAMILIES, ModelConfig, Rope
-from engine.model.devices import DTYPES, DtypePolicy
-from engine.model.weights import allocate, places
-from engine.runtime.errors import EngineError
-from engine.runtime.layout import CONFIG, INDEX, SINGLE
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.model.config import FAMILIES, ModelConfig, Rope
+from afterwatt.engine.model.devices import DTYPES, DtypePolicy
+from afterwatt.engine.model.weights import allocate, places
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.layout import CONFIG, INDEX, SINGLE
+from afterwatt.modelspecs.spec import ModelSpec
 
 _ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 _TORCH_NAMES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

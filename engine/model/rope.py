@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from engine.model.config import Rope
+from afterwatt.engine.model.config import Rope
 
 
 def frequencies(rope: Rope, head_dim: int) -> torch.Tensor:

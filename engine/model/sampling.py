@@ -11,8 +11,8 @@ from typing import Final
 
 import torch
 
-from engine.runtime.compute import Sampling
-from engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.compute import Sampling
+from afterwatt.engine.runtime.errors import EngineError
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST: Final = 0xBF58476D1CE4E5B9 - (1 << 64)

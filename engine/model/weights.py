@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.model.config import ModelConfig
-from engine.model.devices import DtypePolicy
-from engine.model.rope import pair_order
+from afterwatt.engine.model.config import ModelConfig
+from afterwatt.engine.model.devices import DtypePolicy
+from afterwatt.engine.model.rope import pair_order
 
 
 @dataclass(slots=True)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from engine.runtime.errors import EngineError
-from engine.runtime.probes import MIB, Probe
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.probes import MIB, Probe
 
 ALIGNMENT: Final = 4096
 SEQUENTIAL_BYTES: Final = (1 * MIB, 8 * MIB)

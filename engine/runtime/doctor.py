@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from engine.runtime.disk import device_read_bytes, place_of
-from engine.runtime.energy.nvml import Nvml
-from engine.runtime.energy.rapl import POWERCAP, rapl_zones
-from engine.runtime.energy.reading import MeterError
-from engine.runtime.probes import MIB
+from afterwatt.engine.runtime.disk import device_read_bytes, place_of
+from afterwatt.engine.runtime.energy.nvml import Nvml
+from afterwatt.engine.runtime.energy.rapl import POWERCAP, rapl_zones
+from afterwatt.engine.runtime.energy.reading import MeterError
+from afterwatt.engine.runtime.probes import MIB
 
 Status = Literal["ok", "note", "problem"]
 Capability = tuple[int, int]

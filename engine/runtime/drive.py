@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from engine.runtime.process import WorkerLostError, WorkerProcess
-from engine.runtime.request import Report, Request, StepRecord
-from policies.log import DecisionEntry
+from afterwatt.engine.runtime.process import WorkerLostError, WorkerProcess
+from afterwatt.engine.runtime.request import Report, Request, StepRecord
+from afterwatt.policies.log import DecisionEntry
 
 NS_PER_S = 1_000_000_000
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from engine.runtime.errors import CheckpointError
-from engine.runtime.shards import Shard, TensorEntry, read_shard
+from afterwatt.engine.runtime.errors import CheckpointError
+from afterwatt.engine.runtime.shards import Shard, TensorEntry, read_shard
 
 CONFIG: Final = "config.json"
 SINGLE: Final = "model.safetensors"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from engine.runtime.errors import CheckpointError
-from engine.runtime.layout import CONFIG, INDEX, read_layout, weight_files
-from engine.runtime.shards import Shard, chunks, read_shard
+from afterwatt.engine.runtime.errors import CheckpointError
+from afterwatt.engine.runtime.layout import CONFIG, INDEX, read_layout, weight_files
+from afterwatt.engine.runtime.shards import Shard, chunks, read_shard
 
 NAME: Final = "afterwatt-manifest.json"
 VERSION: Final = 1

@@ -8,8 +8,8 @@ its head, given back at its tail, a sequence's last block first.
 from collections import deque
 from collections.abc import Sequence
 
-from policies.errors import PolicyError
-from policies.kv import KvPool
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.kv import KvPool
 
 
 class PagedPool(KvPool):

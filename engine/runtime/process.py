@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from engine.runtime.compute import Compute, ComputeInfo, StepBatch
-from engine.runtime.errors import EngineError
-from engine.runtime.request import Report, Request
-from engine.runtime.worker import EngineWorker
-from policies.batching import BATCHING
-from policies.config import PolicySet
-from policies.sizes import SchedulerConfig
+from afterwatt.engine.runtime.compute import Compute, ComputeInfo, StepBatch
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.request import Report, Request
+from afterwatt.engine.runtime.worker import EngineWorker
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.config import PolicySet
+from afterwatt.policies.sizes import SchedulerConfig
 
 FLUSH_NS = 50_000_000
 """Reports leave a busy worker this often, and when it has nothing to do; sending one costs it about 0.1 ms."""

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from engine.runtime.compute import GREEDY, Ints, Sampling
-from engine.runtime.drive import NS_PER_S
-from engine.runtime.request import Request
-from traces.schema import Trace
+from afterwatt.engine.runtime.compute import GREEDY, Ints, Sampling
+from afterwatt.engine.runtime.drive import NS_PER_S
+from afterwatt.engine.runtime.request import Request
+from afterwatt.traces.schema import Trace
 
 
 def prompt_ids(

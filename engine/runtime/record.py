@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.runtime.compute import ComputeInfo
-from engine.runtime.drive import NS_PER_S, Recording, Served
-from engine.runtime.process import WorkerSetup, scheduler_config
-from engine.runtime.request import Chunked, StepRecord
-from reports.decisions import DecisionWriter
-from reports.errors import ReportError
-from reports.rundir import Run, RunWriter, load_run
-from reports.schema import SCHEMA_VERSION
-from reports.summary import assemble_summary
+from afterwatt.engine.runtime.compute import ComputeInfo
+from afterwatt.engine.runtime.drive import NS_PER_S, Recording, Served
+from afterwatt.engine.runtime.process import WorkerSetup, scheduler_config
+from afterwatt.engine.runtime.request import Chunked, StepRecord
+from afterwatt.reports.decisions import DecisionWriter
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run, RunWriter, load_run
+from afterwatt.reports.schema import SCHEMA_VERSION
+from afterwatt.reports.summary import assemble_summary
 
 Floats = NDArray[np.float64]
 FIRST_BIN_S: Final = 0.1

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.runtime.compute import GREEDY, Ints, Sampling
-from policies.log import DecisionEntry
-from policies.sequence import Sequence
+from afterwatt.engine.runtime.compute import GREEDY, Ints, Sampling
+from afterwatt.policies.log import DecisionEntry
+from afterwatt.policies.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from engine.runtime.errors import CheckpointError
+from afterwatt.engine.runtime.errors import CheckpointError
 
 DTYPE_BYTES: Final[Mapping[str, int]] = MappingProxyType(
     {

@@ -6,8 +6,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from engine.runtime.compute import Ints
-from engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.compute import Ints
+from afterwatt.engine.runtime.errors import EngineError
 
 BYTES: Final = 256
 _SPARE: Final = 8

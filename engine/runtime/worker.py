@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from engine.runtime.compute import Compute, StepBatch
-from engine.runtime.paged import PagedPool
-from engine.runtime.request import Admission, Chunked, Job, Refusal, Report, Request, StepRecord
-from policies.log import DecisionEntry, DecisionLog
-from policies.plans import Idle, StepOutcome, StepPlan
-from policies.scheduler import Scheduler
-from policies.sizes import SchedulerConfig
-from policies.views import BatchPolicy
+from afterwatt.engine.runtime.compute import Compute, StepBatch
+from afterwatt.engine.runtime.paged import PagedPool
+from afterwatt.engine.runtime.request import Admission, Chunked, Job, Refusal, Report, Request, StepRecord
+from afterwatt.policies.log import DecisionEntry, DecisionLog
+from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
+from afterwatt.policies.scheduler import Scheduler
+from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.views import BatchPolicy
 
 S_PER_NS = 1e-9
 

@@ -11,14 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fidelity.calibrate.measure import Calibration, Measured
-from fidelity.calibrate.profile import KEY, check_profile, datasheet, device_profile, device_text, skipped_precisions
-from fidelity.calibrate.stack import engine_stack, kernel_table, stack_text
-from fidelity.kernels.fit import KernelFit
-from fidelity.kernels.table import write_kernels
-from hwprofiles.catalogue import load_device
-from hwprofiles.devices import Device
-from hwprofiles.stacks import Stack, load_stack
+from afterwatt.fidelity.calibrate.measure import Calibration, Measured
+from afterwatt.fidelity.calibrate.profile import (
+    KEY,
+    check_profile,
+    datasheet,
+    device_profile,
+    device_text,
+    skipped_precisions,
+)
+from afterwatt.fidelity.calibrate.stack import engine_stack, kernel_table, stack_text
+from afterwatt.fidelity.kernels.fit import KernelFit
+from afterwatt.fidelity.kernels.table import write_kernels
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.stacks import Stack, load_stack
 
 DEVICE: Final = f"{KEY}.toml"
 KERNELS: Final = "kernels.csv"

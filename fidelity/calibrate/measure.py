@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from engine.runtime.disk import DiskError, open_disk
-from engine.runtime.energy.choose import Choice, choose_meter
-from engine.runtime.energy.reading import Reading
-from engine.runtime.probes import Effort, Probe, Stat, interleaved, stat_of
+from afterwatt.engine.runtime.disk import DiskError, open_disk
+from afterwatt.engine.runtime.energy.choose import Choice, choose_meter
+from afterwatt.engine.runtime.energy.reading import Reading
+from afterwatt.engine.runtime.probes import Effort, Probe, Stat, interleaved, stat_of
 
 if TYPE_CHECKING:
-    from engine.model.bench import TorchBench
-    from engine.model.machine import Machine
+    from afterwatt.engine.model.bench import TorchBench
+    from afterwatt.engine.model.machine import Machine
 
 DRIFT_FRAC: Final = 0.1
 """A machine whose bandwidth moves by more than this between start and end was not left alone."""
@@ -124,8 +124,8 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
     Raises:
         EngineError: no such device, or one that does not compute.
     """
-    from engine.model.bench import TorchBench
-    from engine.model.machine import resolve_device
+    from afterwatt.engine.model.bench import TorchBench
+    from afterwatt.engine.model.machine import resolve_device
 
     began, start = time.time(), time.perf_counter()
     bench = TorchBench(resolve_device(device), threads, effort)

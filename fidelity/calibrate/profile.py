@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fidelity.calibrate.measure import Calibration
-from fidelity.points.hardware import read_hardware
-from fidelity.points.refusals import Refused
-from hwprofiles.devices import ARCHITECTURES, PRECISIONS, SOCKET, Device
-from hwprofiles.embodied import EmbodiedFact
-from hwprofiles.facts import Fact
-from hwprofiles.power import anchors_of
-from hwprofiles.units import BYTES_PER_GIB
+from afterwatt.fidelity.calibrate.measure import Calibration
+from afterwatt.fidelity.points.hardware import read_hardware
+from afterwatt.fidelity.points.refusals import Refused
+from afterwatt.hwprofiles.devices import ARCHITECTURES, PRECISIONS, SOCKET, Device
+from afterwatt.hwprofiles.embodied import EmbodiedFact
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.power import anchors_of
+from afterwatt.hwprofiles.units import BYTES_PER_GIB
 
 KEY: Final = "device"
 """Stem of the file, by which stacks know the device."""

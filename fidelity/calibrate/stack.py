@@ -6,15 +6,15 @@ from typing import Any, Final
 
 import pandas as pd
 
-from fidelity.calibrate.measure import Calibration
-from fidelity.fit.kernels import REACH
-from fidelity.fit.profile import Account, Pool, profile_text
-from fidelity.kernels.fit import KernelFit, fit_kernels
-from fidelity.kernels.table import COLUMNS, checked
-from hwprofiles.devices import Device
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import DEFAULT_STACK, ENGINE, PARAMETERS, Stack, load_stack
-from modelspecs.precision import load_precision
+from afterwatt.fidelity.calibrate.measure import Calibration
+from afterwatt.fidelity.fit.kernels import REACH
+from afterwatt.fidelity.fit.profile import Account, Pool, profile_text
+from afterwatt.fidelity.kernels.fit import KernelFit, fit_kernels
+from afterwatt.fidelity.kernels.table import COLUMNS, checked
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, ENGINE, PARAMETERS, Stack, load_stack
+from afterwatt.modelspecs.precision import load_precision
 
 _UNSURE: Final = 3.0
 """Factor to either side of an overhead that was measured on tiny tensors and not in an engine's iterations."""

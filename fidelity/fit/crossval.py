@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from fidelity.fit.core import LEVELS, Levels
-from fidelity.fit.fit import Candidate, Fitted, fit_candidates
-from fidelity.fit.intervals import Calibration, Miss, calibrate
-from fidelity.points.scenario import Scenario
-from hwprofiles.stacks import DEFAULT_STACK
+from afterwatt.fidelity.fit.core import LEVELS, Levels
+from afterwatt.fidelity.fit.fit import Candidate, Fitted, fit_candidates
+from afterwatt.fidelity.fit.intervals import Calibration, Miss, calibrate
+from afterwatt.fidelity.points.scenario import Scenario
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK
 
 CURVE: Final = (0, 1, 2, 3, 5, 10)
 CURVE_DRAWS: Final = 2

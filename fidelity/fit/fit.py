@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Any, Final
 
-from fidelity.fit.core import LEVELS, Belief, Fit, Known, Levels, Place, Reading, fit_readings
-from fidelity.fit.priors import base_stack, prior_from
-from fidelity.fit.record import record
-from fidelity.points.predict import measure, predict, run_columns
-from fidelity.points.scenario import Scenario
-from hwprofiles.devices import Device
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import DEFAULT_STACK, FREE, Stack, model_class, pool_names
-from sim.rows import Columns
+from afterwatt.fidelity.fit.core import LEVELS, Belief, Fit, Known, Levels, Place, Reading, fit_readings
+from afterwatt.fidelity.fit.priors import base_stack, prior_from
+from afterwatt.fidelity.fit.record import record
+from afterwatt.fidelity.points.predict import measure, predict, run_columns
+from afterwatt.fidelity.points.scenario import Scenario
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, Stack, model_class, pool_names
+from afterwatt.sim.rows import Columns
 
 REMEMBERED: Final = 40
 """Runs kept per simulation: a step's slopes, for the other points of the same run."""

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 import pandas as pd
 
-from fidelity.fit.priors import base_stack, profile_of
-from fidelity.fit.profile import Account, Pool, profile_text, write_profile
-from fidelity.kernels.fit import fit_values
-from fidelity.kernels.table import KernelTableError, read_kernels
-from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.devices import SOCKET
-from hwprofiles.errors import did_you_mean
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import DEFAULT_STACK, ENGINE, PARAMETERS, Spread, Stack, load_pools
+from afterwatt.fidelity.fit.priors import base_stack, profile_of
+from afterwatt.fidelity.fit.profile import Account, Pool, profile_text, write_profile
+from afterwatt.fidelity.kernels.fit import fit_values
+from afterwatt.fidelity.kernels.table import KernelTableError, read_kernels
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.devices import SOCKET
+from afterwatt.hwprofiles.errors import did_you_mean
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, ENGINE, PARAMETERS, Spread, Stack, load_pools
 
 REACH: Final = 1.25
 """Factor by which a parameter of a whole engine may lie off what its kernels reach one by one (assumption)."""

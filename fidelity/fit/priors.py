@@ -12,11 +12,20 @@ from math import log
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from fidelity.fit.core import Belief, Place, Prior
-from fidelity.points.scenario import WITHOUT_FLASH
-from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import DEFAULT_STACK, ENGINE, FREE, Stack, load_pools, load_stack, pool_names, stack_names
+from afterwatt.fidelity.fit.core import Belief, Place, Prior
+from afterwatt.fidelity.points.scenario import WITHOUT_FLASH
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import (
+    DEFAULT_STACK,
+    ENGINE,
+    FREE,
+    Stack,
+    load_pools,
+    load_stack,
+    pool_names,
+    stack_names,
+)
 
 SHIPPED: Final = "shipped"
 """Every stack starts from its own shipped profile, or from the generic one where it has none."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fidelity.fit.core import Place
-from fidelity.fit.fit import Fitted, place_on
-from fidelity.fit.priors import profile_of
-from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import PARAMETERS, PHASES, Stack, load_pools
+from afterwatt.fidelity.fit.core import Place
+from afterwatt.fidelity.fit.fit import Fitted, place_on
+from afterwatt.fidelity.fit.priors import profile_of
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import PARAMETERS, PHASES, Stack, load_pools
 
 DIGITS: Final = 4
 MEMORIES: Final = ("hbm", "gddr")

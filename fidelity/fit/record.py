@@ -14,14 +14,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.roofline import TimeModel
-from hwprofiles.stacks import Stack
-from sim.body import Body
-from sim.clock import PS_PER_S, S_PER_PS
-from sim.config import RunConfig
-from sim.recorder import Strides
-from sim.rows import Columns
-from sim.run import memory_of
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.sim.body import Body
+from afterwatt.sim.clock import PS_PER_S, S_PER_PS
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.recorder import Strides
+from afterwatt.sim.rows import Columns
+from afterwatt.sim.run import memory_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -6,8 +6,8 @@ from math import exp, log
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
-from fidelity.fit.core import Place
-from fidelity.fit.crossval import (
+from afterwatt.fidelity.fit.core import Place
+from afterwatt.fidelity.fit.crossval import (
     CURVE,
     HeldOut,
     calibration_of,
@@ -18,15 +18,15 @@ from fidelity.fit.crossval import (
     leave_one_device_out,
     predicted_by,
 )
-from fidelity.fit.fit import REACH_90, Candidate, Fitted, candidates, fit_candidates
-from fidelity.fit.intervals import BORROWED, KINDS, Calibration, Miss
-from fidelity.fit.priors import CHECKED, base_stack, prior_from, profile_of
-from fidelity.fit.profile import Account, Pool, place_of_pool, pool_names_of, profile_text
-from fidelity.points.refusals import Refusal
-from fidelity.points.scenario import ON_CHIP_BYTES, WITHOUT_FLASH, scenarios_of
-from fidelity.points.table import PointsError, PointTable
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools
+from afterwatt.fidelity.fit.fit import REACH_90, Candidate, Fitted, candidates, fit_candidates
+from afterwatt.fidelity.fit.intervals import BORROWED, KINDS, Calibration, Miss
+from afterwatt.fidelity.fit.priors import CHECKED, base_stack, prior_from, profile_of
+from afterwatt.fidelity.fit.profile import Account, Pool, place_of_pool, pool_names_of, profile_text
+from afterwatt.fidelity.points.refusals import Refusal
+from afterwatt.fidelity.points.scenario import ON_CHIP_BYTES, WITHOUT_FLASH, scenarios_of
+from afterwatt.fidelity.points.table import PointsError, PointTable
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools
 
 SOURCES_SHOWN: Final = 8
 Errors = tuple[int, float, float]

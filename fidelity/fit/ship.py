@@ -1,6 +1,6 @@
 """Writes the shipped profiles anew.
 
-    python -m fidelity.fit.ship POINTS.csv [--splitwise PERF_MODEL.csv] [--into FOLDER]
+    python -m afterwatt.fidelity.fit.ship POINTS.csv [--splitwise PERF_MODEL.csv] [--into FOLDER]
 
 Splitwise's own table, where it is given, stands in for the medians of it that a table of points may hold. Prints how
 far the fits are off, in and out of sample, and how the intervals do.
@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from fidelity.fit.fit import candidates
-from fidelity.fit.intervals import BASES, KINDS, Miss
-from fidelity.fit.profile import write_profile
-from fidelity.fit.report import FitReport, judge
-from fidelity.points.scenario import WITHOUT_FLASH, scenarios_of
-from fidelity.points.table import read_points
-from fidelity.serving.splitwise_score import points as splitwise_points
-from hwprofiles.stacks import STACKS_DIR
+from afterwatt.fidelity.fit.fit import candidates
+from afterwatt.fidelity.fit.intervals import BASES, KINDS, Miss
+from afterwatt.fidelity.fit.profile import write_profile
+from afterwatt.fidelity.fit.report import FitReport, judge
+from afterwatt.fidelity.points.scenario import WITHOUT_FLASH, scenarios_of
+from afterwatt.fidelity.points.table import read_points
+from afterwatt.fidelity.serving.splitwise_score import points as splitwise_points
+from afterwatt.hwprofiles.stacks import STACKS_DIR
 
 LEAST_POINTS: Final = 2
 """A stack with fewer is not shipped: its profile would be the prior's."""

@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from fidelity.kernels.readers import AICONFIGURATOR, APEX, VIDUR
-from fidelity.kernels.table import kernel_rows
-from hwprofiles.catalogue import load_device, load_link
-from hwprofiles.kernels import all_reduce_s
-from hwprofiles.links import Link, nvlink_of
-from hwprofiles.stacks import FREE
+from afterwatt.fidelity.kernels.readers import AICONFIGURATOR, APEX, VIDUR
+from afterwatt.fidelity.kernels.table import kernel_rows
+from afterwatt.hwprofiles.catalogue import load_device, load_link
+from afterwatt.hwprofiles.kernels import all_reduce_s
+from afterwatt.hwprofiles.links import Link, nvlink_of
+from afterwatt.hwprofiles.stacks import FREE
 
 Floats = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from fidelity.kernels.table import SHAPE, groups, kernel_seconds
-from hwprofiles.catalogue import load_device
-from hwprofiles.devices import Device
-from hwprofiles.stacks import FREE, Stack, load_pools, load_stack, pool_names
+from afterwatt.fidelity.kernels.table import SHAPE, groups, kernel_seconds
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.stacks import FREE, Stack, load_pools, load_stack, pool_names
 
 Floats = NDArray[np.float64]
 

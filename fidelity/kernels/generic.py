@@ -10,10 +10,10 @@ from math import exp, log, sqrt
 from statistics import median
 from typing import Final
 
-from fidelity.kernels.comm import LinkFit
-from fidelity.kernels.fit import ALL, ATTENTION_PARAMETERS, GEMM_PARAMETERS, KernelFit
-from hwprofiles.catalogue import load_link
-from hwprofiles.stacks import PARAMETERS
+from afterwatt.fidelity.kernels.comm import LinkFit
+from afterwatt.fidelity.kernels.fit import ALL, ATTENTION_PARAMETERS, GEMM_PARAMETERS, KernelFit
+from afterwatt.hwprofiles.catalogue import load_link
+from afterwatt.hwprofiles.stacks import PARAMETERS
 
 DATE: Final = "2026-11-20"
 
@@ -271,7 +271,7 @@ def generic_text(fits: Sequence[KernelFit], links: Sequence[LinkFit]) -> str:
     used = {value.source for values in pools.values() for value in values.values()}
     lines = [
         "# Generic software stack: what a common engine's kernels reach, by architecture. Other stacks start from it.",
-        "# Written by `python -m fidelity.kernels.report --write`; no end-to-end measurement has gone into it.",
+        "# Written by `python -m afterwatt.fidelity.kernels.report --write`; no end-to-end measurement is in it.",
         "",
         "[sources]",
     ]

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fidelity.kernels.table import KernelTableError, kernel_rows
+from afterwatt.fidelity.kernels.table import KernelTableError, kernel_rows
 
 _MS: Final = 1e-3
 _US: Final = 1e-6

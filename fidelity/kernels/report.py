@@ -1,6 +1,6 @@
 """Fit the time model's kernels to published tables, say how far off they are, and write the generic stack.
 
-    python -m fidelity.kernels.report [--tables ../shared/kernels] [--write] [--json]
+    python -m afterwatt.fidelity.kernels.report [--tables ../shared/kernels] [--write] [--json]
 
 prints, as Markdown, the error per GPU on shapes that the fit has not seen, which tables and shape ranges were used, and
 what was left out and why; with --write, `hwprofiles/data/stacks/generic.toml` is written anew from the result.
@@ -17,17 +17,17 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from fidelity.kernels.comm import LinkFit, fit_links, read_all_reduces
-from fidelity.kernels.fit import ALL, KernelFit, LeftOut, fit_kernels, usable
-from fidelity.kernels.generic import generic_text
-from fidelity.kernels.readers import read_published
-from fidelity.kernels.table import SHAPE, KernelTableError
-from fidelity.page.page import Claim, Section
-from fidelity.page.page import table as markdown
-from hwprofiles.stacks import PARAMETERS, STACKS_DIR
+from afterwatt.fidelity.kernels.comm import LinkFit, fit_links, read_all_reduces
+from afterwatt.fidelity.kernels.fit import ALL, KernelFit, LeftOut, fit_kernels, usable
+from afterwatt.fidelity.kernels.generic import generic_text
+from afterwatt.fidelity.kernels.readers import read_published
+from afterwatt.fidelity.kernels.table import SHAPE, KernelTableError
+from afterwatt.fidelity.page.page import Claim, Section
+from afterwatt.fidelity.page.page import table as markdown
+from afterwatt.hwprofiles.stacks import PARAMETERS, STACKS_DIR
 
 ASKED: Final = 0.15
-TABLES: Final = Path(__file__).parents[2] / "../shared/kernels"
+TABLES: Final = Path(__file__).resolve().parents[2] / "../shared/kernels"
 
 
 def section(shared: Path) -> Section | None:
@@ -65,8 +65,8 @@ def report(table: pd.DataFrame, left: Sequence[LeftOut], fits: Sequence[KernelFi
             "matrix sides, combinations of heads, or, of tables with few of those, octaves of the context. The time",
             "model is made of the same formulas (`hwprofiles/kernels.py`). What is stored in 8 or 4 bits, mixtures of",
             "experts and decoding beside prompts have one or two parameters more each, fitted after those. The same",
-            "table format (`fidelity/kernels/table.py`) serves a GPU of one's own; `python -m fidelity.kernels.report`",
-            "does all this again.",
+            "table format (`fidelity/kernels/table.py`) serves a GPU of one's own; all this is done again by",
+            "`python -m afterwatt.fidelity.kernels.report`.",
             "",
             _errors(fits),
             "Fitted to all rows once the held-out ones had judged the form (what the `generic` stack holds):",

@@ -31,9 +31,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwprofiles.catalogue import load_device
-from hwprofiles.devices import Device
-from hwprofiles.kernels import (
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.kernels import (
     attention_costs,
     beside_sequence_s,
     decode_attention_s,
@@ -42,9 +42,9 @@ from hwprofiles.kernels import (
     gemm_s,
     prompt_attention_s,
 )
-from hwprofiles.roofline import reached_rates
-from hwprofiles.stacks import Stack
-from modelspecs.precision import load_precision
+from afterwatt.hwprofiles.roofline import reached_rates
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.precision import load_precision
 
 Floats = NDArray[np.float64]
 

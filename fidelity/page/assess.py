@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fidelity.fit.crossval import HeldOut
-from fidelity.fit.intervals import Calibration
-from fidelity.fit.report import fit_table
-from fidelity.points.noise import NoiseFloor, noise_floor
-from fidelity.points.predict import predict_all
-from fidelity.points.refusals import Refusal
-from fidelity.points.scenario import Scenario, scenarios_of
-from fidelity.points.score import Coverage, Errors, Scored, around, coverage_of, errors_of, scored
-from fidelity.points.table import PointTable
+from afterwatt.fidelity.fit.crossval import HeldOut
+from afterwatt.fidelity.fit.intervals import Calibration
+from afterwatt.fidelity.fit.report import fit_table
+from afterwatt.fidelity.points.noise import NoiseFloor, noise_floor
+from afterwatt.fidelity.points.predict import predict_all
+from afterwatt.fidelity.points.refusals import Refusal
+from afterwatt.fidelity.points.scenario import Scenario, scenarios_of
+from afterwatt.fidelity.points.score import Coverage, Errors, Scored, around, coverage_of, errors_of, scored
+from afterwatt.fidelity.points.table import PointTable
 
 IN_SAMPLE: Final = "shipped profiles"
 CROSS: Final = "cross-validated"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Final
 
-from fidelity.page.assess import CROSS, DEVICE, IN_SAMPLE, Assessment
-from fidelity.points.score import (
+from afterwatt.fidelity.page.assess import CROSS, DEVICE, IN_SAMPLE, Assessment
+from afterwatt.fidelity.points.score import (
     BASIS,
     HARDWARE,
     METRIC,

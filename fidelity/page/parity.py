@@ -6,8 +6,8 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Final
 
-from fidelity.points.score import RATES, Scored
-from reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
+from afterwatt.fidelity.points.score import RATES, Scored
+from afterwatt.reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
 
 SIDE: Final = 300
 GAP: Final = 62

@@ -6,13 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from fidelity.page.page import Section
+from afterwatt.fidelity.page.page import Section
 
 MODULES: Final = (
-    "fidelity.serving.splitwise_score",
-    "fidelity.kernels.report",
-    "fidelity.power.section",
-    "fidelity.serving.replay_score",
+    "afterwatt.fidelity.serving.splitwise_score",
+    "afterwatt.fidelity.kernels.report",
+    "afterwatt.fidelity.power.section",
+    "afterwatt.fidelity.serving.replay_score",
 )
 """Modules with a function `section(shared) -> Section | None`."""
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 from typing import Final
 
-from fidelity.page.assess import CROSS, IN_SAMPLE, Assessment
-from fidelity.page.page import percent
-from fidelity.points.noise import Pair
-from fidelity.points.score import HARDWARE, METRIC, STACK, Scored, by, errors_of, intervals_of, reasons, worst
+from afterwatt.fidelity.page.assess import CROSS, IN_SAMPLE, Assessment
+from afterwatt.fidelity.page.page import percent
+from afterwatt.fidelity.points.noise import Pair
+from afterwatt.fidelity.points.score import HARDWARE, METRIC, STACK, Scored, by, errors_of, intervals_of, reasons, worst
 
 WORST_SHOWN: Final = 12
 ASSUMED_SHOWN: Final = 12

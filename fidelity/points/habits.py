@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from fidelity.points.table import Point
+from afterwatt.fidelity.points.table import Point
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from fidelity.points.refusals import Reason, Refused
-from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.devices import Device
+from afterwatt.fidelity.points.refusals import Reason, Refused
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.devices import Device
 
 GIB: Final = 2**30
 TOLD_FRAC: Final = 0.08

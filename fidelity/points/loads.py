@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
-from sim.ticket import Ticket
-from sim.workload import Lengths, Submit
+from afterwatt.sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.workload import Lengths, Submit
 
 UNIT_TOKENS: Final = 16
 """Tokens per prefix block: contexts that lie in the cache beforehand are whole multiples."""

@@ -4,11 +4,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fidelity.points.refusals import Reason, Refused
-from modelspecs.errors import ModelError
-from modelspecs.precision import Precision, load_precision
-from modelspecs.resolve import EXACT, GENERIC, SIBLING, resolve_model
-from modelspecs.spec import ModelSpec
+from afterwatt.fidelity.points.refusals import Reason, Refused
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.precision import Precision, load_precision
+from afterwatt.modelspecs.resolve import EXACT, GENERIC, SIBLING, resolve_model
+from afterwatt.modelspecs.spec import ModelSpec
 
 WIDEN: Final = {EXACT: 1.0, SIBLING: 1.0, GENERIC: 1.3}
 """How much wider the interval gets by the way a shape was found."""

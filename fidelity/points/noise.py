@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from fidelity.points.scenario import Scenario
-from fidelity.points.score import RATES
+from afterwatt.fidelity.points.scenario import Scenario
+from afterwatt.fidelity.points.score import RATES
 
 SAME_SIZE: Final = 1.15
 """Factor within which weights count as the same size; figures are compared per byte of them."""

@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fidelity.points.scenario import Scenario
-from hwprofiles.ledger import account
-from hwprofiles.stacks import Stack
-from sim.body import Body
-from sim.rows import Columns
-from sim.run import memory_of, meter_of
+from afterwatt.fidelity.points.scenario import Scenario
+from afterwatt.hwprofiles.ledger import account
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.sim.body import Body
+from afterwatt.sim.rows import Columns
+from afterwatt.sim.run import memory_of, meter_of
 
 Floats = NDArray[np.float64]
 FULL_FRAC: Final = 0.9

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from fidelity.points.table import Point
+from afterwatt.fidelity.points.table import Point
 
 
 class Reason(Enum):

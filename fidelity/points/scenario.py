@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
-from fidelity.points.habits import habit_of
-from fidelity.points.hardware import read_hardware
-from fidelity.points.loads import Load, LoadWorkload
-from fidelity.points.models import read_model, read_precision, with_context
-from fidelity.points.refusals import Reason, Refusal, Refused
-from fidelity.points.table import Point, PointTable
-from fidelity.points.workloads import Asked, asked_of
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import Deployment, make_deployment
-from hwprofiles.devices import Device
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import (
+from afterwatt.fidelity.points.habits import habit_of
+from afterwatt.fidelity.points.hardware import read_hardware
+from afterwatt.fidelity.points.loads import Load, LoadWorkload
+from afterwatt.fidelity.points.models import read_model, read_precision, with_context
+from afterwatt.fidelity.points.refusals import Reason, Refusal, Refused
+from afterwatt.fidelity.points.table import Point, PointTable
+from afterwatt.fidelity.points.workloads import Asked, asked_of
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import Deployment, make_deployment
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import (
     Stack,
     default_stack,
     load_pools,
@@ -31,11 +31,11 @@ from hwprofiles.stacks import (
     pool_names,
     stack_names,
 )
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
-from policies.config import PolicySet
-from sim.config import RunConfig
-from sim.memory import plan_memory
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.policies.config import PolicySet
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.memory import plan_memory
 
 SHORT_FRAC: Final = 0.12
 """Share of a card's memory by which our estimate of a run's need may be off: what was measured did fit."""

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from fidelity.points.predict import Prediction
-from fidelity.points.refusals import Refusal
-from fidelity.points.scenario import Scenario
-from hwprofiles.stacks import Stack
+from afterwatt.fidelity.points.predict import Prediction
+from afterwatt.fidelity.points.refusals import Refusal
+from afterwatt.fidelity.points.scenario import Scenario
+from afterwatt.hwprofiles.stacks import Stack
 
 RATES: Final = frozenset({"decode_tok_s", "prefill_tok_s", "throughput_tok_s", "throughput_req_s"})
 """Metrics that fall as time grows."""

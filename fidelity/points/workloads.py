@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from fidelity.points.amounts import Amount, read_amount
-from fidelity.points.habits import DATASETS, OUTPUTS, Habit
-from fidelity.points.loads import Load, arrivals_of, batch_of, chat_of, pieces_of
-from fidelity.points.refusals import Reason, Refused
-from fidelity.points.table import Point
-from policies.config import PolicySet
+from afterwatt.fidelity.points.amounts import Amount, read_amount
+from afterwatt.fidelity.points.habits import DATASETS, OUTPUTS, Habit
+from afterwatt.fidelity.points.loads import Load, arrivals_of, batch_of, chat_of, pieces_of
+from afterwatt.fidelity.points.refusals import Reason, Refused
+from afterwatt.fidelity.points.table import Point
+from afterwatt.policies.config import PolicySet
 
 MOST_BUDGET_TOKENS: Final = 16_384
 """Tokens of an iteration over a static batch's prompts, however many there are: its time is linear by then."""

@@ -1,6 +1,6 @@
 """From the fit of power to `hwprofiles/data/power/anchors.toml`: which pool stands on what, and how wide.
 
-python -m fidelity.power.anchors --shared ../shared [--write]
+python -m afterwatt.fidelity.power.anchors --shared ../shared [--write]
 """
 
 import argparse
@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from fidelity.points.table import read_points
-from fidelity.power.fit import (
+from afterwatt.fidelity.points.table import read_points
+from afterwatt.fidelity.power.fit import (
     Card,
     KernelPower,
     Law,
@@ -24,12 +24,12 @@ from fidelity.power.fit import (
     run_work,
     spread,
 )
-from fidelity.power.served import Served, served_runs
-from fidelity.power.tables import KernelWatts, read_kernel_watts
-from fidelity.serving.splitwise import read_runs
-from hwprofiles.catalogue import load_device
-from hwprofiles.devices import Device
-from hwprofiles.power import ANCHORS_FILE, PowerModel, anchors_of
+from afterwatt.fidelity.power.served import Served, served_runs
+from afterwatt.fidelity.power.tables import KernelWatts, read_kernel_watts
+from afterwatt.fidelity.serving.splitwise import read_runs
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.power import ANCHORS_FILE, PowerModel, anchors_of
 
 KERNELS: Final = "kernels/aiconfigurator/h200_sxm"
 SPLITWISE: Final = "traces/splitwise_sim/perf_model_llama2_70b.csv"
@@ -243,7 +243,8 @@ def _card_of(law: Law) -> Card:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 HEADER: Final = """\
-# What kinds of work draw, as shares of a GPU's power limit (TDP). Written by: python -m fidelity.power.anchors --write
+# What kinds of work draw, as shares of a GPU's power limit (TDP).
+# Written by: python -m afterwatt.fidelity.power.anchors --write
 #
 #   busy_frac       on top of idling, while an iteration runs
 #   j_per_byte      joules per byte moved to or from memory; or, as a share,
@@ -331,7 +332,9 @@ def text_of(fitted: Fitted) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit, print, and with `--write` replace the shipped file."""
-    parser = argparse.ArgumentParser(prog="python -m fidelity.power.anchors", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m afterwatt.fidelity.power.anchors", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--shared", type=Path, required=True, help="folder with kernels/, traces/ and reference/")
     parser.add_argument("--write", action="store_true", help=f"replace {ANCHORS_FILE.name}")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """The fit of power: joules per byte and FLOP and watts of kinds of kernels, from measured kernels and runs.
 
-    python -m fidelity.power.fit --shared ../shared [--write]
+    python -m afterwatt.fidelity.power.fit --shared ../shared [--write]
 
 Three steps, each robust least squares on the logarithm of watts (soft L1), each judged on shapes, tensor-parallel
 degrees or architectures held out:
@@ -24,16 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from fidelity.power.tables import FOLDS, READING_S, KernelWatts
-from fidelity.serving.splitwise import Run
-from hwprofiles.catalogue import load_device
-from hwprofiles.deployment import make_deployment
-from hwprofiles.occupancy import occupancy
-from hwprofiles.power import PowerModel
-from hwprofiles.roofline import PlanArrays, reached_rates, work
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from modelspecs.precision import load_precision
+from afterwatt.fidelity.power.tables import FOLDS, READING_S, KernelWatts
+from afterwatt.fidelity.serving.splitwise import Run
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.deployment import make_deployment
+from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.power import PowerModel
+from afterwatt.hwprofiles.roofline import PlanArrays, reached_rates, work
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
 
 Floats = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fidelity.fit.fit import candidates, fit_candidates, place_of
-from fidelity.points.predict import measure, run_columns
-from fidelity.points.scenario import Scenario, scenario_of
-from fidelity.points.table import Point, read_points
-from fidelity.power.anchors import (
+from afterwatt.fidelity.fit.fit import candidates, fit_candidates, place_of
+from afterwatt.fidelity.points.predict import measure, run_columns
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.fidelity.points.table import Point, read_points
+from afterwatt.fidelity.power.anchors import (
     KERNELS,
     POINTS,
     SPLITWISE,
@@ -25,7 +25,7 @@ from fidelity.power.anchors import (
     fit_all,
     leave_one_architecture_out,
 )
-from fidelity.power.fit import (
+from afterwatt.fidelity.power.fit import (
     KernelPower,
     RunWork,
     fit_folds,
@@ -35,17 +35,17 @@ from fidelity.power.fit import (
     run_watts,
     run_work,
 )
-from fidelity.power.served import Served, served_runs
-from fidelity.power.tables import DEVICE, SPANS, KernelWatts, Repeats, read_kernel_watts, repeats, span_of
-from fidelity.serving.splitwise import Setup, read_runs, setups_of
-from hwprofiles.catalogue import load_device
-from hwprofiles.devices import Device
-from hwprofiles.draws import Sampler
-from hwprofiles.ledger import account
-from hwprofiles.power import PowerModel, anchors_of, gpu_power_model
-from hwprofiles.stacks import Stack
-from sim.body import Body
-from sim.run import memory_of, meter_of
+from afterwatt.fidelity.power.served import Served, served_runs
+from afterwatt.fidelity.power.tables import DEVICE, SPANS, KernelWatts, Repeats, read_kernel_watts, repeats, span_of
+from afterwatt.fidelity.serving.splitwise import Setup, read_runs, setups_of
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.draws import Sampler
+from afterwatt.hwprofiles.ledger import account
+from afterwatt.hwprofiles.power import PowerModel, anchors_of, gpu_power_model
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.sim.body import Body
+from afterwatt.sim.run import memory_of, meter_of
 
 Floats = NDArray[np.float64]
 

@@ -5,9 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from fidelity.page.page import Claim, Section, percent, table
-from fidelity.power.anchors import UNMEASURED_FACTOR
-from fidelity.power.score import Off, PowerScores, ServedScore, score
+from afterwatt.fidelity.page.page import Claim, Section, percent, table
+from afterwatt.fidelity.power.anchors import UNMEASURED_FACTOR
+from afterwatt.fidelity.power.score import Off, PowerScores, ServedScore, score
 
 KERNEL_TARGET: Final = 0.12
 RUN_TARGET: Final = 0.08

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from fidelity.points.scenario import Scenario, scenario_of
-from fidelity.points.table import Point
-from hwprofiles.occupancy import occupancy
-from hwprofiles.power import PowerModel, gpu_power_model
-from hwprofiles.roofline import PlanArrays, reached_rates, work
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.fidelity.points.table import Point
+from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.power import PowerModel, gpu_power_model
+from afterwatt.hwprofiles.roofline import PlanArrays, reached_rates, work
 
 _WATTS: Final = re.compile(r"avg (?:GPU )?power (?:total )?([0-9.]+) W")
 

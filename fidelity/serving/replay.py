@@ -14,15 +14,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fidelity.serving.run import ReplayError, ServingRun
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.stacks import Stack, default_stack, load_stack, stack_names
-from sim.body import Body
-from sim.config import RunConfig, Slowness
-from sim.rows import Columns
-from sim.run import memory_of
-from sim.workload import TraceWorkload
+from afterwatt.fidelity.serving.run import ReplayError, ServingRun
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.stacks import Stack, default_stack, load_stack, stack_names
+from afterwatt.sim.body import Body
+from afterwatt.sim.config import RunConfig, Slowness
+from afterwatt.sim.rows import Columns
+from afterwatt.sim.run import memory_of
+from afterwatt.sim.workload import TraceWorkload
 
 Floats = NDArray[np.float64]
 METRICS: Final = ("ttft", "tpot")

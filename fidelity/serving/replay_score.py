@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fidelity.page.page import Claim, Section, percent, table, wrapped
-from fidelity.serving.replay import STATS, Distribution, Replay, replay
-from fidelity.serving.run import ServingRun, read_meta, read_run
-from hwprofiles.stacks import Stack
-from reports.figures.style import BLUE, GRID, INK, MUTED, PANEL, VERMILLION
-from sim.errors import Infeasible
+from afterwatt.fidelity.page.page import Claim, Section, percent, table, wrapped
+from afterwatt.fidelity.serving.replay import STATS, Distribution, Replay, replay
+from afterwatt.fidelity.serving.run import ServingRun, read_meta, read_run
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.reports.figures.style import BLUE, GRID, INK, MUTED, PANEL, VERMILLION
+from afterwatt.sim.errors import Infeasible
 
 Floats = NDArray[np.float64]
 TARGET: Final = 0.08

@@ -26,17 +26,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fidelity.points.hardware import read_hardware
-from fidelity.points.refusals import Refused
-from hwprofiles.errors import HardwareError
-from modelspecs import load_model
-from modelspecs.errors import ModelError
-from modelspecs.precision import Precision, load_precision
-from modelspecs.resolve import resolve_model
-from modelspecs.spec import ModelSpec
-from policies.config import PolicySet, parse_policies
-from policies.errors import PolicyError
-from traces.schema import DEFAULT_BATCH_ROWS, Batch, TraceInfo
+from afterwatt.fidelity.points.hardware import read_hardware
+from afterwatt.fidelity.points.refusals import Refused
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.precision import Precision, load_precision
+from afterwatt.modelspecs.resolve import resolve_model
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.policies.config import PolicySet, parse_policies
+from afterwatt.policies.errors import PolicyError
+from afterwatt.traces.schema import DEFAULT_BATCH_ROWS, Batch, TraceInfo
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from fidelity.points.table import Point, PointsError
+from afterwatt.fidelity.points.table import Point, PointsError
 
 COLUMNS: Final = (
     "model",

@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from fidelity.fit.fit import Candidate, Fitted, candidates, fit_candidates, place_of
-from fidelity.page.page import Claim, Section, percent, table
-from fidelity.points.predict import predict_all
-from fidelity.points.scenario import Scenario, scenario_of
-from fidelity.points.table import PointsError
-from fidelity.serving.splitwise import HARDWARE, Setup, read_runs, setups_of
-from hwprofiles.stacks import DEFAULT_STACK
+from afterwatt.fidelity.fit.fit import Candidate, Fitted, candidates, fit_candidates, place_of
+from afterwatt.fidelity.page.page import Claim, Section, percent, table
+from afterwatt.fidelity.points.predict import predict_all
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.fidelity.points.table import PointsError
+from afterwatt.fidelity.serving.splitwise import HARDWARE, Setup, read_runs, setups_of
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK
 
 METRICS: Final = ("ttft_s", "tpot_s")
 NAMES: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT"}

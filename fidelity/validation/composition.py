@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.runtime.record import read_steps
-from fidelity.validation.iterations import iterations_of
-from hwprofiles.roofline import PS_PER_S, TimeModel
-from reports.rundir import Run
-from reports.summary import counted
-from sim.body import Body
-from sim.config import RunConfig
-from sim.rows import Columns
-from sim.run import memory_of
+from afterwatt.engine.runtime.record import read_steps
+from afterwatt.fidelity.validation.iterations import iterations_of
+from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.summary import counted
+from afterwatt.sim.body import Body
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.rows import Columns
+from afterwatt.sim.run import memory_of
 
 Floats = NDArray[np.float64]
 

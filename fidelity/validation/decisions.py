@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from engine.runtime.record import read_asked, read_steps
-from policies.batching import BATCHING
-from policies.config import PolicySet
-from policies.sizes import SchedulerConfig
-from reports.decisions import read_decisions
-from reports.errors import ReportError
-from reports.rundir import Run
-from sim.replay import RecordedRequest, RecordedStep, Replayed, replay_decisions
+from afterwatt.engine.runtime.record import read_asked, read_steps
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.config import PolicySet
+from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.reports.decisions import read_decisions
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run
+from afterwatt.sim.replay import RecordedRequest, RecordedStep, Replayed, replay_decisions
 
 PS_PER_NS = 1000
 

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from engine.runtime.record import read_steps
-from engine.runtime.request import StepRecord
-from hwprofiles.deployment import Deployment
-from hwprofiles.facts import Fact
-from hwprofiles.roofline import PS_PER_S, TimeModel
-from hwprofiles.stacks import PARAMETERS, Stack
-from modelspecs.precision import Precision
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.runtime.record import read_steps
+from afterwatt.engine.runtime.request import StepRecord
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
+from afterwatt.hwprofiles.stacks import PARAMETERS, Stack
+from afterwatt.modelspecs.precision import Precision
+from afterwatt.modelspecs.spec import ModelSpec
 
 Floats = NDArray[np.float64]
 FITTED: Final = (

@@ -12,13 +12,13 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.runtime.compute import ComputeInfo
-from engine.runtime.drive import NS_PER_S, Recording, drive
-from engine.runtime.errors import EngineError
-from engine.runtime.process import WorkerProcess, WorkerSetup, scheduler_config
-from engine.runtime.prompts import prompt_ids
-from engine.runtime.request import Request
-from fidelity.validation.iterations import Iteration, iterations_of
+from afterwatt.engine.runtime.compute import ComputeInfo
+from afterwatt.engine.runtime.drive import NS_PER_S, Recording, drive
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.process import WorkerProcess, WorkerSetup, scheduler_config
+from afterwatt.engine.runtime.prompts import prompt_ids
+from afterwatt.engine.runtime.request import Request
+from afterwatt.fidelity.validation.iterations import Iteration, iterations_of
 
 BATCHES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 PROMPTS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fidelity.serving.replay import demerit
-from reports.rundir import Run
-from reports.summary import counted
+from afterwatt.fidelity.serving.replay import demerit
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.summary import counted
 
 Floats = NDArray[np.float64]
 LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s")

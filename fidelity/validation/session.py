@@ -14,29 +14,29 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.runtime.compute import GREEDY, ComputeInfo, StepBatch
-from engine.runtime.drive import NS_PER_S, drive
-from engine.runtime.energy.reading import Meter
-from engine.runtime.errors import EngineError
-from engine.runtime.process import WorkerProcess, WorkerSetup
-from engine.runtime.prompts import prompt_ids
-from engine.runtime.record import write_run
-from engine.runtime.request import Request
-from fidelity.serving.run import Recorded
-from fidelity.validation.iterations import Iteration, fit_iterations
-from fidelity.validation.load import calibration_load, undisturbed
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import Deployment
-from hwprofiles.stacks import Stack
-from modelspecs.precision import load_precision
-from modelspecs.spec import ModelSpec
-from reports.rundir import Run
-from sim.capacity import throughput, token_weights
-from sim.config import RunConfig
-from sim.run import simulate
-from sim.ticket import Ticket
-from sim.workload import TraceWorkload
-from traces.schema import Batch
+from afterwatt.engine.runtime.compute import GREEDY, ComputeInfo, StepBatch
+from afterwatt.engine.runtime.drive import NS_PER_S, drive
+from afterwatt.engine.runtime.energy.reading import Meter
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.process import WorkerProcess, WorkerSetup
+from afterwatt.engine.runtime.prompts import prompt_ids
+from afterwatt.engine.runtime.record import write_run
+from afterwatt.engine.runtime.request import Request
+from afterwatt.fidelity.serving.run import Recorded
+from afterwatt.fidelity.validation.iterations import Iteration, fit_iterations
+from afterwatt.fidelity.validation.load import calibration_load, undisturbed
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.precision import load_precision
+from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.reports.rundir import Run
+from afterwatt.sim.capacity import throughput, token_weights
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.run import simulate
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.workload import TraceWorkload
+from afterwatt.traces.schema import Batch
 
 Floats = NDArray[np.float64]
 Say = Callable[[str], None]

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from fidelity.calibrate.stack import stack_text
-from fidelity.validation.composition import check_composition
-from fidelity.validation.decisions import check_decisions
-from fidelity.validation.iterations import iteration_errors, read_iterations
-from fidelity.validation.load import save_load
-from fidelity.validation.measures import Comparison, all_measures, compare, demerits
-from fidelity.validation.session import SENSITIVITY, Found, LoadRuns, Plan, Subject, config_of
-from hwprofiles.roofline import TimeModel
-from modelspecs.precision import load_precision
+from afterwatt.fidelity.calibrate.stack import stack_text
+from afterwatt.fidelity.validation.composition import check_composition
+from afterwatt.fidelity.validation.decisions import check_decisions
+from afterwatt.fidelity.validation.iterations import iteration_errors, read_iterations
+from afterwatt.fidelity.validation.load import save_load
+from afterwatt.fidelity.validation.measures import Comparison, all_measures, compare, demerits
+from afterwatt.fidelity.validation.session import SENSITIVITY, Found, LoadRuns, Plan, Subject, config_of
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.modelspecs.precision import load_precision
 
 SCHEMA: Final = 1
 RESULT: Final = "validation.json"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from reports.breakeven import Crossing, Curve, Curves, crossings, curves, merged
-from reports.compare import Choice, Entry
-from reports.figures import style
-from reports.figures.style import Figure, Key
-from reports.format import grams, number, percent, prefix_of
+from afterwatt.reports.breakeven import Crossing, Curve, Curves, crossings, curves, merged
+from afterwatt.reports.compare import Choice, Entry
+from afterwatt.reports.figures import style
+from afterwatt.reports.figures.style import Figure, Key
+from afterwatt.reports.format import grams, number, percent, prefix_of
 
 HIGHEST_GRID = 1_000.0
 """g/kWh; no yearly mean of a whole grid is far above this."""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from reports.compare import Choice, Entry
-from reports.figures import style
-from reports.figures.activity import steps
-from reports.figures.style import Figure, Key
-from reports.format import grams, interval, number, prefix_of
-from reports.schema import Interval
-from reports.series import Series
-from reports.tables import Floats
+from afterwatt.reports.compare import Choice, Entry
+from afterwatt.reports.figures import style
+from afterwatt.reports.figures.activity import steps
+from afterwatt.reports.figures.style import Figure, Key
+from afterwatt.reports.format import grams, interval, number, prefix_of
+from afterwatt.reports.schema import Interval
+from afterwatt.reports.series import Series
+from afterwatt.reports.tables import Floats
 
 ALLOCATION_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.AMBER, style.SKY, style.GREY)
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from reports.columns import COMPONENTS
-from reports.compare import Entry
-from reports.figures import style
-from reports.figures.activity import steps
-from reports.figures.style import Figure, Key
-from reports.format import energy, number, percent, prefix_of, quantity
-from reports.schema import Summary
-from reports.series import Series
+from afterwatt.reports.columns import COMPONENTS
+from afterwatt.reports.compare import Entry
+from afterwatt.reports.figures import style
+from afterwatt.reports.figures.activity import steps
+from afterwatt.reports.figures.style import Figure, Key
+from afterwatt.reports.format import energy, number, percent, prefix_of, quantity
+from afterwatt.reports.schema import Summary
+from afterwatt.reports.series import Series
 
 
 def power(series: Series) -> Figure | None:

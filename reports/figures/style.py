@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from reports.format import setting
+from afterwatt.reports.format import setting
 
 INK = "#1f2a30"
 MUTED = "#5b6770"

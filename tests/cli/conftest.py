@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import main
+from afterwatt.cli import main
 from tests.cli.running import Said
 
 Command = Callable[..., Said]

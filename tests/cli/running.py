@@ -21,7 +21,7 @@ def script(name: str) -> list[str]:
     if installed.exists():
         return [str(installed)]
     called = {"simulate": "simulate_main", "validate": "validate_main"}.get(name, "main")
-    return [sys.executable, "-c", f"from cli.main import {called}; {called}()"]
+    return [sys.executable, "-c", f"from afterwatt.cli.main import {called}; {called}()"]
 
 
 def elsewhere(folder: Path, name: str, *words: object, **environment: str) -> Said:

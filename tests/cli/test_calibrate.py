@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.runtime import probes
-from engine.runtime.probes import MIB, Effort
+from afterwatt.engine.runtime import probes
+from afterwatt.engine.runtime.probes import MIB, Effort
 
 TINY = Effort(
     rounds=2,
@@ -113,8 +113,8 @@ def test_kernels_alone_need_a_stack_and_a_place(folder: Path, afterwatt):
 
 
 def test_two_devices_of_one_name_are_refused(folder: Path, afterwatt):
-    from fidelity.calibrate.profile import device_text
-    from hwprofiles import load_device
+    from afterwatt.fidelity.calibrate.profile import device_text
+    from afterwatt.hwprofiles import load_device
 
     for place in ("a", "b"):
         (folder / place).mkdir()

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hwprofiles import device_names, host_names, link_names, site_names, storage_names
-from modelspecs import model_names
+from afterwatt.hwprofiles import device_names, host_names, link_names, site_names, storage_names
+from afterwatt.modelspecs import model_names
+from afterwatt.traces import FORMATS, preset_names, sample_path
 from tests.cli.running import elsewhere, left_in
-from traces import FORMATS, preset_names, sample_path
 
 
 def rows(said) -> list[dict]:
@@ -71,10 +71,10 @@ def test_tables_keep_within_the_terminal(folder: Path, width: int, words, monkey
     """On a terminal of 80 columns the table of cards drops their long names rather than break every word."""
     from rich.console import Console
 
-    import reports.terminal
-    from cli import main
+    import afterwatt.reports.terminal
+    from afterwatt.cli import main
 
-    monkeypatch.setattr(reports.terminal, "default_console", lambda: Console(width=width, no_color=True))
+    monkeypatch.setattr(afterwatt.reports.terminal, "default_console", lambda: Console(width=width, no_color=True))
     assert main.run(main.afterwatt_app(), words) == 0
     lines = capfd.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
@@ -94,7 +94,7 @@ def test_models(afterwatt):
 
 
 def test_every_policy_word_is_listed_and_can_be_said(afterwatt):
-    from policies.config import parse_policies
+    from afterwatt.policies.config import parse_policies
 
     listed = rows(afterwatt("policy", "list", "--json"))
     for row in listed:

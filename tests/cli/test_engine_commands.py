@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.rundir import load_run
+from afterwatt.reports.rundir import load_run
 from tests.cli.conftest import Command
 
 SHAPE = ("--like", "llama-2-7b", "--layers", "2", "--hidden", "64", "--vocab", "257", "--dtype", "fp32")
@@ -124,7 +124,7 @@ def test_validate_refuses_in_a_sentence(
 
 def _calibrated(folder: Path) -> None:
     """A device's folder without measuring one: the profile of a card, and its usual stack."""
-    from hwprofiles.tables import DATA_DIR
+    from afterwatt.hwprofiles.tables import DATA_DIR
 
     local = folder / "local"
     local.mkdir()
@@ -158,7 +158,7 @@ def test_validate_leaves_runs_figures_and_a_page(afterwatt: Command, model: Path
 def test_an_interrupted_validation_ends_soon_and_leaves_only_whole_runs(model: Path, folder: Path):
     _calibrated(folder)
     words = ["validate", "--model", "tiny", *FAST, "--out", "here", "--loads", "2", "--requests", "12"]
-    program = [sys.executable, "-m", "cli", *words]
+    program = [sys.executable, "-m", "afterwatt.cli", *words]
     with subprocess.Popen(program, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         for line in process.stderr:
             if line.startswith("load"):

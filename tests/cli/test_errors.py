@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cli import main
-from cli.errors import exit_code_of
+from afterwatt.cli import main
+from afterwatt.cli.errors import exit_code_of
 from tests.cli.running import elsewhere, left_in
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -174,15 +174,15 @@ def test_a_row_that_breaks_in_the_middle_of_a_run_leaves_nothing(folder: Path, s
     columns = {"arrival_s": [float(i) for i in range(n)], "prompt_tokens": [8] * n, "output_tokens": [2] * n}
     pq.write_table(pa.table(columns), path, row_group_size=8192)
 
-    import sim.run
+    import afterwatt.sim.run
 
     def changed(*arguments, **options):
         columns["prompt_tokens"][30_000] = -1
         pq.write_table(pa.table(columns), path, row_group_size=8192)
         return original(*arguments, **options)
 
-    original = sim.run.simulate
-    monkeypatch.setattr(sim.run, "simulate", changed)
+    original = afterwatt.sim.run.simulate
+    monkeypatch.setattr(afterwatt.sim.run, "simulate", changed)
     line = sentence(simulate("--hw", "h100", "--trace", path))
     assert "row 30001, column 'prompt_tokens'" in line
     assert left_in(folder) == ["t.parquet"]
@@ -197,12 +197,12 @@ def test_a_place_that_cannot_be_written(folder: Path, simulate):
 
 def test_a_fault_of_ours_keeps_its_traceback(simulate, monkeypatch):
     """Only errors that a user can mend are turned into a sentence: a plain ValueError is none of these."""
-    import cli.study
+    import afterwatt.cli.study
 
     def broken(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(cli.study, "plan_study", broken)
+    monkeypatch.setattr(afterwatt.cli.study, "plan_study", broken)
     with pytest.raises(ValueError, match="a bug"):
         simulate("--limit", 5)
     assert exit_code_of(ValueError()) is None
@@ -210,15 +210,15 @@ def test_a_fault_of_ours_keeps_its_traceback(simulate, monkeypatch):
 
 
 def test_an_interrupt_is_130_and_leaves_nothing(folder: Path, simulate, monkeypatch):
-    import sim.run
+    import afterwatt.sim.run
 
     def interrupted(config, out, *_):
-        from reports.rundir import RunWriter
+        from afterwatt.reports.rundir import RunWriter
 
         with RunWriter(out):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sim.run, "simulate", interrupted)
+    monkeypatch.setattr(afterwatt.sim.run, "simulate", interrupted)
     for words in ((), ("--hw", "m40", "--hw", "t4")):
         said = simulate("--limit", 5, *words)
         assert (said.code, said.out) == (130, "")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hwprofiles.catalogue import load_device
-from hwprofiles.stacks import load_pools, load_stack
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.stacks import load_pools, load_stack
 from tests.cli.running import elsewhere, left_in
 
 HEAD = "source,hardware,num_gpus,model,params_b,weight_precision,batch,prompt_tokens,output_tokens,metric,value,notes\n"

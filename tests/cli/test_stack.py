@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from hwprofiles.stacks import STACKS_DIR, default_stack, stack_names
-from reports.rundir import load_run
+from afterwatt.hwprofiles.stacks import STACKS_DIR, default_stack, stack_names
+from afterwatt.reports.rundir import load_run
 
 QUICK = ("--trace", "synth:chat?n=20&rate=0.2", "--no-report", "--quiet")
 
@@ -21,7 +21,7 @@ def own_profile(folder: Path) -> Path:
 
 
 def test_the_stack_that_is_usual_on_a_card_is_the_default(simulate):
-    from hwprofiles import load_device
+    from afterwatt.hwprofiles import load_device
 
     assert simulate(*QUICK, "--hw", "m40", "--out", "r").code == 0
     assert load_run("r").manifest.config["stack"] == default_stack(load_device("m40"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.rundir import load_run
-from reports.schema import check_summary
+from afterwatt.reports.rundir import load_run
+from afterwatt.reports.schema import check_summary
 from tests.cli.running import finished_in, left_in
 
 QUICK = ("--limit", 30, "--no-report")

@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from engine.runtime.compute import Compute, ComputeInfo, StepBatch
+from afterwatt.engine.runtime.compute import Compute, ComputeInfo, StepBatch
 
 VOCAB = 251
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from engine.runtime.request import Report, Request
-from sim.replay import RecordedRequest, RecordedStep
+from afterwatt.engine.runtime.request import Report, Request
+from afterwatt.sim.replay import RecordedRequest, RecordedStep
 
 
 def recorded_steps(report: Report) -> list[RecordedStep]:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.runtime.request import Request
-from fidelity.serving.run import block_hashes
-from policies.batching import BATCHING
-from policies.sizes import SchedulerConfig
-from sim.replay import RecordedRequest, RecordedStep, Replayed, replay_decisions
+from afterwatt.engine.runtime.request import Request
+from afterwatt.fidelity.serving.run import block_hashes
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.sim.replay import RecordedRequest, RecordedStep, Replayed, replay_decisions
 from tests.engine.recorded import recorded_requests, recorded_steps
 from tests.engine.runtime.test_worker import UNIT, run, worlds
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.compute import TorchCompute, load_model
-from engine.model.options import ComputeOptions
-from engine.runtime.compute import Sampling
-from engine.runtime.request import Request
-from engine.runtime.worker import EngineWorker
-from fidelity.serving.run import block_hashes
-from policies.batching import BATCHING
-from policies.sizes import SchedulerConfig
-from sim.replay import replay_decisions
+from afterwatt.engine.model.compute import TorchCompute, load_model
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.runtime.compute import Sampling
+from afterwatt.engine.runtime.request import Request
+from afterwatt.engine.runtime.worker import EngineWorker
+from afterwatt.fidelity.serving.run import block_hashes
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.sim.replay import replay_decisions
 from tests.engine.model.conftest import tiny  # noqa: F401 - a fixture
 from tests.engine.model.tiny import VOCAB
 from tests.engine.recorded import recorded_requests, recorded_steps

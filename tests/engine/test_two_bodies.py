@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.runtime.compute import ComputeInfo, StepBatch
-from engine.runtime.drive import Recording, Served
-from engine.runtime.process import WorkerSetup, scheduler_config
-from engine.runtime.record import write_run
-from engine.runtime.request import Request
-from engine.runtime.worker import EngineWorker
-from fidelity.validation.composition import check_composition
-from fidelity.validation.decisions import check_decisions
-from fidelity.validation.iterations import (
+from afterwatt.engine.runtime.compute import ComputeInfo, StepBatch
+from afterwatt.engine.runtime.drive import Recording, Served
+from afterwatt.engine.runtime.process import WorkerSetup, scheduler_config
+from afterwatt.engine.runtime.record import write_run
+from afterwatt.engine.runtime.request import Request
+from afterwatt.engine.runtime.worker import EngineWorker
+from afterwatt.fidelity.validation.composition import check_composition
+from afterwatt.fidelity.validation.decisions import check_decisions
+from afterwatt.fidelity.validation.iterations import (
     FITTED,
     Iteration,
     fit_iterations,
@@ -29,20 +29,20 @@ from fidelity.validation.iterations import (
     predicted_s,
     read_iterations,
 )
-from fidelity.validation.load import save_load
-from fidelity.validation.measures import all_measures, compare, demerits, single
-from fidelity.validation.session import Found, LoadRuns, Plan, Subject, config_of, predict
-from fidelity.validation.verdict import conclude, judge
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.roofline import PS_PER_S, TimeModel
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from modelspecs.precision import load_precision
-from policies.batching import BATCHING
-from policies.config import PolicySet
-from reports.decisions import read_decisions
-from reports.validation import write_validation_page
-from traces.schema import Batch
+from afterwatt.fidelity.validation.load import save_load
+from afterwatt.fidelity.validation.measures import all_measures, compare, demerits, single
+from afterwatt.fidelity.validation.session import Found, LoadRuns, Plan, Subject, config_of, predict
+from afterwatt.fidelity.validation.verdict import conclude, judge
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.config import PolicySet
+from afterwatt.reports.decisions import read_decisions
+from afterwatt.reports.validation import write_validation_page
+from afterwatt.traces.schema import Batch
 
 DEPLOYMENT = parse_deployment("m40")
 MODEL = replace(load_model("tinyllama-1.1b"), max_context=1024)
@@ -119,7 +119,7 @@ def engine_run(setup: WorkerSetup, batch: Batch, out: Path, slower: float = 1.0)
 
 @pytest.fixture(params=["chunked", "prefill-first+budget=128", "chunked+budget=64+seqs=6+no-prefix"])
 def setup(request: pytest.FixtureRequest) -> WorkerSetup:
-    from policies.config import parse_policies
+    from afterwatt.policies.config import parse_policies
 
     return WorkerSetup(replace(parse_policies(request.param), kv_blocks=KV_BLOCKS))
 

@@ -8,28 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.model.bench import TorchBench
-from engine.model.machine import Machine, resolve_device
-from engine.runtime.disk import place_of
-from engine.runtime.energy.choose import Choice
-from engine.runtime.energy.reading import UnknownMeter
-from engine.runtime.energy.tally import Counter, SampledMeter
-from engine.runtime.errors import EngineError
-from engine.runtime.probes import MIB, Effort, Stat
-from fidelity.calibrate.files import DEVICE, FILES, KERNELS, RAW, STACK, Written, write_calibration
-from fidelity.calibrate.measure import Calibration, Measured, Watts, calibrate, watts_of
-from fidelity.calibrate.profile import datasheet, device_profile, device_text, known_card, skipped_precisions
-from fidelity.kernels.fit import fit_values
-from fidelity.kernels.table import kernel_rows, kernel_seconds, read_kernels
-from hwprofiles.catalogue import device_names, load_device, load_host, load_site
-from hwprofiles.deployment import make_deployment, parse_deployment
-from hwprofiles.devices import Device, read_device
-from hwprofiles.errors import HardwareError
-from hwprofiles.footprint import server_gco2e
-from hwprofiles.power import anchors_of, gpu_power_model
-from hwprofiles.replicas import replica_power
-from hwprofiles.stacks import ENGINE, default_stack, load_stack
-from hwprofiles.tables import read_profile
+from afterwatt.engine.model.bench import TorchBench
+from afterwatt.engine.model.machine import Machine, resolve_device
+from afterwatt.engine.runtime.disk import place_of
+from afterwatt.engine.runtime.energy.choose import Choice
+from afterwatt.engine.runtime.energy.reading import UnknownMeter
+from afterwatt.engine.runtime.energy.tally import Counter, SampledMeter
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.probes import MIB, Effort, Stat
+from afterwatt.fidelity.calibrate.files import DEVICE, FILES, KERNELS, RAW, STACK, Written, write_calibration
+from afterwatt.fidelity.calibrate.measure import Calibration, Measured, Watts, calibrate, watts_of
+from afterwatt.fidelity.calibrate.profile import datasheet, device_profile, device_text, known_card, skipped_precisions
+from afterwatt.fidelity.kernels.fit import fit_values
+from afterwatt.fidelity.kernels.table import kernel_rows, kernel_seconds, read_kernels
+from afterwatt.hwprofiles.catalogue import device_names, load_device, load_host, load_site
+from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+from afterwatt.hwprofiles.devices import Device, read_device
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.footprint import server_gco2e
+from afterwatt.hwprofiles.power import anchors_of, gpu_power_model
+from afterwatt.hwprofiles.replicas import replica_power
+from afterwatt.hwprofiles.stacks import ENGINE, default_stack, load_stack
+from afterwatt.hwprofiles.tables import read_profile
 
 TINY = Effort(
     rounds=2,

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fidelity.fit.core import LEVELS, Belief, Levels, Place, Reading, fit_readings
+from afterwatt.fidelity.fit.core import LEVELS, Belief, Levels, Place, Reading, fit_readings
 
 PRIOR = {"share": Belief(math.log(0.5), 0.4, 0.01, 1.0), "overhead_s": Belief(math.log(1e-3), 0.8, 1e-7, 0.5)}
 WORKS = (1e8, 1e9, 4e9, 2e10)

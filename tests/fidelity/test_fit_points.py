@@ -7,19 +7,19 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fidelity.fit import ship
-from fidelity.fit.crossval import cross_validate, held_out, learning_curve, leave_one_device_out
-from fidelity.fit.fit import candidates, fit_candidates, place_on
-from fidelity.fit.intervals import Calibration, Miss
-from fidelity.fit.priors import SHIPPED, base_stack
-from fidelity.fit.profile import write_profile
-from fidelity.fit.report import fit_table
-from fidelity.points.predict import predict
-from fidelity.points.scenario import scenario_of
-from fidelity.points.table import COLUMNS, Point, PointsError, PointTable
-from hwprofiles.catalogue import load_device
-from hwprofiles.errors import HardwareError
-from hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools, load_stack
+from afterwatt.fidelity.fit import ship
+from afterwatt.fidelity.fit.crossval import cross_validate, held_out, learning_curve, leave_one_device_out
+from afterwatt.fidelity.fit.fit import candidates, fit_candidates, place_on
+from afterwatt.fidelity.fit.intervals import Calibration, Miss
+from afterwatt.fidelity.fit.priors import SHIPPED, base_stack
+from afterwatt.fidelity.fit.profile import write_profile
+from afterwatt.fidelity.fit.report import fit_table
+from afterwatt.fidelity.points.predict import predict
+from afterwatt.fidelity.points.scenario import scenario_of
+from afterwatt.fidelity.points.table import COLUMNS, Point, PointsError, PointTable
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools, load_stack
 
 NOTES = "llama.cpp"
 CARDS = {"p40": "Tesla P40 24GB", "p100-16": "P100 PCIe 16GB", "rtx3090": "RTX 3090 24GB"}

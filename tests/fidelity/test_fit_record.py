@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fidelity.fit.record import record, with_stack
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.stacks import FREE, load_stack
-from modelspecs import load_model, load_precision
-from policies.config import parse_policies
-from sim.body import Body
-from sim.config import RunConfig, Slowness
-from sim.run import memory_of
-from sim.workload import StaticBatch
+from afterwatt.fidelity.fit.record import record, with_stack
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.stacks import FREE, load_stack
+from afterwatt.modelspecs import load_model, load_precision
+from afterwatt.policies.config import parse_policies
+from afterwatt.sim.body import Body
+from afterwatt.sim.config import RunConfig, Slowness
+from afterwatt.sim.run import memory_of
+from afterwatt.sim.workload import StaticBatch
 
 RUNS = [
     ("m40", "llama-2-7b", "int4", (1, 512, 128), "chunked"),

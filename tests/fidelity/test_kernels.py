@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fidelity.kernels.comm import all_reduce_seconds, fit_links, link_between, read_all_reduces
-from fidelity.kernels.fit import (
+from afterwatt.fidelity.kernels.comm import all_reduce_seconds, fit_links, link_between, read_all_reduces
+from afterwatt.fidelity.kernels.fit import (
     ALL,
     ATTENTION_PARAMETERS,
     GEMM_PARAMETERS,
@@ -19,8 +19,8 @@ from fidelity.kernels.fit import (
     kernel_pool,
     usable,
 )
-from fidelity.kernels.generic import NEIGHBOURS, generic_text
-from fidelity.kernels.readers import (
+from afterwatt.fidelity.kernels.generic import NEIGHBOURS, generic_text
+from afterwatt.fidelity.kernels.readers import (
     SMALLEST_KERNEL_S,
     aiconfigurator_attention,
     aiconfigurator_gemm,
@@ -31,7 +31,7 @@ from fidelity.kernels.readers import (
     servingsim_layers,
     vidur_layers,
 )
-from fidelity.kernels.table import (
+from afterwatt.fidelity.kernels.table import (
     COLUMNS,
     SHAPE,
     KernelTableError,
@@ -41,8 +41,8 @@ from fidelity.kernels.table import (
     read_kernels,
     write_kernels,
 )
-from hwprofiles.catalogue import load_device
-from hwprofiles.stacks import PARAMETERS, load_pools, load_stack, stack_path
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.stacks import PARAMETERS, load_pools, load_stack, stack_path
 
 SHARED = Path(__file__).parents[2] / "../shared/kernels"
 needs_tables = pytest.mark.skipif(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fidelity.points.table import COLUMNS, METRICS, REQUIRED, PointsError, PointTable, read_points
+from afterwatt.fidelity.points.table import COLUMNS, METRICS, REQUIRED, PointsError, PointTable, read_points
 
 SHARED = Path(__file__).parents[2] / "../shared/reference/points.csv"
 ROW = {

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fidelity.page.assess import IN_SAMPLE, Assessment, assess
-from fidelity.page.page import fidelity_page, summary_of, table, wrapped
-from fidelity.page.parity import parity_plot
-from fidelity.page.terminal import as_text
-from fidelity.points.noise import SOURCES, TWINS, noise_floor
-from fidelity.points.scenario import Scenario, scenario_of
-from fidelity.points.score import Scored, around, by, errors_of, intervals_of, worst
-from fidelity.points.table import read_points
+from afterwatt.fidelity.page.assess import IN_SAMPLE, Assessment, assess
+from afterwatt.fidelity.page.page import fidelity_page, summary_of, table, wrapped
+from afterwatt.fidelity.page.parity import parity_plot
+from afterwatt.fidelity.page.terminal import as_text
+from afterwatt.fidelity.points.noise import SOURCES, TWINS, noise_floor
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.fidelity.points.score import Scored, around, by, errors_of, intervals_of, worst
+from afterwatt.fidelity.points.table import read_points
 from tests.fidelity.test_points import ROW
 from tests.fidelity.test_points import table as csv_table
 from tests.fidelity.test_points_scenario import POINT

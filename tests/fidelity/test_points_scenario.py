@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fidelity.points.amounts import read_amount
-from fidelity.points.habits import SOURCES, STACKS, habit_of
-from fidelity.points.hardware import read_hardware
-from fidelity.points.refusals import Reason, Refusal, Refused
-from fidelity.points.scenario import Scenario, scenario_of, scenarios_of
-from fidelity.points.score import coverage_of
-from fidelity.points.table import METRICS, OFFLOADS, Point, read_points
-from hwprofiles.catalogue import device_names, load_device
+from afterwatt.fidelity.points.amounts import read_amount
+from afterwatt.fidelity.points.habits import SOURCES, STACKS, habit_of
+from afterwatt.fidelity.points.hardware import read_hardware
+from afterwatt.fidelity.points.refusals import Reason, Refusal, Refused
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of, scenarios_of
+from afterwatt.fidelity.points.score import coverage_of
+from afterwatt.fidelity.points.table import METRICS, OFFLOADS, Point, read_points
+from afterwatt.hwprofiles.catalogue import device_names, load_device
 
 SHARED = Path(__file__).parents[2] / "../shared/reference/points.csv"
 POINT = Point(

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fidelity.points.scenario import Scenario, scenario_of
-from fidelity.points.table import read_points
-from fidelity.power.anchors import KERNELS, POINTS, SPLITWISE, fit_all, pools_of
-from fidelity.power.fit import fit_folds, fit_without_each, held_out_watts, run_watts, run_work
-from fidelity.power.score import (
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.fidelity.points.table import read_points
+from afterwatt.fidelity.power.anchors import KERNELS, POINTS, SPLITWISE, fit_all, pools_of
+from afterwatt.fidelity.power.fit import fit_folds, fit_without_each, held_out_watts, run_watts, run_work
+from afterwatt.fidelity.power.score import (
     KernelScore,
     Off,
     PowerScores,
@@ -21,12 +21,12 @@ from fidelity.power.score import (
     simulated_watts,
     watts_interval,
 )
-from fidelity.power.section import HELD_OUT, section_of
-from fidelity.power.served import measured_watts, served_runs
-from fidelity.power.tables import DEVICE, GEMM, KernelWatts, Repeats, read_kernel_watts
-from fidelity.serving.splitwise import read_runs
-from hwprofiles.catalogue import load_device
-from hwprofiles.power import gpu_power_model, load_anchors
+from afterwatt.fidelity.power.section import HELD_OUT, section_of
+from afterwatt.fidelity.power.served import measured_watts, served_runs
+from afterwatt.fidelity.power.tables import DEVICE, GEMM, KernelWatts, Repeats, read_kernel_watts
+from afterwatt.fidelity.serving.splitwise import read_runs
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.power import gpu_power_model, load_anchors
 from tests.fidelity.test_points_scenario import POINT
 
 SHARED = Path(__file__).parents[2] / "../shared"

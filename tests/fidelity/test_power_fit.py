@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fidelity.power.anchors import UNMEASURED_FACTOR, Fitted, leave_one_architecture_out, pools_of
-from fidelity.power.fit import (
+from afterwatt.fidelity.power.anchors import UNMEASURED_FACTOR, Fitted, leave_one_architecture_out, pools_of
+from afterwatt.fidelity.power.fit import (
     Card,
     KernelPower,
     Law,
@@ -22,9 +22,9 @@ from fidelity.power.fit import (
     run_watts,
     spread,
 )
-from fidelity.power.tables import FOLDS, KernelWatts, read_s
-from hwprofiles.devices import ARCHITECTURES
-from hwprofiles.power import PowerModel, load_anchors
+from afterwatt.fidelity.power.tables import FOLDS, KernelWatts, read_s
+from afterwatt.hwprofiles.devices import ARCHITECTURES
+from afterwatt.hwprofiles.power import PowerModel, load_anchors
 
 TRUE = KernelPower(140.0, 1.2e-10, 5e-11, 7e-13, 4e-13, 100.0, 150.0, 690.0)
 

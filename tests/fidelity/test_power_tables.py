@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fidelity.power.tables import (
+from afterwatt.fidelity.power.tables import (
     CACHE_BYTES,
     DECODING,
     EXPERTS,

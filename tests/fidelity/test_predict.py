@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fidelity.points.loads import LoadWorkload, arrivals_of, batch_of, chat_of, pieces_of, spread_lengths
-from fidelity.points.predict import EnergyCurve, measure, predict, predict_all, run_columns
-from fidelity.points.scenario import Scenario, scenario_of
-from hwprofiles.roofline import TimeModel
-from sim.clock import S_PER_PS
-from sim.run import simulate
+from afterwatt.fidelity.points.loads import LoadWorkload, arrivals_of, batch_of, chat_of, pieces_of, spread_lengths
+from afterwatt.fidelity.points.predict import EnergyCurve, measure, predict, predict_all, run_columns
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.sim.clock import S_PER_PS
+from afterwatt.sim.run import simulate
 from tests.fidelity.test_points_scenario import POINT
 
 
@@ -82,7 +82,7 @@ def test_a_full_engine_is_measured_while_it_is_full():
 
 
 def test_points_of_one_run_share_a_simulation(monkeypatch: pytest.MonkeyPatch):
-    import fidelity.points.predict as module
+    import afterwatt.fidelity.points.predict as module
 
     calls = []
     original = module.run_columns

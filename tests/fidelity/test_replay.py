@@ -11,11 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fidelity.serving.replay import METRICS, STATS, Distribution, Replay, config_of, demerit, replay, statistic
-from fidelity.serving.replay_score import TARGET, cdf_plot, errors_table, prompts_of, section, sensitivity_table
-from fidelity.serving.run import ReplayError, block_hashes, read_run
-from sim.body import Body
-from sim.run import memory_of
+from afterwatt.fidelity.serving.replay import (
+    METRICS,
+    STATS,
+    Distribution,
+    Replay,
+    config_of,
+    demerit,
+    replay,
+    statistic,
+)
+from afterwatt.fidelity.serving.replay_score import (
+    TARGET,
+    cdf_plot,
+    errors_table,
+    prompts_of,
+    section,
+    sensitivity_table,
+)
+from afterwatt.fidelity.serving.run import ReplayError, block_hashes, read_run
+from afterwatt.sim.body import Body
+from afterwatt.sim.run import memory_of
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fidelity.points.table import PointsError
-from fidelity.serving.splitwise import COLUMNS, Setup, read_runs, setups_of
+from afterwatt.fidelity.points.table import PointsError
+from afterwatt.fidelity.serving.splitwise import COLUMNS, Setup, read_runs, setups_of
 
 SHARED = Path(__file__).parents[2] / "../shared/traces/splitwise_sim/perf_model_llama2_70b.csv"
 ROW = {

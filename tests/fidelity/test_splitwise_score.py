@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fidelity.fit.priors import base_stack
-from fidelity.points.predict import predict_all
-from fidelity.points.scenario import Scenario, scenario_of
-from fidelity.points.table import PointsError
-from fidelity.serving.splitwise import COLUMNS, Run, Setup
-from fidelity.serving.splitwise_score import (
+from afterwatt.fidelity.fit.priors import base_stack
+from afterwatt.fidelity.points.predict import predict_all
+from afterwatt.fidelity.points.scenario import Scenario, scenario_of
+from afterwatt.fidelity.points.table import PointsError
+from afterwatt.fidelity.serving.splitwise import COLUMNS, Run, Setup
+from afterwatt.fidelity.serving.splitwise_score import (
     METRICS,
     Errors,
     Held,
@@ -20,7 +20,7 @@ from fidelity.serving.splitwise_score import (
     section,
     section_of,
 )
-from hwprofiles.stacks import Stack
+from afterwatt.hwprofiles.stacks import Stack
 
 SHARED = Path(__file__).parents[2] / "../shared/traces/splitwise_sim/perf_model_llama2_70b.csv"
 

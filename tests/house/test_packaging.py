@@ -21,13 +21,14 @@ def run(*command: str | Path, **options) -> str:
 
 
 def written() -> set[str]:
-    """Every file of the packages, as a clone would have it."""
-    return {
-        path.relative_to(ROOT).as_posix()
+    """Every file of the packages, as a clone would have it, at its place in the wheel."""
+    packages = {
+        f"afterwatt/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    return packages | {"afterwatt/__init__.py", "afterwatt/py.typed"}
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_has_exactly_these_top_level_names(wheel: Path):
+def test_the_wheel_has_one_top_level_name(wheel: Path):
     names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     (info,) = (name for name in names if name.endswith(".dist-info"))
-    assert names == PACKAGES | {info}
+    assert names == {"afterwatt", info}
     assert info.startswith("afterwatt-")
 
 
@@ -65,36 +66,35 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path):
     assert names == written()
 
 
-def test_every_package_says_that_it_is_typed(wheel: Path):
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"{package}/py.typed" for package in PACKAGES} <= names
+def test_the_package_says_that_it_is_typed(wheel: Path):
+    assert "afterwatt/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_source_distribution_holds_the_packages_and_what_builds_them(built: Path):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert names - {"PKG-INFO", ".gitignore"} == written() | {"README.md", "pyproject.toml"}
+    mapped = {"afterwatt/" + name.removeprefix("src/afterwatt/") for name in names if "/" in name}
+    assert mapped == written()
+    assert {name for name in names if "/" not in name} == {"PKG-INFO", ".gitignore", "README.md", "pyproject.toml"}
 
 
-def test_no_registry_would_take_it(wheel: Path):
-    """An application for its own environment: its import names are too common to share one."""
+def test_the_metadata_says_what_python_it_needs(wheel: Path):
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(archive.read(name))
-    assert "Private :: Do Not Upload" in metadata.get_all("Classifier", [])
     assert metadata["Requires-Python"] == ">=3.11"
 
 
 def test_the_installed_copy_finds_its_own_data(installed: Path, tmp_path: Path):
     program = """
-import cli, engine, fidelity, hwprofiles, modelspecs, policies, reports, sim, traces
-for package in (cli, engine, fidelity, hwprofiles, modelspecs, policies, reports, sim, traces):
-    print(package.__file__)
-from hwprofiles.catalogue import load_device, load_site
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from traces.sample import sample_path
+import importlib
+for name in ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"):
+    print(importlib.import_module(f"afterwatt.{name}").__file__)
+from afterwatt.hwprofiles.catalogue import load_device, load_site
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.traces.sample import sample_path
 load_stack(load_device("m40")), load_site("world"), load_model("llama-2-7b")
 assert sample_path().is_file()
 print(sample_path())

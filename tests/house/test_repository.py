@@ -44,7 +44,7 @@ def imported(folder: Path) -> set[str]:
 
 
 def foreign(names: set[str]) -> set[str]:
-    return {canonicalize_name(CALLED.get(name, name)) for name in names - set(sys.stdlib_module_names) - set(PACKAGES)}
+    return {canonicalize_name(CALLED.get(name, name)) for name in names - set(sys.stdlib_module_names) - {"afterwatt"}}
 
 
 def tracked() -> list[Path]:

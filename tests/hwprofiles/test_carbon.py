@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles.carbon import (
+from afterwatt.hwprofiles.carbon import (
     TokenCarbon,
     operational_gco2e,
     sci_gco2e,
 )
-from hwprofiles.errors import HardwareError
-from hwprofiles.units import G_PER_KG, J_PER_KWH
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.units import G_PER_KG, J_PER_KWH
 
 energies = st.floats(1e-3, 1e4)
 grams = st.floats(1e-9, 1e-1)

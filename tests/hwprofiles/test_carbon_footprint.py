@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from hwprofiles.assumptions import ledger_assumptions
-from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.deployment import make_deployment, parse_deployment
-from hwprofiles.embodied import COMPLETE_METHODS
-from hwprofiles.errors import HardwareError
-from hwprofiles.footprint import Ownership, footprints, method_footprint, server_gco2e
-from hwprofiles.lives import ALLOCATIONS
-from hwprofiles.units import S_PER_YEAR
+from afterwatt.hwprofiles.assumptions import ledger_assumptions
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+from afterwatt.hwprofiles.embodied import COMPLETE_METHODS
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.footprint import Ownership, footprints, method_footprint, server_gco2e
+from afterwatt.hwprofiles.lives import ALLOCATIONS
+from afterwatt.hwprofiles.units import S_PER_YEAR
 
 YEAR = S_PER_YEAR
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles.errors import HardwareError
-from hwprofiles.lives import ALLOCATIONS, Life, allocated_frac, new_life, second_hand_life
-from hwprofiles.units import S_PER_YEAR
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.lives import ALLOCATIONS, Life, allocated_frac, new_life, second_hand_life
+from afterwatt.hwprofiles.units import S_PER_YEAR
 
 years = st.floats(0.1, 12.0).map(lambda value: value * S_PER_YEAR)
 cuts = st.lists(st.floats(0.0, 1.0), max_size=6).map(lambda shares: [0.0, *sorted(shares), 1.0])

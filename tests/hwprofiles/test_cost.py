@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from hwprofiles.cost import Cost, electricity_usd, hardware_usd, run_cost, straight_line_usd
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.footprint import Ownership
-from hwprofiles.units import J_PER_KWH, S_PER_YEAR
+from afterwatt.hwprofiles.cost import Cost, electricity_usd, hardware_usd, run_cost, straight_line_usd
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.footprint import Ownership
+from afterwatt.hwprofiles.units import J_PER_KWH, S_PER_YEAR
 
 
 def test_a_price_is_used_up_at_the_end_of_service():

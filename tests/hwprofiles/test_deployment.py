@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hwprofiles as hw
+import afterwatt.hwprofiles as hw
 
 SAMPLE = """
 # Two old boxes in the attic, joined by 25 GbE.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hwprofiles import Fact, HardwareError, load_device
-from hwprofiles.facts import BANDWIDTH, FRACTION, Rule, merge_facts
-from hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles import Fact, HardwareError, load_device
+from afterwatt.hwprofiles.facts import BANDWIDTH, FRACTION, Rule, merge_facts
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
 
 SOURCE = 'source = "https://example.org/card", checked = 2026-11-20, kind = "datasheet"'
 

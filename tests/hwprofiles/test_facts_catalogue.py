@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-import hwprofiles as hw
-from hwprofiles.embodied import COMPLETE_METHODS
-from hwprofiles.facts import KINDS, KINDS_NEEDING_INTERVAL
-from hwprofiles.tables import DATA_DIR, shared_sources
-from hwprofiles.units import BYTES_PER_GIB
+import afterwatt.hwprofiles as hw
+from afterwatt.hwprofiles.embodied import COMPLETE_METHODS
+from afterwatt.hwprofiles.facts import KINDS, KINDS_NEEDING_INTERVAL
+from afterwatt.hwprofiles.tables import DATA_DIR, shared_sources
+from afterwatt.hwprofiles.units import BYTES_PER_GIB
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference"
 LOADERS = {
@@ -377,10 +377,17 @@ def test_descriptions_show_every_fact_with_its_provenance() -> None:
 
 def test_importing_the_package_costs_nothing() -> None:
     heavy = "{'pandas', 'pyarrow', 'scipy'}"
-    code = f"import sys, hwprofiles; hwprofiles.parse_deployment('m40'); print(sorted({heavy} & set(sys.modules)))"
+    code = f"""
+import sys, afterwatt.hwprofiles
+afterwatt.hwprofiles.parse_deployment('m40')
+print(sorted({heavy} & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    code = "import sys, hwprofiles; print('numpy' in sys.modules, 'hwprofiles.catalogue' in sys.modules)"
+    code = """
+import sys, afterwatt.hwprofiles
+print('numpy' in sys.modules, 'afterwatt.hwprofiles.catalogue' in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
 

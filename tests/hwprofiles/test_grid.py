@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hwprofiles as hw
-from hwprofiles import HardwareError, HourlyGrid, load_grid
-from hwprofiles.units import S_PER_CALENDAR_YEAR
+import afterwatt.hwprofiles as hw
+from afterwatt.hwprofiles import HardwareError, HourlyGrid, load_grid
+from afterwatt.hwprofiles.units import S_PER_CALENDAR_YEAR
 
 SHARED = Path(__file__).parents[2] / "../shared/grid_hourly"
 START = dt.datetime(2023, 1, 1, tzinfo=dt.UTC)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles.kernels import (
+from afterwatt.hwprofiles.kernels import (
     QUERY_TILE,
     AttentionRates,
     GemmRates,

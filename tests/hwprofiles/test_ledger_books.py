@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles.audit import check_conservation
-from hwprofiles.books import BooksOptions, Counts, close_books
-from hwprofiles.carbon import TokenCarbon
-from hwprofiles.catalogue import load_site
-from hwprofiles.deployment import parse_deployment
-from hwprofiles.draws import Sampler, percentiles, quantile_draws, redrawn_power
-from hwprofiles.embodied import METHODS
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact
-from hwprofiles.footprint import Ownership
-from hwprofiles.lives import ALLOCATIONS
+from afterwatt.hwprofiles.audit import check_conservation
+from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books
+from afterwatt.hwprofiles.carbon import TokenCarbon
+from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.draws import Sampler, percentiles, quantile_draws, redrawn_power
+from afterwatt.hwprofiles.embodied import METHODS
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.footprint import Ownership
+from afterwatt.hwprofiles.lives import ALLOCATIONS
 
 COUNTS = Counts(requests=900, output_tokens=150_000, slo_met_tokens=120_000)
 CELLS = ["m40", "4xm40", "k80", "8xh100-sxm:tp4", "a100-80", "rtx4090"]

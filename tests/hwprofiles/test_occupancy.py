@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprofiles import parse_deployment
-from hwprofiles.occupancy import occupancy
-from hwprofiles.roofline import PS_PER_S, PlanArrays, TimeModel, reached_rates
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model
-from modelspecs.precision import load_precision
+from afterwatt.hwprofiles import parse_deployment
+from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.roofline import PS_PER_S, PlanArrays, TimeModel, reached_rates
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
 
 
 def parts_of(hw="a100-80", model="llama-2-7b", precision="fp16"):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles.catalogue import device_names, load_device
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact
-from hwprofiles.power import (
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.power import (
     SHARES,
     PowerModel,
     anchors_of,
@@ -21,7 +21,7 @@ from hwprofiles.power import (
     plug_and_site_factor,
     psu_loss_frac,
 )
-from hwprofiles.stacks import pool_names
+from afterwatt.hwprofiles.stacks import pool_names
 
 amounts = st.floats(0.0, 1e12, allow_nan=False)
 shares = st.floats(0.0, 1.0)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles import device_names
-from hwprofiles.catalogue import load_device
-from hwprofiles.errors import HardwareError
-from hwprofiles.facts import Fact
-from hwprofiles.stacks import (
+from afterwatt.hwprofiles import device_names
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.stacks import (
     BASES,
     FREE,
     PARAMETERS,
@@ -26,8 +26,8 @@ from hwprofiles.stacks import (
     stack_names,
     stack_path,
 )
-from modelspecs import load_model
-from modelspecs.precision import PRECISIONS
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import PRECISIONS
 
 GENERIC = stack_path("generic").read_text(encoding="utf-8")
 OPTIONAL = {"attention_score_bytes", "prompt_launch_s", "comm_bulk_efficiency", "comm_bulk_bytes"}

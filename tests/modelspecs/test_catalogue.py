@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from modelspecs import ModelError, ModelSpec, describe_catalogue, describe_model, load_model, model_names
-from modelspecs.catalogue import DATA_DIR
+from afterwatt.modelspecs import ModelError, ModelSpec, describe_catalogue, describe_model, load_model, model_names
+from afterwatt.modelspecs.catalogue import DATA_DIR
 
 REQUIRED = {
     *(f"llama-2-{size}" for size in ("7b", "13b", "70b")),

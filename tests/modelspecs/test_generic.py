@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from modelspecs import ModelError, generic_shape, load_model, model_names, weight_bytes_read
-from modelspecs.generic import SPREAD
+from afterwatt.modelspecs import ModelError, generic_shape, load_model, model_names, weight_bytes_read
+from afterwatt.modelspecs.generic import SPREAD
 
 counts = st.floats(math.log(5.1e7), math.log(4.9e12)).map(math.exp)
 

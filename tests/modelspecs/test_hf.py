@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelspecs import ModelError, load_model, model_names
+from afterwatt.modelspecs import ModelError, load_model, model_names
 
 # ---- the second way of counting: every tensor of the state dict, as transformers' modules create them ------
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from modelspecs import COMMON_PRECISIONS, PRECISIONS, ModelError, load_model, load_precision
-from modelspecs.gguf import BLOCKS, FORMATS, block_bits
-from modelspecs.precision import FAMILIES
+from afterwatt.modelspecs import COMMON_PRECISIONS, PRECISIONS, ModelError, load_model, load_precision
+from afterwatt.modelspecs.gguf import BLOCKS, FORMATS, block_bits
+from afterwatt.modelspecs.precision import FAMILIES
 
 # ggml-org/llama.cpp 311c2c9, tools/quantize/README.md: bits per weight of whole files of Llama-3.1-8B.
 LLAMA_CPP_FILES = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelspecs import ModelError, load_model, model_names, resolve_model
+from afterwatt.modelspecs import ModelError, load_model, model_names, resolve_model
 
 POINTS = Path(__file__).parents[2] / "../shared/reference/points.csv"
 

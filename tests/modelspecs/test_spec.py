@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelspecs import PRECISIONS, ModelError, load_model, load_precision, model_names
+from afterwatt.modelspecs import PRECISIONS, ModelError, load_model, load_precision, model_names
 
 names = st.sampled_from(model_names())
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelspecs import (
+from afterwatt.modelspecs import (
     ModelError,
     causal_pairs,
     decode_flops,

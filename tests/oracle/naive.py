@@ -6,8 +6,8 @@ policies and preemption by recomputing, with what is left of one's blocks; no pr
 
 from dataclasses import dataclass, field
 
-from hwprofiles.roofline import TimeModel
-from policies.config import PolicySet
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.policies.config import PolicySet
 
 
 @dataclass(eq=False)

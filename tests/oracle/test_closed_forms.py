@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprofiles.kernels import all_reduce_s, attention_costs, prompt_attention_s
-from hwprofiles.roofline import TimeModel, stage_layers
-from policies.config import PolicySet
-from sim.workload import StaticBatch
+from afterwatt.hwprofiles.kernels import all_reduce_s, attention_costs, prompt_attention_s
+from afterwatt.hwprofiles.roofline import TimeModel, stage_layers
+from afterwatt.policies.config import PolicySet
+from afterwatt.sim.workload import StaticBatch
 from tests.helpers import PS_PER_S, Outcome, Requests, make_config, run_body
 
 DEVICES = ["k80", "m40", "p40", "v100-sxm", "t4", "rtx3090", "a100-80", "h100-sxm"]

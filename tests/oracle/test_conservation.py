@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hwprofiles.audit import check_conservation
-from hwprofiles.grid import HourlyGrid
-from hwprofiles.occupancy import occupancy
-from hwprofiles.roofline import PlanArrays, TimeModel, work
-from policies.log import DecisionEntry
-from sim.config import CarbonOptions
-from sim.run import meter_of, simulate
-from sim.workload import ClosedLoop, StaticBatch, TraceWorkload
+from afterwatt.hwprofiles.audit import check_conservation
+from afterwatt.hwprofiles.grid import HourlyGrid
+from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.roofline import PlanArrays, TimeModel, work
+from afterwatt.policies.log import DecisionEntry
+from afterwatt.sim.config import CarbonOptions
+from afterwatt.sim.run import meter_of, simulate
+from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
 from tests.helpers import PS_PER_S, Outcome, Requests, between, make_config, poisson, run_body
 
 CHAT = poisson(120, 0.5, between(1, 1500), between(1, 300), 2)

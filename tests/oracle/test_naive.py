@@ -2,8 +2,8 @@
 
 from hypothesis import HealthCheck, given, settings
 
-from hwprofiles.roofline import TimeModel
-from sim.ticket import Ticket
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.sim.ticket import Ticket
 from tests.helpers import Outcome, between, poisson, run_body
 from tests.oracle.naive import Job, NaiveEngine
 from tests.strategies import worlds

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hwprofiles.roofline import TimeModel
-from sim.workload import StaticBatch
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.sim.workload import StaticBatch
 from tests.helpers import PS_PER_S, S_PER_PS, Requests, make_config, run_body
 
 ONE_BY_ONE = "prefill-first+seqs=1"

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hwprofiles import device_names
-from hwprofiles.catalogue import load_device
-from hwprofiles.deployment import make_deployment, parse_deployment
-from hwprofiles.errors import HardwareError
-from hwprofiles.roofline import PlanArrays, TimeModel, computed_precision, work
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model, model_names
-from modelspecs.precision import PRECISIONS
+from afterwatt.hwprofiles import device_names
+from afterwatt.hwprofiles.catalogue import load_device
+from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.roofline import PlanArrays, TimeModel, computed_precision, work
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model, model_names
+from afterwatt.modelspecs.precision import PRECISIONS
 from tests.helpers import PS_PER_S, between, poisson, run_body
 
 SPLITS = [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2)]

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.views import (
+from afterwatt.policies.views import (
     BatchDecision,
     BatchLimits,
     BatchPolicy,

@@ -1,7 +1,7 @@
 """The three ways to batch: what they have in common, and what each is for."""
 
-from policies.batching import BATCHING, ChunkedPrefill, DecodeFirst, PrefillFirst
-from policies.views import BatchDecision, BatchLimits, Candidate, Chunk, Prefilling
+from afterwatt.policies.batching import BATCHING, ChunkedPrefill, DecodeFirst, PrefillFirst
+from afterwatt.policies.views import BatchDecision, BatchLimits, Candidate, Chunk, Prefilling
 from tests.policies.conformance import BatchPolicyConformance, Shown
 
 PROMPTS = (Candidate(1, 100, 7), Candidate(2, 300, 19), Candidate(3, 50, 4))

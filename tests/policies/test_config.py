@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.batching import BATCHING
-from policies.config import PREEMPTION, PolicySet, parse_policies
-from policies.errors import PolicyError
-from policies.routing import ROUTING
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.config import PREEMPTION, PolicySet, parse_policies
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.routing import ROUTING
 
 sizes = st.integers(1, 10_000_000)
 sets = st.builds(

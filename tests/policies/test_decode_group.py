@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from policies.sequence import DecodeGroup, Sequence
+from afterwatt.policies.sequence import DecodeGroup, Sequence
 
 
 @dataclass

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from policies.errors import PolicyError
-from policies.kv import KvPool
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.kv import KvPool
 
 BLOCK, UNIT = 4, 8
 PER_UNIT = UNIT // BLOCK

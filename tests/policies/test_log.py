@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.batching import BATCHING
-from policies.log import DecisionEntry, DecisionLog, view_hash
-from policies.plans import Idle, StepOutcome
-from policies.scheduler import Scheduler, SchedulerConfig
-from policies.sequence import Sequence
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.log import DecisionEntry, DecisionLog, view_hash
+from afterwatt.policies.plans import Idle, StepOutcome
+from afterwatt.policies.scheduler import Scheduler, SchedulerConfig
+from afterwatt.policies.sequence import Sequence
 
 ROOT = Path(__file__).parents[2]
 numbers = st.integers(-(2**63), 2**63 - 1)
@@ -24,7 +24,7 @@ def test_other_numbers_have_another_hash(one, other):
 
 
 def test_a_hash_is_the_same_in_every_process():
-    code = "from policies.log import view_hash; print(view_hash(1, 2, 3, -4), view_hash())"
+    code = "from afterwatt.policies.log import view_hash; print(view_hash(1, 2, 3, -4), view_hash())"
     said = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -1,7 +1,7 @@
 """The three ways to route: what they have in common, and what each is for."""
 
-from policies.routing import ROUTING, LeastOutstanding, PrefixAffinity, RoundRobin
-from policies.views import ReplicaView, RequestView
+from afterwatt.policies.routing import ROUTING, LeastOutstanding, PrefixAffinity, RoundRobin
+from afterwatt.policies.views import ReplicaView, RequestView
 from tests.policies.conformance import RoutePolicyConformance
 
 REQUEST = RequestView(0, 2000, 100)

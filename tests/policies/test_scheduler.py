@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.batching import BATCHING, ChunkedPrefill, PrefillFirst
-from policies.errors import PolicyError
-from policies.plans import Idle, StepOutcome, StepPlan
-from policies.scheduler import Scheduler, SchedulerConfig
-from policies.sequence import Sequence
-from policies.views import BatchDecision, Chunk
+from afterwatt.policies.batching import BATCHING, ChunkedPrefill, PrefillFirst
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
+from afterwatt.policies.scheduler import Scheduler, SchedulerConfig
+from afterwatt.policies.sequence import Sequence
+from afterwatt.policies.views import BatchDecision, Chunk
 
 CONFIG = SchedulerConfig(kv_blocks=100, block_tokens=4, max_seqs=8, token_budget=64, max_context_tokens=1000)
 UNIT = 8

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.columns import COMPONENTS, TIMELINE
-from reports.rundir import Run, RunWriter, load_run
-from reports.summary import assemble_summary, summarise
+from afterwatt.reports.columns import COMPONENTS, TIMELINE
+from afterwatt.reports.rundir import Run, RunWriter, load_run
+from afterwatt.reports.summary import assemble_summary, summarise
 
 METHODS = {"act": 1.0, "card-lca": 1.6, "parametric": 0.8}
 ALLOCATIONS = {"linear-total": 1.0, "linear-remaining": 0.55, "ddb": 0.3, "avoidable": 0.12}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from reports.html import write_report
-from reports.rundir import Run
+from afterwatt.reports.html import write_report
+from afterwatt.reports.rundir import Run
 
 
 def load_devtools() -> ModuleType:

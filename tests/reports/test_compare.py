@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.breakeven import Curve, crossings, curves, merged
-from reports.compare import (
+from afterwatt.reports.breakeven import Curve, crossings, curves, merged
+from afterwatt.reports.compare import (
     Entry,
     common_choices,
     contenders,
@@ -22,9 +22,17 @@ from reports.compare import (
     ranking,
     wins,
 )
-from reports.errors import ReportError
-from reports.rundir import Run
-from reports.versus import METRICS, best, comparison_table, crossing_table, flip_texts, ranking_table, verdicts
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.versus import (
+    METRICS,
+    best,
+    comparison_table,
+    crossing_table,
+    flip_texts,
+    ranking_table,
+    verdicts,
+)
 
 HEADLINE = ("act", "linear-total")
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import format as fmt
+from afterwatt.reports import format as fmt
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.errors import ReportError
-from reports.figures import style
-from reports.html import render, write_report
-from reports.rundir import Run
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.figures import style
+from afterwatt.reports.html import render, write_report
+from afterwatt.reports.rundir import Run
 
 SINGLE = {
     "fig-ttft", "fig-tpot", "fig-itl", "fig-e2e", "fig-throughput", "fig-requests", "fig-queue", "fig-kv", "fig-states",
@@ -199,8 +199,8 @@ def test_curves_pass_through_the_quantiles(single: Reader, m40: Run) -> None:
 
 
 def test_the_crossings_drawn_are_those_computed(compared: Reader, fleet: list[Run]) -> None:
-    from reports.breakeven import crossings, curves
-    from reports.compare import entries
+    from afterwatt.reports.breakeven import crossings, curves
+    from afterwatt.reports.compare import entries
 
     found = [curves(entry, ("act", "linear-total")) for entry in entries(fleet)]
     expected = [meet.x for meet in crossings([f.intensity for f in found if f]) if meet.x <= 1000]

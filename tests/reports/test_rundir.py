@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reports.columns import DRAWS, ITL, LEDGER, REQUESTS, TIMELINE
-from reports.errors import ReportError
-from reports.rundir import Run, RunWriter, find_runs, load_run
-from reports.tables import ROWS_PER_GROUP, TableWriter
+from afterwatt.reports.columns import DRAWS, ITL, LEDGER, REQUESTS, TIMELINE
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run, RunWriter, find_runs, load_run
+from afterwatt.reports.tables import ROWS_PER_GROUP, TableWriter
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
@@ -175,7 +175,7 @@ class TestCrashes:
         program = """
             import sys, time
             import numpy as np
-            from reports.rundir import RunWriter
+            from afterwatt.reports.rundir import RunWriter
             with RunWriter(sys.argv[1]) as writer:
                 ids = np.arange(200_000)
                 zero = ids * 0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from reports.errors import ReportError
-from reports.rundir import Run
-from reports.schema import (
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.schema import (
     Summary,
     check_manifest,
     check_summary,

@@ -6,9 +6,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from reports.columns import COMPONENTS
-from reports.rundir import Run
-from reports.series import MOST_POINTS, Series
+from afterwatt.reports.columns import COMPONENTS
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.series import MOST_POINTS, Series
 
 
 def test_sums_over_points_are_sums_over_rows(fleet: list[Run]) -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.errors import ReportError
-from reports.rundir import Run, RunWriter
-from reports.summary import assemble_summary, served, stats, summarise, weighted_stats
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run, RunWriter
+from afterwatt.reports.summary import assemble_summary, served, stats, summarise, weighted_stats
 
 
 def test_counts_add_up_to_what_arrived(overloaded: Run) -> None:
@@ -150,9 +150,9 @@ def test_five_million_requests_are_summarised_in_half_a_gigabyte(tmp_path: Path,
             })  # fmt: skip
         run = writer.run()
         program = f"""
-            from reports.rundir import Run
+            from afterwatt.reports.rundir import Run
             from pathlib import Path
-            from reports.summary import summarise
+            from afterwatt.reports.summary import summarise
             made = summarise(Run(Path({str(run.path)!r})))
             # Not getrusage: what that says outlives exec, and so holds the size of the process that runs the tests.
             peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

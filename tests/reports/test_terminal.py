@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from reports.rundir import Run
-from reports.terminal import default_console, print_runs
+from afterwatt.reports.rundir import Run
+from afterwatt.reports.terminal import default_console, print_runs
 
 
 def printed(runs: list[Run], width: int, report: Path | None = None) -> str:

@@ -6,11 +6,11 @@ import re
 import pytest
 from rich.console import Console
 
-from reports.html import render
-from reports.rundir import RunWriter, load_run
-from reports.schema import Prediction, write_json
-from reports.terminal import print_runs
-from reports.trust import BASES, ranges, sentence
+from afterwatt.reports.html import render
+from afterwatt.reports.rundir import RunWriter, load_run
+from afterwatt.reports.schema import Prediction, write_json
+from afterwatt.reports.terminal import print_runs
+from afterwatt.reports.trust import BASES, ranges, sentence
 
 RANGE = {"low": 0.001, "high": 900.0}
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from hwprofiles.stacks import Spread
-from modelspecs import load_model
-from sim.config import Slowness
-from sim.run import simulate
-from sim.workload import TraceWorkload
+from afterwatt.hwprofiles.stacks import Spread
+from afterwatt.modelspecs import load_model
+from afterwatt.sim.config import Slowness
+from afterwatt.sim.run import simulate
+from afterwatt.sim.workload import TraceWorkload
 from tests.helpers import make_config, poisson, run_body, solo_batch
 
 SPREAD = {"prefill": Spread(0.7, 1.6), "decode": Spread(0.8, 1.3), "energy": Spread(0.9, 1.2)}

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwprofiles.roofline import TimeModel
-from sim.capacity import TARGET_FRAC, Load, load_of, measure_capacity
-from sim.run import memory_of, simulate
-from sim.workload import StaticBatch, TraceWorkload
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.sim.capacity import TARGET_FRAC, Load, load_of, measure_capacity
+from afterwatt.sim.run import memory_of, simulate
+from afterwatt.sim.workload import StaticBatch, TraceWorkload
 from tests.helpers import PS_PER_S, Requests, between, make_config, poisson, run_body
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import EmptySchedule
 
-from sim.clock import Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
 
 EVENTS = [(Kind.STEP, 1), (Kind.PLAN, 0), (Kind.ARRIVAL, 7), (Kind.ARRIVAL, 2), (Kind.TRANSFER, 0), (Kind.STEP, 0)]
 

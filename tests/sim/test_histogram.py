@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.histogram import RELATIVE_WIDTH, LogHistogram
+from afterwatt.sim.histogram import RELATIVE_WIDTH, LogHistogram
 
 values = st.lists(st.tuples(st.floats(1e-6, 1e4), st.integers(1, 20)), min_size=1, max_size=60)
 runs = st.lists(

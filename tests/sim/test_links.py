@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.clock import Alarm, Kind, VirtualEnvironment, priority
-from sim.links import Link
+from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.links import Link
 
 RATE, LATENCY_S = 1e9, 1e-5
 

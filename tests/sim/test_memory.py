@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hwprofiles import device_names, parse_deployment
-from hwprofiles.deployment import Deployment
-from hwprofiles.stacks import load_stack
-from modelspecs import load_model, model_names
-from modelspecs.precision import PRECISIONS, load_precision
-from sim.errors import Infeasible
-from sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
+from afterwatt.hwprofiles import device_names, parse_deployment
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.modelspecs import load_model, model_names
+from afterwatt.modelspecs.precision import PRECISIONS, load_precision
+from afterwatt.sim.errors import Infeasible
+from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
 
 SPLITS = ["{}", "2x{}:tp2", "2x{}:pp2", "4x{}:tp2pp2", "8x{}:tp4pp2"]
 

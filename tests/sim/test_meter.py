@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.meter import capped_sum, triangle
-from sim.worker import next_end, steps_within
+from afterwatt.sim.meter import capped_sum, triangle
+from afterwatt.sim.worker import next_end, steps_within
 
 lines = st.tuples(st.integers(0, 8000), st.integers(-40, 40)).map(lambda line: (line[0] / 8, line[1] / 8))
 counts = st.integers(1, 400)

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.rows import RowOrder, columns_of
-from sim.ticket import Ticket
+from afterwatt.sim.rows import RowOrder, columns_of
+from afterwatt.sim.ticket import Ticket
 
 
 def ticket(number: int) -> Ticket:

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hwprofiles import load_device, make_deployment
-from policies.config import PolicySet
-from reports.errors import ReportError
-from sim.errors import Infeasible
-from sim.run import simulate
-from sim.workload import ClosedLoop, StaticBatch, TraceWorkload
+from afterwatt.hwprofiles import load_device, make_deployment
+from afterwatt.policies.config import PolicySet
+from afterwatt.reports.errors import ReportError
+from afterwatt.sim.errors import Infeasible
+from afterwatt.sim.run import simulate
+from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
 from tests.helpers import PS_PER_S, Requests, Watched, between, make_config, poisson, run_body
 
 ROOT = Path(__file__).parents[2]

@@ -16,10 +16,10 @@ DAY_PS = 86_400 * PS_PER_S
 CHILD = """
     import sys
     import numpy as np
-    from sim.run import simulate
-    from sim.workload import TraceWorkload
+    from afterwatt.sim.run import simulate
+    from afterwatt.sim.workload import TraceWorkload
     from tests.helpers import make_config
-    from traces.schema import Batch, TraceInfo
+    from afterwatt.traces.schema import Batch, TraceInfo
 
     class Endless:
         info = TraceInfo("made", "made")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.config import PolicySet
-from sim.workload import ClosedLoop, StaticBatch
+from afterwatt.policies.config import PolicySet
+from afterwatt.sim.workload import ClosedLoop, StaticBatch
 from tests.helpers import Outcome, Requests, between, poisson, run_body
 from tests.strategies import ITERATION_PS, UNIT_TOKENS, World, worlds
 

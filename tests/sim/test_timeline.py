@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.timeline import FIRST_WIDTH_PS, LONGEST_WIDTH_PS, MAX_BINS, Bins
+from afterwatt.sim.timeline import FIRST_WIDTH_PS, LONGEST_WIDTH_PS, MAX_BINS, Bins
 
 S_PER_PS = 1e-12
 DAY_PS = 86_400 * 10**12

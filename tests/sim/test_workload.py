@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.sequence import Sequence
-from sim.clock import VirtualEnvironment
-from sim.ticket import Ticket
-from sim.workload import ClosedLoop, Saturation, StaticBatch, TraceWorkload, Workload
+from afterwatt.policies.sequence import Sequence
+from afterwatt.sim.clock import VirtualEnvironment
+from afterwatt.sim.ticket import Ticket
+from afterwatt.sim.workload import ClosedLoop, Saturation, StaticBatch, TraceWorkload, Workload
+from afterwatt.traces.schema import Batch
 from tests.helpers import PS_PER_S, Requests, between, poisson, run_body
-from traces.schema import Batch
 
 TRACE = poisson(50, 2.0, between(1, 100), between(1, 50), 3)
 

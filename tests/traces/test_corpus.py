@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from traces import TraceError, open_trace
+from afterwatt.traces import TraceError, open_trace
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "traces"
 

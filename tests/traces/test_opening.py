@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from traces import TraceError, open_trace, preset_names, sample_path
+from afterwatt.traces import TraceError, open_trace, preset_names, sample_path
 
 OWN = "arrival_s,prompt_tokens,output_tokens\n0,10,1\n1,20,2\n3,30,3\n4,40,4\n"
 
@@ -164,7 +164,7 @@ def test_a_file_that_changes_after_opening_is_still_checked(trace_file):
 
 
 def test_importing_the_package_loads_neither_arrow_nor_numpy():
-    code = "import sys, traces; assert not {'pyarrow', 'numpy', 'pandas'} & set(sys.modules), 'heavy import'"
+    code = "import sys, afterwatt.traces; assert not {'pyarrow', 'numpy', 'pandas'} & set(sys.modules), 'heavy import'"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from traces import TraceError, open_trace
+from afterwatt.traces import TraceError, open_trace
 
 ROWS = {"arrival_s": [0.0, 1.0, 2.5], "prompt_tokens": [10, 20, 30], "output_tokens": [1, 2, 3]}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from traces import describe, open_trace, write_csv, write_parquet
-from traces.presets import load_preset
+from afterwatt.traces import describe, open_trace, write_csv, write_parquet
+from afterwatt.traces.presets import load_preset
 
 SHARED = Path(__file__).parents[2] / "../shared/traces"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the public traces do not lie in ../shared/traces")

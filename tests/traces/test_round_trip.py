@@ -10,10 +10,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from traces import Batch, TraceError, TraceInfo, open_trace, sample_path, write_csv, write_parquet, write_trace
-from traces.sample import sample_trace
-from traces.schema import Trace
-from traces.write import sha256_of
+from afterwatt.traces import (
+    Batch,
+    TraceError,
+    TraceInfo,
+    open_trace,
+    sample_path,
+    write_csv,
+    write_parquet,
+    write_trace,
+)
+from afterwatt.traces.sample import sample_trace
+from afterwatt.traces.schema import Trace
+from afterwatt.traces.write import sha256_of
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "traces"
 

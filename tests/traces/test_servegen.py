@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from traces import TraceError, describe, open_trace
+from afterwatt.traces import TraceError, describe, open_trace
 
 SHARED = Path(__file__).parents[2] / "../shared/traces/servegen"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="ServeGen's tables do not lie in ../shared/traces")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from traces import Batch, TraceInfo, describe
-from traces.schema import Trace
+from afterwatt.traces import Batch, TraceInfo, describe
+from afterwatt.traces.schema import Trace
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from traces import SyntheticTrace, TraceError, describe, open_trace, preset_names, write_parquet
-from traces.arrivals import Gaps, Tap, gamma_gaps, unit_arrivals
-from traces.presets import DAY_S, Daily, Lengths, load_preset
+from afterwatt.traces import SyntheticTrace, TraceError, describe, open_trace, preset_names, write_parquet
+from afterwatt.traces.arrivals import Gaps, Tap, gamma_gaps, unit_arrivals
+from afterwatt.traces.presets import DAY_S, Daily, Lengths, load_preset
 
 DIGEST = """
 import hashlib
-from traces import open_trace
+from afterwatt.traces import open_trace
 digest = hashlib.sha256()
 for batch in open_trace("synth:long-context?rate=3&n=20000&seed=5").batches({size}):
     columns = batch.arrival_s.tolist(), batch.prompt_tokens.tolist(), batch.output_tokens.tolist(), batch.prefixes
@@ -266,7 +266,7 @@ def test_every_preset_names_source_licence_and_date():
 
 MEMORY = """
 import re
-from traces import open_trace
+from afterwatt.traces import open_trace
 rows = sum(len(batch) for batch in open_trace({address!r}).batches())
 assert rows == 5_000_000, rows
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)

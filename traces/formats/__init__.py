@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from traces.formats import azure, burstgpt, mooncake, own, servegen, sharegpt, splitwise, vidur
-from traces.options import Options
-from traces.peek import Peek
-from traces.schema import Trace
+from afterwatt.traces.formats import azure, burstgpt, mooncake, own, servegen, sharegpt, splitwise, vidur
+from afterwatt.traces.options import Options
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.schema import Trace
 
 
 class Format(Protocol):

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from traces.cells import Cells, instants_ns
-from traces.options import UNITS
-from traces.peek import Peek
-from traces.table import read_chunks
-from traces.tableformat import Clock, TableFormat
+from afterwatt.traces.cells import Cells, instants_ns
+from afterwatt.traces.options import UNITS
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.table import read_chunks
+from afterwatt.traces.tableformat import Clock, TableFormat
 
 _NAIVE_CHARS = len("2023-11-16 18:17:03.9799600")
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from traces.cells import ints
-from traces.peek import Peek
-from traces.records import OUTPUT, PROMPT
-from traces.schema import MAX_TOKENS
-from traces.table import Chunk
-from traces.tableformat import Fields, Rules, TableFormat
+from afterwatt.traces.cells import ints
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.records import OUTPUT, PROMPT
+from afterwatt.traces.schema import MAX_TOKENS
+from afterwatt.traces.table import Chunk
+from afterwatt.traces.tableformat import Fields, Rules, TableFormat
 
 
 def check_sum(chunk: Chunk, fields: Fields, column: str) -> None:

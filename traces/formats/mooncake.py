@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from traces.cells import ints
-from traces.peek import Peek
-from traces.records import PREFIXES, PROMPT, SESSION
-from traces.table import Chunk
-from traces.tableformat import MILLISECONDS, Fields, Rules, TableFormat
+from afterwatt.traces.cells import ints
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.records import PREFIXES, PROMPT, SESSION
+from afterwatt.traces.table import Chunk
+from afterwatt.traces.tableformat import MILLISECONDS, Fields, Rules, TableFormat
 
 
 def check_block_counts(chunk: Chunk, fields: Fields, column: str, block_tokens: int, exact: bool) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from traces.cells import ints
-from traces.errors import TraceError, shown
-from traces.formats.mooncake import check_block_counts
-from traces.peek import Peek
-from traces.records import ARRIVAL, CLASS, OUTPUT, PREFIXES, PROMPT, SESSION
-from traces.schema import MAX_TOKENS
-from traces.table import Chunk, read_chunks
-from traces.tableformat import Fields, Rules, TableFormat
+from afterwatt.traces.cells import ints
+from afterwatt.traces.errors import TraceError, shown
+from afterwatt.traces.formats.mooncake import check_block_counts
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.records import ARRIVAL, CLASS, OUTPUT, PREFIXES, PROMPT, SESSION
+from afterwatt.traces.schema import MAX_TOKENS
+from afterwatt.traces.table import Chunk, read_chunks
+from afterwatt.traces.tableformat import Fields, Rules, TableFormat
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"afterwatt.trace"

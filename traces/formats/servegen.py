@@ -18,14 +18,14 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.compute as pc
 
-from traces.cells import floats, ints, labels
-from traces.errors import TraceError
-from traces.formats.servegen_lengths import Lengths, read_lengths
-from traces.options import Options
-from traces.peek import Peek, chunk_number, look, trace_chunks
-from traces.ratetable import WINDOW_S, Rates, RateTableTrace
-from traces.schema import Trace
-from traces.table import read_chunks
+from afterwatt.traces.cells import floats, ints, labels
+from afterwatt.traces.errors import TraceError
+from afterwatt.traces.formats.servegen_lengths import Lengths, read_lengths
+from afterwatt.traces.options import Options
+from afterwatt.traces.peek import Peek, chunk_number, look, trace_chunks
+from afterwatt.traces.ratetable import WINDOW_S, Rates, RateTableTrace
+from afterwatt.traces.schema import Trace
+from afterwatt.traces.table import read_chunks
 
 _COLUMNS = ("window_start_s", "rate", "cv", "pattern", "arg1", "arg2")
 _MOST_S = 10**9

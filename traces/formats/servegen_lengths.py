@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.cells import Cells, floats, ints, labels
-from traces.errors import TraceError, shown
-from traces.options import Options
-from traces.peek import Peek, chunk_number, look, trace_chunks
-from traces.ratetable import ClientLengths, Table
-from traces.schema import MAX_TOKENS, Floats, Ints
-from traces.table import read_chunks
+from afterwatt.traces.cells import Cells, floats, ints, labels
+from afterwatt.traces.errors import TraceError, shown
+from afterwatt.traces.options import Options
+from afterwatt.traces.peek import Peek, chunk_number, look, trace_chunks
+from afterwatt.traces.ratetable import ClientLengths, Table
+from afterwatt.traces.schema import MAX_TOKENS, Floats, Ints
+from afterwatt.traces.table import read_chunks
 
 _COLUMNS = ("client", "window_start_s", "field", "bin", "prob")
 _PROMPT, _TEXT, _OUTPUT, _IMAGES, _IMAGE = "input_tokens", "text_tokens", "output_tokens", "image_count", "image_tokens"

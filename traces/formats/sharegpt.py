@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from traces.cells import Cells
-from traces.errors import TraceError, shown
-from traces.peek import Peek
-from traces.table import Chunk
-from traces.tableformat import NANOSECONDS, TableFormat
+from afterwatt.traces.cells import Cells
+from afterwatt.traces.errors import TraceError, shown
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.table import Chunk
+from afterwatt.traces.tableformat import NANOSECONDS, TableFormat
 
 _READ_CHARS = 1 << 20
 _LONGEST_CHARS = 1 << 26

@@ -6,10 +6,10 @@ Source: github.com/Mutinifni/splitwise-sim, MIT.
 
 from __future__ import annotations
 
-from traces.cells import ints
-from traces.peek import Peek
-from traces.table import Chunk
-from traces.tableformat import Fields, Rules, TableFormat
+from afterwatt.traces.cells import ints
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.table import Chunk
+from afterwatt.traces.tableformat import Fields, Rules, TableFormat
 
 _LLM = 2
 

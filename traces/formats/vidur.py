@@ -6,9 +6,9 @@ Source: github.com/microsoft/vidur, MIT (derived from Azure 2023 and an arXiv su
 
 from __future__ import annotations
 
-from traces.formats.burstgpt import check_sum
-from traces.peek import Peek
-from traces.tableformat import Rules, TableFormat
+from afterwatt.traces.formats.burstgpt import check_sum
+from afterwatt.traces.peek import Peek
+from afterwatt.traces.tableformat import Rules, TableFormat
 
 
 class _Vidur(TableFormat):

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.runtime.energy.nvml import Nvml
-from engine.runtime.energy.rapl import POWERCAP, rapl_meter
-from engine.runtime.energy.reading import Meter, MeterError, ModelledMeter, UnknownMeter
-from engine.runtime.energy.tally import COUNTER_INTERVAL_S, POLL_INTERVAL_S, Counter, SampledMeter, polled_power
+from afterwatt.engine.runtime.energy.nvml import Nvml
+from afterwatt.engine.runtime.energy.rapl import POWERCAP, rapl_meter
+from afterwatt.engine.runtime.energy.reading import Meter, MeterError, ModelledMeter, UnknownMeter
+from afterwatt.engine.runtime.energy.tally import (
+    COUNTER_INTERVAL_S,
+    POLL_INTERVAL_S,
+    Counter,
+    SampledMeter,
+    polled_power,
+)
 
 
 class Watts(Protocol):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.runtime.energy.reading import MeterError
+from afterwatt.engine.runtime.energy.reading import MeterError
 
 
 class Nvml:

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from engine.runtime.energy.reading import Clock, MeterError
-from engine.runtime.energy.tally import COUNTER_INTERVAL_S, Counter, Counters, SampledMeter
+from afterwatt.engine.runtime.energy.reading import Clock, MeterError
+from afterwatt.engine.runtime.energy.tally import COUNTER_INTERVAL_S, Counter, Counters, SampledMeter
 
 POWERCAP: Final = Path("/sys/class/powercap")
 _PACKAGE: Final = re.compile(r"intel-rapl:\d+\Z")

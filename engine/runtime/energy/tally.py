@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from engine.runtime.energy.reading import Clock, MeterError, Reading
+from afterwatt.engine.runtime.energy.reading import Clock, MeterError, Reading
 
 COUNTER_INTERVAL_S: Final = 30.0
 """How often counters are looked at: a package's wraps after 262 kJ, which takes it minutes at least."""

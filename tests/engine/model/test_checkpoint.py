@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from engine.model.checkpoint import load_weights, open_checkpoint
-from engine.model.config import read_config
-from engine.model.devices import DtypePolicy
-from engine.model.random_checkpoint import write_random
-from engine.model.weights import places
-from engine.runtime import manifest
-from engine.runtime.errors import CheckpointError, EngineError
-from engine.runtime.shards import chunks, read_shard
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.model.checkpoint import load_weights, open_checkpoint
+from afterwatt.engine.model.config import read_config
+from afterwatt.engine.model.devices import DtypePolicy
+from afterwatt.engine.model.random_checkpoint import write_random
+from afterwatt.engine.model.weights import places
+from afterwatt.engine.runtime import manifest
+from afterwatt.engine.runtime.errors import CheckpointError, EngineError
+from afterwatt.engine.runtime.shards import chunks, read_shard
+from afterwatt.modelspecs.spec import ModelSpec
 from tests.engine.model.tiny import load
 
 FP32 = DtypePolicy(torch.float32, torch.float32, torch.float32)
@@ -85,7 +85,7 @@ def refused(folder: Path, *named: str, verify: bool = True) -> str:
 @pytest.mark.parametrize("into", [torch.float32, torch.float16, torch.bfloat16])
 def test_values_are_those_that_safetensors_reads(tmp_path: Path, monkeypatch, dtype: str, into: torch.dtype):
     """With a buffer so small that every tensor comes in pieces."""
-    monkeypatch.setattr("engine.model.checkpoint.CHUNK_BYTES", 200)
+    monkeypatch.setattr("afterwatt.engine.model.checkpoint.CHUNK_BYTES", 200)
     write_random(SPEC, tmp_path / "tiny", dtype, shard_bytes=3000)
     config, weights = read(tmp_path / "tiny", DtypePolicy(into, torch.float32, into))
     stored = {k: v for path in (tmp_path / "tiny").glob("*.safetensors") for k, v in load_file(path).items()}

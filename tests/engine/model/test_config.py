@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.model.config import Rope, read_config
-from engine.model.devices import dtype_policy, find_device
-from engine.model.rope import RopeTable, frequencies
-from engine.runtime.errors import CheckpointError, EngineError
+from afterwatt.engine.model.config import Rope, read_config
+from afterwatt.engine.model.devices import dtype_policy, find_device
+from afterwatt.engine.model.rope import RopeTable, frequencies
+from afterwatt.engine.runtime.errors import CheckpointError, EngineError
 from tests.engine.model.tiny import LLAMA3, SHAPE
 
 

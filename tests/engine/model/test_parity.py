@@ -83,7 +83,7 @@ def schedules(draw: st.DrawFn):
 @given(schedule=schedules())
 def test_pieces_batches_and_scattered_blocks_change_nothing(kind, alone_bytes, schedule, computes):
     """Prompt pieces and decoding sequences of mixed lengths in one forward, in any blocks."""
-    import engine.model.attention as attention
+    import afterwatt.engine.model.attention as attention
 
     before, attention.ALONE_BYTES = attention.ALONE_BYTES, alone_bytes
     try:
@@ -171,14 +171,14 @@ def test_a_padded_shape_reads_at_most_twice_what_it_needs(computes):
     compute, _ = computes("llama", graphs=True)
     for past in (1, 127, 128, 129, 200, 255):
         seq = Sequence([0] * (past + 1), list(range(KV_BLOCKS)), past=past)
-        from engine.model.graphs import SMALLEST_BUCKET
+        from afterwatt.engine.model.graphs import SMALLEST_BUCKET
 
         _, width = compute._padded.shape_of(batch_of([(seq, 1)]))
         assert past < width * BLOCK_TOKENS <= max(SMALLEST_BUCKET, 2 * (past + 1))
 
 
 def test_long_prompts_are_cut_where_their_mask_would_be_large(computes, monkeypatch):
-    monkeypatch.setattr("engine.model.attention.MASKED_PAIRS", 100)
+    monkeypatch.setattr("afterwatt.engine.model.attention.MASKED_PAIRS", 100)
     compute, model = computes("llama")
     tokens = text(80, 4)
     seq = Sequence(tokens[:13], list(range(20)))
@@ -188,8 +188,8 @@ def test_long_prompts_are_cut_where_their_mask_would_be_large(computes, monkeypa
 
 
 def test_sequences_of_very_different_lengths_are_gathered_apart(computes, monkeypatch):
-    monkeypatch.setattr("engine.model.attention._SMALLEST_BUCKET", 8)
-    monkeypatch.setattr("engine.model.attention.GATHERED_BYTES", 64 * 2 * 2 * 8 * 4)
+    monkeypatch.setattr("afterwatt.engine.model.attention._SMALLEST_BUCKET", 8)
+    monkeypatch.setattr("afterwatt.engine.model.attention.GATHERED_BYTES", 64 * 2 * 2 * 8 * 4)
     compute, model = computes("llama")
     lengths = [3, 60, 5, 31, 30, 9]
     sequences, free = [], list(range(KV_BLOCKS))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.compute import load_model
-from engine.model.options import ComputeOptions
-from engine.model.quality import nats_per_token, perplexity
-from engine.runtime.errors import EngineError
+from afterwatt.engine.model.compute import load_model
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.model.quality import nats_per_token, perplexity
+from afterwatt.engine.runtime.errors import EngineError
 
 DATA = Path(__file__).parents[2] / "data"
 MODELS = sorted(path.parent.name for path in DATA.glob("*/eval.json"))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.model.options import ComputeOptions, TorchComputeFactory
-from engine.model.products import product
-from engine.model.random_checkpoint import shrunk, write_random
-from engine.runtime.errors import EngineError
-from modelspecs import load_model
-from modelspecs.spec import ModelSpec
+from afterwatt.engine.model.options import ComputeOptions, TorchComputeFactory
+from afterwatt.engine.model.products import product
+from afterwatt.engine.model.random_checkpoint import shrunk, write_random
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.spec import ModelSpec
 from tests.engine.model.tiny import Sequence, batch_of, load, logits_of
 
 SMALL = {
@@ -80,7 +80,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path: Path,
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.model.random_checkpoint.save_file", full)
+    monkeypatch.setattr("afterwatt.engine.model.random_checkpoint.save_file", full)
     with pytest.raises(EngineError, match="No space left"):
         write_random(spec, tmp_path / "two")
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
@@ -119,7 +119,7 @@ def test_wide_products_of_narrow_matrices_do_not_depend_on_how_they_are_cut(tmp_
     write_random(small("qwen2.5-0.5b"), tmp_path / "one", "fp16")
     tokens = [(Sequence(list(range(30)), [1, 0, 2, 3, 4, 5, 6, 7]), 30)]
     whole = logits_of(load(tmp_path / "one", dtype="fp16"), tokens)[0]
-    monkeypatch.setattr("engine.model.llama.CAST_ELEMENTS", 100)
+    monkeypatch.setattr("afterwatt.engine.model.llama.CAST_ELEMENTS", 100)
     tokens[0][0].past = 0
     cut = logits_of(load(tmp_path / "one", dtype="fp16"), tokens)[0]
     torch.testing.assert_close(whole, cut, atol=1e-5, rtol=0)

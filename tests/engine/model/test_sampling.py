@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.stats import chi2, chi2_contingency
 
-from engine.model.sampling import _mixed, choose, gumbel_noise
-from engine.runtime.compute import GREEDY, Sampling
-from engine.runtime.errors import EngineError
+from afterwatt.engine.model.sampling import _mixed, choose, gumbel_noise
+from afterwatt.engine.runtime.compute import GREEDY, Sampling
+from afterwatt.engine.runtime.errors import EngineError
 from tests.engine.model.tiny import VOCAB, Sequence, batch_of, generate, load
 
 LEVEL = 1e-3

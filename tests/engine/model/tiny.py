@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.model.compute import TorchCompute, load_model
-from engine.model.options import ComputeOptions
-from engine.runtime.compute import GREEDY, Sampling, StepBatch
+from afterwatt.engine.model.compute import TorchCompute, load_model
+from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.runtime.compute import GREEDY, Sampling, StepBatch
 
 VOCAB = 97
 SHAPE = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.runtime import disk
-from engine.runtime.disk import (
+from afterwatt.engine.runtime import disk
+from afterwatt.engine.runtime.disk import (
     DEPTHS,
     MIB,
     RANDOM_BYTES,

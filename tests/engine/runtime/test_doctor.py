@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runtime.doctor import (
+from afterwatt.engine.runtime.doctor import (
     OLD_WHEEL,
     Gpu,
     TorchFacts,

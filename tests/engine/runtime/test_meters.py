@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.runtime.energy.choose import choose_meter
-from engine.runtime.energy.nvml import Nvml
-from engine.runtime.energy.rapl import rapl_meter, rapl_zones
-from engine.runtime.energy.reading import MeterError, ModelledMeter, UnknownMeter
-from engine.runtime.energy.tally import Counter, SampledMeter, Trapezoid, polled_power
+from afterwatt.engine.runtime.energy.choose import choose_meter
+from afterwatt.engine.runtime.energy.nvml import Nvml
+from afterwatt.engine.runtime.energy.rapl import rapl_meter, rapl_zones
+from afterwatt.engine.runtime.energy.reading import MeterError, ModelledMeter, UnknownMeter
+from afterwatt.engine.runtime.energy.tally import Counter, SampledMeter, Trapezoid, polled_power
 
 
 class Clock:

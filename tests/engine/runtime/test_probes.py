@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.runtime.probes import Probe, Stat, interleaved, stat_of
+from afterwatt.engine.runtime.probes import Probe, Stat, interleaved, stat_of
 
 
 def recorded(name: str, order: list[str], seconds: float = 1.0, calls: int = 0) -> Probe:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from engine.runtime.compute import Compute
-from engine.runtime.drive import drive
-from engine.runtime.errors import EngineError
-from engine.runtime.process import WorkerLostError, WorkerProcess, WorkerSetup
-from engine.runtime.request import Request
-from policies.config import PolicySet
+from afterwatt.engine.runtime.compute import Compute
+from afterwatt.engine.runtime.drive import drive
+from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.process import WorkerLostError, WorkerProcess, WorkerSetup
+from afterwatt.engine.runtime.request import Request
+from afterwatt.policies.config import PolicySet
 from tests.engine.arithmetic import ArithmeticFactory, expected_output
 
 SETUP = WorkerSetup(PolicySet(block_tokens=4), flush_ns=0)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from engine.runtime.compute import ComputeInfo
-from engine.runtime.drive import Recording, Served
-from engine.runtime.process import WorkerSetup
-from engine.runtime.record import read_asked, read_steps, request_columns, timeline_columns, write_run
-from engine.runtime.request import Report
-from policies.config import PolicySet
-from reports.decisions import read_decisions
+from afterwatt.engine.runtime.compute import ComputeInfo
+from afterwatt.engine.runtime.drive import Recording, Served
+from afterwatt.engine.runtime.process import WorkerSetup
+from afterwatt.engine.runtime.record import read_asked, read_steps, request_columns, timeline_columns, write_run
+from afterwatt.engine.runtime.request import Report
+from afterwatt.policies.config import PolicySet
+from afterwatt.reports.decisions import read_decisions
 from tests.engine.runtime.test_worker import run as work
 from tests.engine.runtime.test_worker import worlds
 
@@ -102,8 +102,8 @@ def test_a_lost_worker_stands_in_the_manifest_and_its_requests_are_unfinished(tm
 
 
 def next_world():
-    from engine.runtime.request import Request
-    from policies.sizes import SchedulerConfig
+    from afterwatt.engine.runtime.request import Request
+    from afterwatt.policies.sizes import SchedulerConfig
 
     config = SchedulerConfig(kv_blocks=30, block_tokens=4, max_seqs=4, token_budget=30, max_context_tokens=60)
     return config, "chunked", [(0, Request(n, np.arange(6), 4)) for n in range(3)]

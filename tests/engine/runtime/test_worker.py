@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.runtime.compute import Sampling
-from engine.runtime.request import Request
-from engine.runtime.worker import EngineWorker
-from fidelity.serving.run import block_hashes
-from policies.batching import BATCHING
-from policies.errors import PolicyError
-from policies.plans import StepOutcome
-from policies.sizes import SchedulerConfig
+from afterwatt.engine.runtime.compute import Sampling
+from afterwatt.engine.runtime.request import Request
+from afterwatt.engine.runtime.worker import EngineWorker
+from afterwatt.fidelity.serving.run import block_hashes
+from afterwatt.policies.batching import BATCHING
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.plans import StepOutcome
+from afterwatt.policies.sizes import SchedulerConfig
 from tests.engine.arithmetic import ArithmeticCompute, expected_output
 
 UNIT = 4
