@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -59,6 +60,8 @@ WORLDS: Final = {
     "slots-front": f"--hw 2xm40 {CHAT} --rate 0.3 --host-share slots --allocation front-loaded --embodied act",
     "shuffled": f"--hw 2xv100-pcie-16 {CHAT} --rate 3 --shuffle-ties 7",
 }
+HASHED: Final = re.compile(r"-[0-9a-f]{8}(?=/)")
+"""What a study's run directories end in: it says which code made them."""
 WITH_PAGE: Final = ("chat-report", "crossed")
 
 
@@ -86,7 +89,7 @@ def run_world(name: str, command: list[str]) -> dict[str, str]:
             found["error"] = said.stderr.strip()
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file() and path.name != sample_path().name:
-                found[path.relative_to(folder).as_posix()] = digest(path)
+                found[HASHED.sub("", path.relative_to(folder).as_posix())] = digest(path)
     return found
 
 
