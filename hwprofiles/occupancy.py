@@ -9,11 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.roofline import PlanArrays, Rates, experts_touched
-from afterwatt.hwprofiles.stacks import Stack
-from afterwatt.modelspecs.precision import Precision
-from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.hwprofiles.serving import Serving
 
 Floats = NDArray[np.float64]
 
@@ -33,11 +30,10 @@ class Occupancy(NamedTuple):
     unpack_s: Floats
 
 
-def occupancy(
-    deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, rates: Rates, plans: PlanArrays
-) -> Occupancy:
+def occupancy(serving: Serving, rates: Rates, plans: PlanArrays) -> Occupancy:
     """Return the seconds that plans keep GPUs in attention, in experts and in scaling weights back."""
-    kv_copies = max(model.kv_heads, deployment.tp) / model.kv_heads
+    model, stack, tp = serving.model, serving.stack, serving.deployment.tp
+    kv_copies = max(model.kv_heads, tp) / model.kv_heads
     entry_s = model.kv_bytes_per_token(stack.kv_bytes_per_element) * kv_copies / rates.attention.bytes_per_s
     pair_s = model.attention_flops_per_pair / rates.attention.flops_per_s
     read = plans.context_tokens + plans.chunk_past + plans.chunk_tokens
@@ -46,16 +42,14 @@ def occupancy(
     tokens = plans.decoding + plans.chunk_tokens
     touched = model.layers * model.ffn_matrix_params * experts_touched(model, tokens)
     unpacked = touched + model.layers * model.attention_matrix_params
-    expert = _expert_s(model, precision, stack, rates, tokens, touched) if model.experts > 1 else np.zeros(len(tokens))
+    expert = _expert_s(serving, rates, tokens, touched) if model.experts > 1 else np.zeros(len(tokens))
     return Occupancy(attention, slope, expert, unpacked * rates.matrices.dequant_s)
 
 
-def _expert_s(
-    model: ModelSpec, precision: Precision, stack: Stack, rates: Rates, tokens: Floats, touched: Floats
-) -> Floats:
+def _expert_s(serving: Serving, rates: Rates, tokens: Floats, touched: Floats) -> Floats:
     """Return GPU-seconds of the products of experts over so many tokens: the longer of traffic and arithmetic."""
-    share = float(stack.expert_efficiency)
-    memory_s = touched * precision.bytes_per_weight / (rates.matrices.bytes_per_s * share)
+    model, share = serving.model, float(serving.stack.expert_efficiency)
+    memory_s = touched * serving.precision.bytes_per_weight / (rates.matrices.bytes_per_s * share)
     flops = 2.0 * model.layers * model.active_experts * model.ffn_matrix_params * tokens
     seconds: Floats = np.maximum(memory_s, flops / (rates.matrices.flops_per_s * share))
     return seconds

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.kernels import (
     QUERIES_PER_BLOCK,
@@ -31,6 +30,7 @@ from afterwatt.hwprofiles.kernels import (
     gemm_s,
     layer_traffic_bytes,
 )
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import Stack, dequant_parameter
 from afterwatt.modelspecs.precision import Precision
 from afterwatt.modelspecs.spec import ModelSpec
@@ -136,16 +136,12 @@ class TimeModel:
     """Seconds per iteration of one pipeline stage of a replica, in picoseconds.
 
     Args:
-        deployment: devices, how a replica is split over them, and its links.
-        model: the shape.
-        precision: weights as stored.
-        stack: efficiencies and overheads of the software on this device.
-        stage: which of `deployment.pp` pipeline stages; the last one holds the LM head.
+        serving: what is computed, and where.
+        stage: which of the replica's pipeline stages; the last one holds the LM head.
     """
 
-    def __init__(
-        self, deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, stage: int = 0
-    ) -> None:
+    def __init__(self, serving: Serving, stage: int = 0) -> None:
+        deployment, model, precision, stack = serving.deployment, serving.model, serving.precision, serving.stack
         tp = deployment.tp
         self.rates = rates = reached_rates(deployment.device, deployment.ecc_on, precision, stack)
         self._model, self._precision, self._stack, self._deployment = model, precision, stack, deployment
@@ -322,13 +318,14 @@ class Work(NamedTuple):
     link_bytes: Floats
 
 
-def work(deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, plans: "PlanArrays") -> Work:
+def work(serving: Serving, plans: "PlanArrays") -> Work:
     """Bytes moved to and from HBM, FLOPs and bytes over the GPU links, summed over a replica's GPUs.
 
     Weights are read once per iteration (experts as far as the tokens reach them), each context entry once per
     decoding sequence, keys and values written once per token.
     """
-    tp = deployment.tp
+    model, precision, stack = serving.model, serving.precision, serving.stack
+    tp, pp = serving.deployment.tp, serving.deployment.pp
     kv_copies = max(model.kv_heads, tp) / model.kv_heads
     kv_bytes = model.kv_bytes_per_token(stack.kv_bytes_per_element) * kv_copies
     tokens = plans.decoding + plans.chunk_tokens
@@ -347,7 +344,7 @@ def work(deployment: Deployment, model: ModelSpec, precision: Precision, stack: 
     )
     flops_slope = model.attention_flops_per_pair * (plans.decoding + plans.chunk_pairs_slope)
     payload = tokens * (model.hidden * stack.activation_bytes_per_element)
-    link = payload * (2 * model.layers * 2 * (tp - 1) + (deployment.pp - 1))
+    link = payload * (2 * model.layers * 2 * (tp - 1) + (pp - 1))
     return Work(hbm, hbm_slope, flops, flops_slope, link)
 
 

@@ -9,6 +9,7 @@ from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
 from afterwatt.hwprofiles.embodied import DEFAULT_METHOD
 from afterwatt.hwprofiles.grid import HourlyGrid
 from afterwatt.hwprofiles.lives import DEFAULT_ALLOCATION
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.sites import Site
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.modelspecs.precision import Precision
@@ -93,6 +94,11 @@ class RunConfig:
     decisions: bool = False
     slowness: Slowness | None = None
     bounds: bool = False
+
+    @property
+    def serving(self) -> Serving:
+        """Return what each replica computes."""
+        return Serving(self.deployment, self.model, self.precision, self.stack)
 
     @property
     def start_utc_s(self) -> float | None:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from afterwatt.hwprofiles.catalogue import ALIASES, device_names, load_device
-from afterwatt.hwprofiles.deployment import Deployment, parse_deployment
+from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.roofline import stage_layers
-from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, Precision
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.sim.errors import Infeasible
@@ -49,15 +49,13 @@ class MemoryPlan:
         return self.needed_bytes - self.capacity_bytes
 
 
-def plan_memory(
-    deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, block_tokens: int, token_budget: int
-) -> MemoryPlan:
+def plan_memory(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
     """Lay out a replica's memory.
 
     Activations: the widest intermediate of a layer for every token of an iteration, 16 bits, in and out, and the logits
     of one token per sequence are small against it.
     """
-    tp = deployment.tp
+    deployment, model, stack, tp = serving.deployment, serving.model, serving.stack, serving.deployment.tp
     capacity = deployment.usable_memory_bytes
     activations = 2.0 * token_budget * (model.hidden * 4 + model.ffn * model.active_experts * model.ffn_matrices / tp)
     reserve = RUNTIME_BYTES + activations + FRAGMENTATION_FRAC * capacity
@@ -65,7 +63,7 @@ def plan_memory(
     stages = stage_layers(model.layers, deployment.pp)
     tightest: MemoryPlan | None = None
     for number, layers in enumerate(stages):
-        weights = _stage_weights(model, precision, layers, number == 0, number == len(stages) - 1) / tp
+        weights = _stage_weights(model, serving.precision, layers, number == 0, number == len(stages) - 1) / tp
         block = 2.0 * layers * kv_heads * model.head_dim * stack.kv_bytes_per_element * block_tokens
         blocks = max(0, int((capacity - weights - reserve) // block))
         total = model.kv_bytes_per_token(stack.kv_bytes_per_element) * max(1.0, tp / model.kv_heads) * block_tokens
@@ -88,21 +86,19 @@ def _stage_weights(model: ModelSpec, precision: Precision, layers: int, first: b
     return weights
 
 
-def require_fit(
-    deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, block_tokens: int, token_budget: int
-) -> MemoryPlan:
+def require_fit(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
     """Lay out memory, or say by how much it does not fit and what would help.
 
     Raises:
         Infeasible: no KV block fits beside the weights.
     """
-    plan = plan_memory(deployment, model, precision, stack, block_tokens, token_budget)
+    plan = plan_memory(serving, block_tokens, token_budget)
     if plan.kv_blocks > 0:
         return plan
-    options = _options(deployment, model, precision, stack, block_tokens, token_budget)
+    options = _options(serving, block_tokens, token_budget)
     help_text = "; ".join(options) if options else "no option of the catalogue would make it fit"
     raise Infeasible(
-        f"{model.name} in {precision.name} does not fit {deployment.name}: each GPU needs "
+        f"{serving.model.name} in {serving.precision.name} does not fit {serving.deployment.name}: each GPU needs "
         f"{plan.needed_bytes / _GIGA:.2f} GB (weights {plan.weights_bytes / _GIGA:.2f}, the rest reserve and one KV "
         f"block) and has {plan.capacity_bytes / _GIGA:.2f} GB, {plan.missing_bytes:,.0f} bytes short. "
         f"Would fit: {help_text}"
@@ -128,15 +124,13 @@ def with_stated_blocks(plan: MemoryPlan, kv_blocks: int) -> MemoryPlan:
     return replace(plan, kv_blocks=kv_blocks)
 
 
-def _options(
-    deployment: Deployment, model: ModelSpec, precision: Precision, stack: Stack, block_tokens: int, token_budget: int
-) -> list[str]:
+def _options(serving: Serving, block_tokens: int, token_budget: int) -> list[str]:
     """Return what would make the model fit, as one would type it: fewer bits, more GPUs per replica, a larger card."""
 
-    def fits(hw: str, stored: Precision) -> bool:
+    def fits(hw: str) -> bool:
         try:
             other = parse_deployment(hw)
-            plan = plan_memory(other, model, stored, stack, block_tokens, token_budget)
+            plan = plan_memory(replace(serving, deployment=other), block_tokens, token_budget)
         except HardwareError:
             return False
         return plan.kv_blocks > 0
@@ -144,15 +138,16 @@ def _options(
     options = [
         f"--precision {name}"
         for name, stored in COMMON_PRECISIONS.items()
-        if stored.bits_per_weight < precision.bits_per_weight
-        and plan_memory(deployment, model, stored, stack, block_tokens, token_budget).kv_blocks > 0
+        if stored.bits_per_weight < serving.precision.bits_per_weight
+        and plan_memory(replace(serving, precision=stored), block_tokens, token_budget).kv_blocks > 0
     ]
+    deployment, model = serving.deployment, serving.model
     key, tp, pp = deployment.device.key, deployment.tp, deployment.pp
     wider = [_typed(key, ways * tp, pp) for ways in (2, 4, 8, 16) if model.heads % (ways * tp) == 0]
-    options += [f"--hw {hw}" for hw in wider if fits(hw, precision)][:1]
+    options += [f"--hw {hw}" for hw in wider if fits(hw)][:1]
     devices = sorted((load_device(name) for name in device_names()), key=lambda device: device.memory_bytes)
     larger = [device.key for device in devices if device.memory_bytes > deployment.device.memory_bytes]
-    cards = [hw for hw in (_typed(name, tp, pp) for name in larger) if fits(hw, precision)]
+    cards = [hw for hw in (_typed(name, tp, pp) for name in larger) if fits(hw)]
     if cards:
         options.append("a card with more memory: " + ", ".join(f"--hw {hw}" for hw in cards[:4]))
     return options

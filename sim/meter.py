@@ -5,14 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.occupancy import occupancy
 from afterwatt.hwprofiles.power import PowerModel
 from afterwatt.hwprofiles.replicas import ReplicaPower
 from afterwatt.hwprofiles.roofline import PlanArrays, Rates, work
-from afterwatt.hwprofiles.stacks import Stack
-from afterwatt.modelspecs.precision import Precision
-from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
 
 Floats = NDArray[np.float64]
@@ -53,15 +50,12 @@ class Meter:
     """Energy of strides under a power model; see `sim.recorder.StrideMeter`.
 
     Attributes:
-        deployment, model, precision, stack: what runs where; rates: what it reaches.
+        serving: what runs where; rates: what it reaches.
         gpu: power of one GPU; replica: power around it.
         swap_block_bytes: bytes of a KV block over all GPUs of a replica.
     """
 
-    deployment: Deployment
-    model: ModelSpec
-    precision: Precision
-    stack: Stack
+    serving: Serving
     rates: Rates
     gpu: PowerModel
     replica: ReplicaPower
@@ -79,11 +73,10 @@ class Meter:
             chunks.pairs,
             chunks.pairs_slope,
         )
-        what = (self.deployment, self.model, self.precision, self.stack)
-        done, kernels = work(*what, plans), occupancy(*what, self.rates, plans)
+        done, kernels = work(self.serving, plans), occupancy(self.serving, self.rates, plans)
         gpus, gpu = self.replica.gpus, self.gpu
         # Stages of a pipeline compute one after another: a plan keeps one stage's GPUs busy at a time.
-        busy_gpus = gpus / self.deployment.pp
+        busy_gpus = gpus / self.serving.deployment.pp
         over_idle_w = (gpu.busy_w - gpu.idle_w) * busy_gpus
         cap_w = (gpu.cap_w - gpu.idle_w) * busy_gpus
         first_s, slope_s = seconds(strides.first_ps), seconds(strides.slope_ps)

@@ -67,11 +67,10 @@ def simulate(config: RunConfig, out: str | Path, progress: Progress | None = Non
 
 def memory_of(config: RunConfig) -> MemoryPlan:
     """Lay out the memory of a run's replicas, or raise `Infeasible`."""
-    policies = config.policies
-    parts = (config.deployment, config.model, config.precision, config.stack)
+    policies, serving = config.policies, config.serving
     if policies.kv_blocks is None:
-        return require_fit(*parts, policies.block_tokens, policies.token_budget)
-    return with_stated_blocks(plan_memory(*parts, policies.block_tokens, policies.token_budget), policies.kv_blocks)
+        return require_fit(serving, policies.block_tokens, policies.token_budget)
+    return with_stated_blocks(plan_memory(serving, policies.block_tokens, policies.token_budget), policies.kv_blocks)
 
 
 def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
@@ -80,9 +79,7 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     rates = reached_rates(device, config.deployment.ecc_on, config.precision, config.stack)
     gpu = gpu_power_model(device, rates.computed_in)
     replica = replica_power(config.deployment, config.site, config.carbon.host_share)
-    return Meter(
-        config.deployment, config.model, config.precision, config.stack, rates, gpu, replica, memory.replica_block_bytes
-    )
+    return Meter(config.serving, rates, gpu, replica, memory.replica_block_bytes)
 
 
 def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: RunWriter) -> None:

@@ -39,9 +39,8 @@ class SlowedTimeModel(TimeModel):
 
 def time_model(config: RunConfig, stage: int = 0) -> TimeModel:
     """Build the time model of one pipeline stage of a run's replicas."""
-    said = (config.deployment, config.model, config.precision, config.stack, stage)
     if config.slowness is None:
-        return TimeModel(*said)
-    slowed = SlowedTimeModel(*said)
+        return TimeModel(config.serving, stage)
+    slowed = SlowedTimeModel(config.serving, stage)
     slowed.slowness = config.slowness
     return slowed

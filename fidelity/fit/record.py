@@ -66,11 +66,9 @@ class _ListeningBody(Body):
 
     def time_model(self, stage: int) -> TimeModel:
         """Build the physics of a pipeline stage, the first one listening."""
-        config = self.config
-        said = (config.deployment, config.model, config.precision, config.stack, stage)
         if stage:
-            return TimeModel(*said)
-        listener = _Listener(*said)
+            return TimeModel(self.config.serving, stage)
+        listener = _Listener(self.config.serving)
         self.heard: list[Chunks] = []
         listener.heard = self.heard
         return listener
@@ -96,11 +94,8 @@ class Recording:
 
     def ends_ps(self, stack: Stack) -> Ints:
         """Return when each plan ends under a stack, in picoseconds."""
-        config = self.config
-        stages = [
-            TimeModel(config.deployment, config.model, config.precision, stack, stage)
-            for stage in range(config.deployment.pp)
-        ]
+        serving = replace(self.config.serving, stack=stack)
+        stages = [TimeModel(serving, stage) for stage in range(serving.deployment.pp)]
         if self.overlaps:
             return _pipelined(stages, self.plans)
         spans = [sum(_span_ps(stage, plan) for stage in stages) + _hops_ps(stages, plan) for plan in self.plans]

@@ -356,13 +356,6 @@ def _blocks_needed(scenario: Scenario) -> int:
 
 def _short_bytes(scenario: Scenario, blocks: int, iteration_tokens: int) -> float:
     """Return the bytes that lack on the fullest GPU for so many KV blocks and iterations of so many tokens."""
-    stack = scenario.config(scenario.stack_profile()).stack
-    plan = plan_memory(
-        scenario.deployment,
-        scenario.model,
-        scenario.precision,
-        stack,
-        scenario.policies.block_tokens,
-        iteration_tokens,
-    )
+    serving = scenario.config(scenario.stack_profile()).serving
+    plan = plan_memory(serving, scenario.policies.block_tokens, iteration_tokens)
     return plan.weights_bytes + plan.reserve_bytes + blocks * plan.block_bytes - plan.capacity_bytes

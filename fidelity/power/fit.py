@@ -31,6 +31,7 @@ from afterwatt.hwprofiles.deployment import make_deployment
 from afterwatt.hwprofiles.occupancy import occupancy
 from afterwatt.hwprofiles.power import PowerModel
 from afterwatt.hwprofiles.roofline import PlanArrays, reached_rates, work
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
@@ -192,7 +193,7 @@ def run_work(runs: Sequence[Run]) -> RunWork:
     for run in runs:
         if run.average_frac is None or run.peak_frac is None:
             continue
-        deployment = make_deployment(device, run.tp, tp=run.tp)
+        serving = Serving(make_deployment(device, run.tp, tp=run.tp), model, precision, stack)
         steps, tokens = run.output_tokens - 1.0, float(run.batch * run.prompt_tokens)
         pairs = tokens * (run.prompt_tokens + 1.0) / 2.0
         context = run.batch * (run.prompt_tokens + run.output_tokens / 2.0)
@@ -200,8 +201,7 @@ def run_work(runs: Sequence[Run]) -> RunWork:
             *(np.array(pair) for pair in ((0.0, run.batch), (0.0, context), (run.batch, run.batch))),
             *(np.array(pair) for pair in ((tokens, 0.0), (0.0, 0.0), (pairs, 0.0), (0.0, 0.0))),
         )
-        done = work(deployment, model, precision, stack, plans)
-        kernels = occupancy(deployment, model, precision, stack, rates, plans)
+        done, kernels = work(serving, plans), occupancy(serving, rates, plans)
         totals = np.concatenate([done.hbm_bytes, done.flops, kernels.attention_s]) / run.tp
         powers = (run.average_frac * tdp_w, run.peak_frac * tdp_w)
         rows.append((run.ttft_s, run.tpot_s, *totals, steps, *powers, run.tp))

@@ -16,6 +16,7 @@ from afterwatt.fidelity.points.table import Point
 from afterwatt.hwprofiles.occupancy import occupancy
 from afterwatt.hwprofiles.power import PowerModel, gpu_power_model
 from afterwatt.hwprofiles.roofline import PlanArrays, reached_rates, work
+from afterwatt.hwprofiles.serving import Serving
 
 _WATTS: Final = re.compile(r"avg (?:GPU )?power (?:total )?([0-9.]+) W")
 
@@ -82,8 +83,8 @@ def _served(scenario: Scenario, watts: float, seats: int) -> Served:
         *(np.array([0.0, number]) for number in (together * prompt, 0.0, together * prompt * prompt / 2.0, 0.0)),
     )
     rates = reached_rates(deployment.device, deployment.ecc_on, precision, stack)
-    what = (deployment, model, precision, stack)
-    done, kernels = work(*what, plans), occupancy(*what, rates, plans)
+    serving = Serving(deployment, model, precision, stack)
+    done, kernels = work(serving, plans), occupancy(serving, rates, plans)
     totals = (done.hbm_bytes, done.flops, kernels.attention_s, kernels.expert_s, kernels.unpack_s)
     moved, flops, *kinds = (float((1.0 - share) * total[0] + share * total[1]) / gpus for total in totals)
     seconds = seats / tokens_per_s

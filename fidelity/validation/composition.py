@@ -58,8 +58,7 @@ class _ComposedBody(Body):
         super().__init__(config, memory_of(config), config.workload, None, sink)
 
     def time_model(self, stage: int) -> TimeModel:
-        config = self.config
-        times = RecordedTimes(config.deployment, config.model, config.precision, config.stack, stage)
+        times = RecordedTimes(self.config.serving, stage)
         times.durations_ps = self._durations_ps
         return times
 

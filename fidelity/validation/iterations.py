@@ -18,12 +18,10 @@ from scipy.optimize import least_squares
 
 from afterwatt.engine.runtime.record import read_steps
 from afterwatt.engine.runtime.request import StepRecord
-from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import PARAMETERS, Stack
-from afterwatt.modelspecs.precision import Precision
-from afterwatt.modelspecs.spec import ModelSpec
 
 Floats = NDArray[np.float64]
 FITTED: Final = (
@@ -168,14 +166,7 @@ def iteration_errors(times: TimeModel, iterations: Sequence[Iteration]) -> list[
     return found
 
 
-def fit_iterations(
-    deployment: Deployment,
-    model: ModelSpec,
-    precision: Precision,
-    start: Stack,
-    iterations: Sequence[Iteration],
-    source: str,
-) -> Stack:
+def fit_iterations(start: Serving, iterations: Sequence[Iteration], source: str) -> Stack:
     """Fit what an engine reaches and adds to its own iterations.
 
     Robust least squares on the logarithm of predicted over measured time (scipy, soft L1), held near where it begins
@@ -183,41 +174,33 @@ def fit_iterations(
     they count by the root of their number: a run has thousands of decoding ones, and few prompts.
 
     Args:
-        deployment: the device.
-        model: what ran.
-        precision: how its weights are stored.
-        start: the stack to begin with; parameters that iterations cannot tell are left as they are.
+        start: what ran, with the stack to begin with; parameters that iterations cannot tell are left as they are.
         iterations: measured ones.
         source: where they come from, for the parameters' provenance.
     """
-    values = _fitted(deployment, model, precision, start, _grouped(iterations))
+    values = _fitted(start, _grouped(iterations))
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    text = f"soft-L1 fit on log time to {len(iterations)} iterations of {model.name}, {source}"
+    text = f"soft-L1 fit on log time to {len(iterations)} iterations of {start.model.name}, {source}"
     facts: dict[str, Any] = {}
     for name, value in values.items():
         rule = _RULES[name].rule
         facts[name] = Fact(value, text, today, "fitted", max(rule.low, value / _REACH), min(rule.high, value * _REACH))
-    return dataclasses.replace(start, basis="fitted", **facts)
+    return dataclasses.replace(start.stack, basis="fitted", **facts)
 
 
-def _fitted(
-    deployment: Deployment,
-    model: ModelSpec,
-    precision: Precision,
-    start: Stack,
-    groups: Mapping[Iteration, Sequence[float]],
-) -> dict[str, float]:
+def _fitted(start: Serving, groups: Mapping[Iteration, Sequence[float]]) -> dict[str, float]:
     """Return what the free parameters come to."""
-    names = [*FITTED, *chain.from_iterable(SOMETIMES_FITTED[name] for name in SOMETIMES_FITTED if getattr(start, name))]
+    first = start.stack
+    names = [*FITTED, *chain.from_iterable(SOMETIMES_FITTED[name] for name in SOMETIMES_FITTED if getattr(first, name))]
     shapes, seconds = list(groups), list(groups.values())
     measured = np.log([np.mean(some) for some in seconds])
     weights = np.sqrt([min(len(some), _MOST_ALIKE) for some in seconds])
     low, high = np.log([_BOUNDS[name] for name in names]).T
-    begin = np.clip(np.log([float(getattr(start, name)) for name in names]), low + 1e-6, high - 1e-6)
+    begin = np.clip(np.log([float(getattr(first, name)) for name in names]), low + 1e-6, high - 1e-6)
 
     def residuals(logs: Floats) -> Floats:
-        stack = start.with_values(dict(zip(names, np.exp(logs).tolist(), strict=True)))
-        off = np.log(predicted_s(TimeModel(deployment, model, precision, stack), shapes)) - measured
+        stack = first.with_values(dict(zip(names, np.exp(logs).tolist(), strict=True)))
+        off = np.log(predicted_s(TimeModel(dataclasses.replace(start, stack=stack)), shapes)) - measured
         return np.concatenate([weights * off, _PRIOR * (logs - begin)])
 
     found = least_squares(residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=3.0)

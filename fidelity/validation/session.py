@@ -27,6 +27,7 @@ from afterwatt.fidelity.validation.iterations import Iteration, fit_iterations
 from afterwatt.fidelity.validation.load import calibration_load, undisturbed
 from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.modelspecs.precision import load_precision
 from afterwatt.modelspecs.spec import ModelSpec
@@ -178,8 +179,8 @@ def _fit(subject: Subject, found: Found) -> None:
     """Fit the stack to all that the calibration load has shown so far."""
     precision = load_precision(found.info.dtype)
     source = f"its calibration load under {subject.setup.policies.name}"
-    parts = (subject.deployment, subject.model, precision, subject.stack)
-    found.stack = fit_iterations(*parts, found.calibration, source)
+    start = Serving(subject.deployment, subject.model, precision, subject.stack)
+    found.stack = fit_iterations(start, found.calibration, source)
 
 
 def _run(worker: WorkerProcess, subject: Subject, plan: Plan, runs: LoadRuns, meter: Meter | None, out: Path) -> None:

@@ -16,6 +16,7 @@ from afterwatt.fidelity.validation.load import save_load
 from afterwatt.fidelity.validation.measures import Comparison, all_measures, compare, demerits
 from afterwatt.fidelity.validation.session import SENSITIVITY, Found, LoadRuns, Plan, Subject, config_of
 from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.precision import load_precision
 
 SCHEMA: Final = 1
@@ -171,7 +172,7 @@ def _decisions(runs: LoadRuns) -> dict[str, Any]:
 
 def _operations(subject: Subject, found: Found) -> list[dict[str, Any]]:
     """Hold the fitted model to the iterations it was fitted to, and to those of the runs, which it has not seen."""
-    times = TimeModel(subject.deployment, subject.model, load_precision(found.info.dtype), found.stack)
+    times = TimeModel(Serving(subject.deployment, subject.model, load_precision(found.info.dtype), found.stack))
     rows = [{"of": "calibration", **asdict(one)} for one in iteration_errors(times, found.calibration)]
     for runs in found.loads:
         iterations = [one for run in runs.measured for one in read_iterations(run.path)]

@@ -35,6 +35,7 @@ from afterwatt.fidelity.validation.session import Found, LoadRuns, Plan, Subject
 from afterwatt.fidelity.validation.verdict import conclude, judge
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
@@ -48,6 +49,7 @@ DEPLOYMENT = parse_deployment("m40")
 MODEL = replace(load_model("tinyllama-1.1b"), max_context=1024)
 PRECISION = load_precision("fp16")
 STACK = load_stack(DEPLOYMENT.device)
+SERVING = Serving(DEPLOYMENT, MODEL, PRECISION, STACK)
 KV_BLOCKS = 40
 
 
@@ -66,7 +68,7 @@ class PhysicalCompute:
 
     def __init__(self, clock: Clock, slower: float = 1.0) -> None:
         self.clock, self.slower = clock, slower
-        self.times = TimeModel(DEPLOYMENT, MODEL, PRECISION, STACK)
+        self.times = TimeModel(SERVING)
         self.info = ComputeInfo("tinyllama-1.1b", 0, "m40", "fp16", "fp16", KV_BLOCKS, 16, 0, 1024, 100, {})
 
     def step(self, batch: StepBatch) -> list[int]:
@@ -160,7 +162,7 @@ def test_both_bodies_live_through_the_same_run(setup: WorkerSetup, tmp_path: Pat
     assert composed.requests == len(plan.requests)
     assert composed.ttft < 1e-4
     assert abs(composed.mean_e2e) < 1e-4
-    errors = iteration_errors(TimeModel(DEPLOYMENT, MODEL, PRECISION, STACK), read_iterations(real.path))
+    errors = iteration_errors(TimeModel(SERVING), read_iterations(real.path))
     assert all(error.p90 < 1e-4 for error in errors)
 
 
@@ -200,17 +202,16 @@ def test_a_fit_to_iterations_finds_what_made_them(tmp_path: Path):
     """Iterations of a stack with other parameters: their times come out, whatever the parameters' names."""
     run = engine_run(WorkerSetup(PolicySet(kv_blocks=KV_BLOCKS)), workload(), tmp_path / "run")
     true = STACK.with_values({"mem_efficiency": 0.31, "layer_overhead_s": 2e-4, "step_overhead_s": 3e-3})
-    times = TimeModel(DEPLOYMENT, MODEL, PRECISION, true)
+    times = TimeModel(replace(SERVING, stack=true))
     iterations = [
         replace(one, seconds=times.step(
             one.decoding, one.context_tokens, [(None, tokens, past) for tokens, past in one.chunks], one.emits, 1
         )[0] / PS_PER_S)
         for one in read_iterations(run.path)
     ]  # fmt: skip
-    parts = (DEPLOYMENT, MODEL, PRECISION)
-    before = {error.kind: error for error in iteration_errors(TimeModel(*parts, STACK), iterations)}
-    fitted = fit_iterations(*parts, STACK, iterations, "here")
-    after = {error.kind: error for error in iteration_errors(TimeModel(*parts, fitted), iterations)}
+    before = {error.kind: error for error in iteration_errors(TimeModel(SERVING), iterations)}
+    fitted = fit_iterations(SERVING, iterations, "here")
+    after = {error.kind: error for error in iteration_errors(TimeModel(replace(SERVING, stack=fitted)), iterations)}
     assert before["decode"].median > 0.2
     assert all(error.median < 0.02 for error in after.values())
     assert abs(after["all"].bias) < 0.01
@@ -222,14 +223,14 @@ def test_a_fit_to_iterations_finds_what_made_them(tmp_path: Path):
 
 def test_a_fit_finds_what_a_rest_costs():
     start = STACK.with_values({"wake_s": 1e-3, "wake_after_s": 0.3})
-    true = TimeModel(DEPLOYMENT, MODEL, PRECISION, start.with_values({"wake_s": 0.02, "wake_after_s": 0.15}))
+    costly = start.with_values({"wake_s": 0.02, "wake_after_s": 0.15})
+    true = TimeModel(replace(SERVING, stack=costly))
     shapes = [
         Iteration(0, 0, ((tokens, 0),), 1, 0.0, rest_s) for tokens in (8, 32, 128) for rest_s in (0.0, 0.1, 0.3, 0.9)
     ] + [Iteration(batch, 40 * batch, (), batch, 0.0) for batch in (1, 4, 16)]
     iterations = [replace(one, seconds=float(predicted_s(true, [one])[0])) for one in shapes]
-    fitted = TimeModel(
-        DEPLOYMENT, MODEL, PRECISION, fit_iterations(DEPLOYMENT, MODEL, PRECISION, start, iterations, "")
-    )
+    found = fit_iterations(replace(SERVING, stack=start), iterations, "")
+    fitted = TimeModel(replace(SERVING, stack=found))
     for rest_s in (0.05, 0.2, 2.0):
         rest_ps = round(rest_s * PS_PER_S)
         assert fitted.wake_ps(rest_ps) == pytest.approx(true.wake_ps(rest_ps), rel=0.1)

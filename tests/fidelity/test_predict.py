@@ -22,7 +22,7 @@ def run_of(**changes) -> Scenario:
 
 def times(scenario: Scenario) -> TimeModel:
     config = scenario.config(scenario.stack_profile())
-    return TimeModel(config.deployment, config.model, config.precision, config.stack)
+    return TimeModel(config.serving)
 
 
 def test_a_prompt_takes_what_the_physics_says():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from afterwatt.hwprofiles import parse_deployment
 from afterwatt.hwprofiles.occupancy import occupancy
 from afterwatt.hwprofiles.roofline import PS_PER_S, PlanArrays, TimeModel, reached_rates
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
@@ -17,15 +18,15 @@ def parts_of(hw="a100-80", model="llama-2-7b", precision="fp16"):
     deployment = parse_deployment(hw)
     stack, spec, stored = load_stack(deployment.device), load_model(model), load_precision(precision)
     rates = reached_rates(deployment.device, deployment.ecc_on, stored, stack)
-    return deployment, spec, stored, stack, rates
+    return Serving(deployment, spec, stored, stack), rates
 
 
 def occupied(parts, decoding, context, chunk=0, past=0):
-    deployment, spec, stored, stack, rates = parts
+    serving, rates = parts
     pairs = chunk * past + chunk * (chunk + 1) / 2
     numbers = (decoding, context, decoding, chunk, past, pairs, chunk * chunk)
     plans = PlanArrays(*(np.array([float(number)]) for number in numbers))
-    return occupancy(deployment, spec, stored, stack, rates, plans)
+    return occupancy(serving, rates, plans)
 
 
 def test_a_dense_model_in_sixteen_bits_spends_nothing_on_experts_or_unpacking():
@@ -37,7 +38,8 @@ def test_a_dense_model_in_sixteen_bits_spends_nothing_on_experts_or_unpacking():
 
 def test_attention_is_reading_and_multiplying():
     """Of decoding: each entry of the cache once, and two multiply-adds per pair and head dimension."""
-    _, spec, _, stack, rates = parts = parts_of()
+    serving, rates = parts = parts_of()
+    spec, stack = serving.model, serving.stack
     read_s = 4000 * spec.kv_bytes_per_token(stack.kv_bytes_per_element) / rates.attention.bytes_per_s
     pairs_s = 4000 * spec.attention_flops_per_pair / rates.attention.flops_per_s
     assert occupied(parts, 4, 4000).attention_s == pytest.approx(read_s + pairs_s)
@@ -65,11 +67,11 @@ def test_the_slope_is_the_growth_per_iteration(decoding, each, chunk, past, k):
 )
 @pytest.mark.parametrize(("decoding", "context"), [(1, 100), (16, 8000), (64, 64_000)])
 def test_no_kind_of_kernel_takes_longer_than_the_iteration(hw, model, precision, decoding, context):
-    deployment, spec, stored, stack, _ = parts = parts_of(hw, model, precision)
+    serving, _ = parts = parts_of(hw, model, precision)
     found = occupied(parts, decoding, context)
-    seconds = TimeModel(deployment, spec, stored, stack).step(decoding, context, (), decoding, 1)[0] / PS_PER_S
+    seconds = TimeModel(serving).step(decoding, context, (), decoding, 1)[0] / PS_PER_S
     for part in (found.attention_s, found.expert_s, found.unpack_s):
-        assert part[0] / deployment.tp <= seconds * (1 + 1e-9)
+        assert part[0] / serving.deployment.tp <= seconds * (1 + 1e-9)
 
 
 def test_quantised_weights_are_unpacked_once_per_iteration_whatever_the_batch():

@@ -18,8 +18,7 @@ SMALL = {"model": "qwen2.5-0.5b"}
 
 
 def time_model(outcome: Outcome, stage: int = 0) -> TimeModel:
-    config = outcome.config
-    return TimeModel(config.deployment, config.model, config.precision, config.stack, stage)
+    return TimeModel(outcome.config.serving, stage)
 
 
 def prompt_ps(times: TimeModel, prompt: int, budget: int) -> int:
@@ -71,7 +70,7 @@ def test_the_time_of_a_decode_step_by_hand():
     """Llama-2-7B in fp16 on an M40, batch 1, 1,000 tokens in memory: every term from the datasheet and the stack."""
     config = make_config(StaticBatch(1, 1, 1))
     stack, device = config.stack, config.deployment.device
-    times = TimeModel(config.deployment, config.model, config.precision, stack)
+    times = TimeModel(config.serving)
     assert device.key == "m40-24"
     assert not config.deployment.ecc_on or device.ecc == "inline"
     bandwidth = device.bandwidth_bytes_per_s(config.deployment.ecc_on)
@@ -104,7 +103,7 @@ def test_the_host_is_a_floor_under_the_device():
     config = make_config(StaticBatch(1, 1, 1), "a100-80")
     slow = replace(config.stack, launch_s=1e-3, prompt_launch_s=2e-3)
     fast = replace(config.stack, launch_s=0.0, prompt_launch_s=0.0)
-    host, device = (TimeModel(config.deployment, config.model, config.precision, stack) for stack in (slow, fast))
+    host, device = (TimeModel(replace(config.serving, stack=stack)) for stack in (slow, fast))
     serial_s = slow.step_overhead_s + slow.sequence_overhead_s
     for chunks, launch_s in (((), 1e-3), (((None, 8, 0),), 2e-3)):
         assert host.step(1, 100, chunks, 1, 1)[0] / PS_PER_S == pytest.approx(32 * launch_s + serial_s, rel=1e-9)
@@ -120,7 +119,7 @@ def test_a_prompt_piece_takes_what_its_kernels_take(size, past, pieces):
     """Attention by integers, as the simulator adds it up, against the formula that kernel tables are fitted to."""
     config = make_config(StaticBatch(1, 1, 1), "a100-80", model="llama-3.1-8b")
     model, stack = config.model, replace(config.stack, prompt_launch_s=0.0, mixed_query_rows=16.0)
-    times = TimeModel(config.deployment, model, config.precision, stack)
+    times = TimeModel(replace(config.serving, stack=stack))
     costs = attention_costs(model.heads, model.kv_heads, model.head_dim, times.rates.attention)
     with_context, without = (
         times.step(0, 0, ((None, size, before),) * pieces, 0, 1)[0] / PS_PER_S for before in (past, 0)
@@ -140,7 +139,7 @@ def test_decoding_beside_a_prompt_may_go_through_the_kernel_for_prompts():
 
     def per_entry_s(rows: float, chunks: tuple) -> float:
         stack = replace(config.stack, mixed_query_rows=rows, attention_score_bytes=0.0)
-        times = TimeModel(config.deployment, config.model, config.precision, stack)
+        times = TimeModel(replace(config.serving, stack=stack))
         ends = [times.step(10, entries, chunks, 10, 1)[0] for entries in (10**6, 2 * 10**6)]
         return (ends[1] - ends[0]) / 10**6 / PS_PER_S
 
@@ -166,9 +165,10 @@ def test_an_all_reduce_moves_every_byte_twice_but_a_devices_own_share(devices, p
 def test_a_split_layer_adds_two_all_reduces(hw, tokens):
     config = make_config(StaticBatch(1, 1, 1), hw)
     deployment, stack, model = config.deployment, config.stack, config.model
-    with_link = TimeModel(deployment, model, config.precision, stack)
+    with_link = TimeModel(config.serving)
     link = replace(deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
-    free = TimeModel(replace(deployment, gpu_link=link), model, config.precision, replace(stack, comm_latency_s=0.0))
+    linked = replace(deployment, gpu_link=link)
+    free = TimeModel(replace(config.serving, deployment=linked, stack=replace(stack, comm_latency_s=0.0)))
     chunks = ((None, tokens, 0),)
     between_ps = with_link.step(0, 0, chunks, 1, 1)[0] - free.step(0, 0, chunks, 1, 1)[0]
     one_s = all_reduce_s(
@@ -188,9 +188,9 @@ def test_with_a_free_link_two_cards_halve_all_but_overheads_and_what_both_must_r
     ]
     stack = replace(config.stack, **dict.fromkeys(times_s, 0.0))
     link = replace(config.deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
-    two = TimeModel(replace(config.deployment, gpu_link=link), config.model, config.precision, stack)
+    two = TimeModel(replace(config.serving, deployment=replace(config.deployment, gpu_link=link), stack=stack))
     alone = make_config(StaticBatch(1, 1, 1), "m40")
-    one = TimeModel(alone.deployment, config.model, config.precision, stack)
+    one = TimeModel(replace(alone.serving, stack=stack))
     model, rate = config.model, config.deployment.bandwidth_bytes_per_s * stack.mem_efficiency
     for plan in ((3, 5000, (), 3), (0, 0, ((None, 600, 40),), 1)):
         tokens = plan[0] + sum(size for _, size, _ in plan[2])

@@ -89,7 +89,7 @@ def brute_force_j(outcome: Outcome) -> float:
     config = outcome.config
     deployment = config.deployment
     meter = meter_of(config, outcome.memory)
-    times = TimeModel(deployment, config.model, config.precision, config.stack)
+    times = TimeModel(config.serving)
     done: dict[int, int] = {}
 
     def energy_j(entry: DecisionEntry) -> float:
@@ -103,10 +103,9 @@ def brute_force_j(outcome: Outcome) -> float:
         pairs = sum(size * past + size * (size + 1) // 2 for size, past in zip(sizes, pasts, strict=True))
         numbers = (entry.decoding, entry.context_tokens, emits, sum(sizes), sum(pasts), pairs, 0)
         plans = PlanArrays(*(np.array([float(number)]) for number in numbers))
-        what = (deployment, config.model, config.precision, config.stack)
-        effort = work(*what, plans)
+        effort = work(config.serving, plans)
         gpus = deployment.tp
-        kernels = occupancy(*what, meter.rates, plans)
+        kernels = occupancy(config.serving, meter.rates, plans)
         seconds = (kernels.attention_s[0], kernels.expert_s[0], kernels.unpack_s[0])
         totals = (effort.hbm_bytes[0], effort.flops[0], *seconds)
         return gpus * meter.gpu.dynamic_j(duration_s, *(float(total) / gpus for total in totals))

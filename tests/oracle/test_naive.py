@@ -11,7 +11,7 @@ from tests.strategies import worlds
 
 def assert_as_naive(outcome: Outcome) -> NaiveEngine:
     config = outcome.config
-    times = TimeModel(config.deployment, config.model, config.precision, config.stack)
+    times = TimeModel(config.serving)
     watermark = outcome.body.workers[0].scheduler.config.watermark_blocks
     engine = NaiveEngine(config.policies, times, outcome.memory.kv_blocks, watermark)
     accepted = [ticket for ticket in outcome.tickets if ticket.refused is None]

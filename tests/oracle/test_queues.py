@@ -26,7 +26,7 @@ PROMPT = 20
 def service_ps() -> tuple[int, ...]:
     """How long a request of `PROMPT` tokens takes, by its output tokens (from 1 on)."""
     config = make_config(StaticBatch(1, 1, 1), **MODEL)
-    times = TimeModel(config.deployment, config.model, config.precision, config.stack)
+    times = TimeModel(config.serving)
     total = [times.step(0, 0, ((None, PROMPT, 0),), 1, 1)[0]]
     for k in range(1, 8000):
         total.append(total[-1] + times.step(1, PROMPT + k, (), 1, 1)[0])

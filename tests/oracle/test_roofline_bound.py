@@ -10,6 +10,7 @@ from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.roofline import PlanArrays, TimeModel, computed_precision, work
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model, model_names
 from afterwatt.modelspecs.precision import PRECISIONS
@@ -37,6 +38,11 @@ def sums(pieces: list[tuple[None, int, int]], iterations: int) -> tuple[int, int
     return tokens, sum(past for _, _, past in pieces), pairs, growth
 
 
+def serving_of(hw: str, model: str) -> Serving:
+    deployment = parse_deployment(hw)
+    return Serving(deployment, load_model(model), PRECISIONS["fp16"], load_stack(deployment.device))
+
+
 @given(
     st.sampled_from(device_names()),
     st.sampled_from(model_names()),
@@ -50,11 +56,12 @@ def test_no_iteration_beats_the_roofline(device_name, model_name, stored, split,
     tp, pp = split
     assume(model.heads % tp == 0 and model.layers >= pp)
     deployment, stack = make_deployment(device, tp * pp, tp, pp), load_stack(device)
+    serving = Serving(deployment, model, precision, stack)
     decoding, context, pieces, emits, iterations = plan
-    stages = [TimeModel(deployment, model, precision, stack, stage) for stage in range(pp)]
+    stages = [TimeModel(serving, stage) for stage in range(pp)]
     parts = [stage.step(decoding, context, pieces, emits, iterations) for stage in stages]
     columns = PlanArrays(*(np.array([float(value)]) for value in (decoding, context, emits, *sums(pieces, iterations))))
-    done = work(deployment, model, precision, stack, columns)
+    done = work(serving, columns)
     peak_bytes = tp * deployment.bandwidth_bytes_per_s
     peak_flops = tp * device.flops_per_s[computed_precision(device, precision, stack.quantised_in)]
     for k in {0, min(held for _, _, held in parts) - 1}:
@@ -68,8 +75,7 @@ def test_no_iteration_beats_the_roofline(device_name, model_name, stored, split,
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_a_stride_takes_what_its_iterations_take_one_by_one(device, plan):
     decoding, context, pieces, emits, iterations = plan
-    deployment = parse_deployment(device)
-    times = TimeModel(deployment, load_model("llama-3.1-8b"), PRECISIONS["fp16"], load_stack(deployment.device))
+    times = TimeModel(serving_of(device, "llama-3.1-8b"))
     first, slope, held = times.step(decoding, context, pieces, emits, iterations)
     assert 1 <= held <= iterations
     for k in range(held):
@@ -81,8 +87,7 @@ def test_a_stride_takes_what_its_iterations_take_one_by_one(device, plan):
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_more_work_never_takes_less_time(device, plan, more):
     decoding, context, pieces, emits, _ = plan
-    deployment = parse_deployment(device)
-    times = TimeModel(deployment, load_model("mixtral-8x7b"), PRECISIONS["fp16"], load_stack(deployment.device))
+    times = TimeModel(serving_of(device, "mixtral-8x7b"))
     base = times.step(decoding, context, pieces, emits, 1)[0]
     assert times.step(decoding + more, context + more, pieces, emits + more, 1)[0] >= base
     assert times.step(decoding, context + more * bool(decoding), pieces, emits, 1)[0] >= base

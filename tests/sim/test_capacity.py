@@ -23,7 +23,7 @@ def capacity_of(requests: Requests, hw: str = "m40", policy: str = "chunked", kv
 @pytest.mark.parametrize("policy", ["chunked+seqs=1", "prefill-first+seqs=1", "decode-first+seqs=1"])
 def test_one_at_a_time_it_is_one_over_the_service_time(policy):
     config = make_config(StaticBatch(1, 1, 1))
-    times = TimeModel(config.deployment, config.model, config.precision, config.stack)
+    times = TimeModel(config.serving)
     service_ps = times.step(0, 0, ((None, 200, 0),), 1, 1)[0]
     service_ps += sum(times.step(1, 200 + k, (), 1, 1)[0] for k in range(1, 30))
     capacity = capacity_of(poisson(100, 1.0, 200, 30), policy=policy)
@@ -42,7 +42,7 @@ def test_one_at_a_time_a_mix_gets_the_mean_service_time():
 def test_decoding_together_it_is_the_batch_over_its_time():
     """Prompts of one token, equal outputs, 16 seats: sixteen finish per 200 steps."""
     config = make_config(StaticBatch(1, 1, 1))
-    times = TimeModel(config.deployment, config.model, config.precision, config.stack)
+    times = TimeModel(config.serving)
     steps_ps = sum(times.step(16, 16 * (1 + k), (), 16, 1)[0] for k in range(1, 201))
     capacity = capacity_of(poisson(300, 1.0, 1, 200), policy="prefill-first+seqs=16")
     assert capacity == pytest.approx(16 * PS_PER_S / steps_ps, rel=0.02)

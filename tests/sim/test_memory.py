@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from afterwatt.hwprofiles import device_names, parse_deployment
 from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model, model_names
 from afterwatt.modelspecs.precision import PRECISIONS, load_precision
@@ -18,10 +19,13 @@ from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, with_stat
 SPLITS = ["{}", "2x{}:tp2", "2x{}:pp2", "4x{}:tp2pp2", "8x{}:tp4pp2"]
 
 
+def serving(deployment: Deployment, model: str, precision: str) -> Serving:
+    return Serving(deployment, load_model(model), load_precision(precision), load_stack(deployment.device))
+
+
 def plan(hw: str | Deployment, model: str, precision: str, block: int = 16, budget: int = 2048) -> MemoryPlan:
     deployment = parse_deployment(hw) if isinstance(hw, str) else hw
-    stack = load_stack(deployment.device)
-    return plan_memory(deployment, load_model(model), load_precision(precision), stack, block, budget)
+    return plan_memory(serving(deployment, model, precision), block, budget)
 
 
 any_hw = st.tuples(st.sampled_from(SPLITS), st.sampled_from(device_names())).map(lambda pair: pair[0].format(pair[1]))
@@ -50,14 +54,8 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
     device = deployment.device
     for beside, blocks in ((1.0, 1), (-1.0, 0)):
         larger = replace(device, memory_bytes=device.memory_bytes + (memory.missing_bytes + beside) / share)
-        again = plan_memory(
-            replace(deployment, device=larger),
-            load_model(model),
-            load_precision(precision),
-            load_stack(device),
-            16,
-            2048,
-        )
+        grown = replace(serving(deployment, model, precision), deployment=replace(deployment, device=larger))
+        again = plan_memory(grown, 16, 2048)
         assert again.kv_blocks == blocks
 
 
@@ -65,9 +63,8 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
 @settings(max_examples=150, deadline=None)
 def test_every_offer_fits_when_it_is_typed(hw, model, precision):
     deployment = parse_deployment(hw)
-    stack = load_stack(deployment.device)
     try:
-        require_fit(deployment, load_model(model), load_precision(precision), stack, 16, 2048)
+        require_fit(serving(deployment, model, precision), 16, 2048)
     except Infeasible as verdict:
         text = str(verdict)
         assert f"{model} in {precision} does not fit {deployment.name}" in text
@@ -81,10 +78,9 @@ def test_every_offer_fits_when_it_is_typed(hw, model, precision):
 
 
 def test_what_is_said_when_a_70b_model_meets_an_m40():
-    deployment = parse_deployment("m40")
-    wanted = deployment, load_model("llama-2-70b"), load_precision("fp16"), load_stack(deployment.device)
+    wanted = serving(parse_deployment("m40"), "llama-2-70b", "fp16")
     with pytest.raises(Infeasible, match=r"llama-2-70b in fp16 does not fit m40: each GPU needs .* GB") as caught:
-        require_fit(*wanted, 16, 2048)
+        require_fit(wanted, 16, 2048)
     assert "--hw 8xm40:tp8" in str(caught.value)
     assert "--hw b200" in str(caught.value)
 
