@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CONSTRAINTS := constraints.txt
-PACKAGES := cli engine fidelity hwprofiles modelspecs policies reports sim traces
+PACKAGES := cli engine fidelity hwprofiles modelspecs policies reports sim studies traces
 # numpy's threads only get in each other's way in a simulator that is one loop.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1

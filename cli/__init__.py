@@ -1,7 +1,6 @@
-"""The commands: a thin skin over the packages. Parse, build a configuration, call, write.
+"""The commands: a thin skin over the packages. Words in, a call, words out.
 
-`main.py` holds the two scripts (`afterwatt` and `simulate`) and turns errors into exit codes; each command is a module
-of its own and a plain function too (`cli.study.run_study(Settings(hw=("m40",)))`). Nothing heavy is imported before a
-command runs, so `--help` answers at once. Nothing here knows how a simulation works: `study.py` hands configurations to
-`sim.run.simulate` and run directories to `reports`.
+`main.py` holds the scripts (`afterwatt`, `simulate` and `validate`) and turns errors into exit codes; each command is a
+module of its own. Nothing heavy is imported before a command runs, so `--help` answers at once. Nothing here knows how
+a simulation works or what a study is made of: `studies` does the work, and what is printed comes from its results.
 """

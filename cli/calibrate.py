@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from afterwatt.cli import flags
-from afterwatt.cli.errors import OptionError
 from afterwatt.cli.extra import needs_engine
+from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
     from afterwatt.engine.runtime.probes import Stat

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from afterwatt.cli import flags
-from afterwatt.cli.errors import OptionError
+from afterwatt.studies.errors import OptionError
 
 
 def doctor(

@@ -1,24 +1,12 @@
 """What a command can end with: exit codes, and the sentence for each kind of error."""
 
 import difflib
-from collections.abc import Iterable
 from typing import Final
 
 DONE: Final = 0
 BAD_INPUT: Final = 2
 INFEASIBLE: Final = 3
 INTERRUPTED: Final = 130
-
-
-class OptionError(ValueError):
-    """An option, or a key of a study file, that cannot be honoured; the text names it, its value, rule and way out."""
-
-
-def near(given: str, known: Iterable[str]) -> str:
-    """End the sentence about an unknown word: the nearest known one, if any is near, and all of them."""
-    names = list(known)
-    found = difflib.get_close_matches(given.lower(), names, n=1)
-    return (f"; did you mean {found[0]!r}?" if found else ";") + f" known: {', '.join(names)}"
 
 
 def exit_code_of(fault: BaseException) -> int | None:
@@ -33,6 +21,7 @@ def exit_code_of(fault: BaseException) -> int | None:
     from afterwatt.policies.errors import PolicyError
     from afterwatt.reports.errors import ReportError
     from afterwatt.sim.errors import Infeasible
+    from afterwatt.studies.errors import OptionError
     from afterwatt.traces.errors import TraceError
 
     if isinstance(fault, Infeasible):

@@ -3,7 +3,7 @@
 import importlib.util
 from typing import Final
 
-from afterwatt.cli.errors import OptionError
+from afterwatt.studies.errors import OptionError
 
 EXTRA: Final = "pip install 'afterwatt[engine]'"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afterwatt.cli import complete, flags
-from afterwatt.cli.errors import OptionError
+from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
     from afterwatt.fidelity.fit.report import Errors, FitReport

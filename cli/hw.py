@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from afterwatt.cli import complete, flags
-from afterwatt.cli.errors import OptionError, near
+from afterwatt.studies.errors import OptionError, near
 
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.describe import CatalogueRow, Row

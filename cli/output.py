@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from afterwatt.cli.tables import Column, print_table
 
 if TYPE_CHECKING:
-    from afterwatt.cli.plan import Plan, PlannedCell
-    from afterwatt.cli.replications import Estimate
-    from afterwatt.cli.study import Study
+    from afterwatt.studies.plan import Plan, PlannedCell
+    from afterwatt.studies.replications import Estimate
+    from afterwatt.studies.running import Study
 
 
 def complain(text: str) -> None:
@@ -54,7 +54,7 @@ def _print_remarks(study: "Study") -> None:
 
 def _print_estimates(study: "Study") -> None:
     """Print means and half-widths, headlines down, cells across."""
-    from afterwatt.cli.replications import HEADLINES
+    from afterwatt.studies.replications import HEADLINES
 
     seeds = study.plan.seeds
     known = {

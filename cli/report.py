@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afterwatt.cli import flags
-from afterwatt.cli.places import STUDY_FILE
 
 if TYPE_CHECKING:
     from afterwatt.reports.rundir import Run
@@ -52,26 +51,8 @@ def write(places: Sequence[str | Path], out: Path | None = None) -> tuple[list["
         ReportError: a directory is no whole run, or the page cannot be written.
     """
     from afterwatt.reports.html import write_report
+    from afterwatt.studies.running import runs_in
 
     runs = runs_in(places)
     page = out or (Path(places[0]) if len(places) == 1 else Path()) / "report.html"
     return runs, write_report(runs, page)
-
-
-def runs_in(places: Sequence[str | Path]) -> list["Run"]:
-    """Open the runs of directories; of a study, the first seed of each of its cells.
-
-    Raises:
-        ReportError: a directory is no run, and holds none.
-    """
-    from afterwatt.cli.study import run_directories
-    from afterwatt.reports.rundir import find_runs, load_run
-
-    runs = []
-    for place in map(Path, places):
-        study = place / STUDY_FILE
-        if study.is_file():
-            runs += [load_run(place / name) for name in run_directories(study, first_seed_only=True)]
-        else:
-            runs += find_runs([place])
-    return runs

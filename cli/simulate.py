@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from afterwatt.cli import flags
-from afterwatt.cli.settings import OPTIONS, Settings, gather
+from afterwatt.studies.config import OPTIONS, Settings, gather
 
 if TYPE_CHECKING:
-    from afterwatt.cli.study import Study
+    from afterwatt.studies.running import Study
 
 
 def simulate(
@@ -76,12 +76,12 @@ def run_command(settings: Settings, dry_run: bool = False) -> int:
     from afterwatt.cli.errors import DONE, INFEASIBLE
 
     if dry_run:
-        from afterwatt.cli.plan import plan_study
+        from afterwatt.studies.plan import plan_study
 
         output.print_plan(plan_study(settings))
         return DONE
-    from afterwatt.cli.study import run_study
     from afterwatt.cli.watch import watching
+    from afterwatt.studies.running import run_study
 
     with watching(settings.quiet) as watch:
         study = run_study(settings, watch)

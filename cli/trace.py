@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from afterwatt.cli import complete, flags
-from afterwatt.cli.errors import OptionError
-from afterwatt.cli.options import number, whole
-from afterwatt.cli.workloads import trace_address
+from afterwatt.studies.errors import OptionError
+from afterwatt.studies.values import number, whole
+from afterwatt.studies.workloads import trace_address
 
 if TYPE_CHECKING:
     from afterwatt.traces import Trace

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from afterwatt.cli import flags
-from afterwatt.cli.errors import OptionError
 from afterwatt.cli.extra import needs_engine
+from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
     from afterwatt.engine.model.options import ComputeOptions
@@ -213,7 +213,7 @@ def _workload(wishes: Wishes) -> tuple["Batch", int | None, str]:
 
     import numpy as np
 
-    from afterwatt.cli.workloads import trace_address
+    from afterwatt.studies.workloads import trace_address
     from afterwatt.traces import open_trace
 
     address, shrink = trace_address(wishes.trace), wishes.shrink

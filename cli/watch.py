@@ -1,24 +1,14 @@
 """Progress: nothing by default and in pipes, a bar on standard error for a person at a terminal."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from afterwatt.studies.watch import Advance, Watch
+
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-Advance = Callable[[int, float], None]
-"""Called with (requests done, virtual seconds)."""
-
-
-class Watch:
-    """Watches nothing."""
-
-    @contextmanager
-    def run(self, label: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - of the bar below
-        """Watch one run of so many requests (None: unknown)."""
-        yield lambda _done, _virtual_s: None
 
 
 class Bar(Watch):

@@ -197,12 +197,12 @@ def test_a_place_that_cannot_be_written(folder: Path, simulate):
 
 def test_a_fault_of_ours_keeps_its_traceback(simulate, monkeypatch):
     """Only errors that a user can mend are turned into a sentence: a plain ValueError is none of these."""
-    import afterwatt.cli.study
+    import afterwatt.studies.running
 
     def broken(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(afterwatt.cli.study, "plan_study", broken)
+    monkeypatch.setattr(afterwatt.studies.running, "plan_study", broken)
     with pytest.raises(ValueError, match="a bug"):
         simulate("--limit", 5)
     assert exit_code_of(ValueError()) is None

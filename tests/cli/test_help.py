@@ -47,9 +47,9 @@ except SystemExit as end:
 
 def test_help_tells_the_defaults_as_they_are(simulate):
     """Defaults stand in the help as text, so that it need not import them; here they are held against the truth."""
-    from afterwatt.cli.settings import SAMPLE, Settings
     from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
     from afterwatt.sim.config import CarbonOptions
+    from afterwatt.studies.config import SAMPLE, Settings
 
     entries = (" ".join(entry.split()) for entry in re.split(r"\n  (?=-)|\n\n", simulate("--help").out))
     told = dict(found.groups() for entry in entries if (found := re.match(r"--([a-z-]+).*\[([^\]]+)\]$", entry)))
@@ -67,10 +67,10 @@ def test_help_tells_the_defaults_as_they_are(simulate):
 
 def test_the_account_is_offered_the_words_it_knows():
     """What `settings` checks early must be what the account would take late."""
-    from afterwatt.cli.errors import OptionError
-    from afterwatt.cli.settings import OPTIONS
     from afterwatt.hwprofiles.ledger import BETWEEN
     from afterwatt.hwprofiles.replicas import HOST_SHARES
+    from afterwatt.studies.config import OPTIONS
+    from afterwatt.studies.errors import OptionError
 
     for name, words in (("between", BETWEEN), ("host-share", HOST_SHARES)):
         parse = OPTIONS[name][1]
@@ -83,8 +83,8 @@ def test_every_setting_can_be_given_on_the_command_line_and_in_a_file():
     import inspect
     from dataclasses import fields
 
-    from afterwatt.cli.settings import OPTIONS, Settings
     from afterwatt.cli.simulate import simulate
+    from afterwatt.studies.config import OPTIONS, Settings
 
     assert {field for field, _ in OPTIONS.values()} == {field.name for field in fields(Settings)}
     offered = {name.replace("_", "-") for name in inspect.signature(simulate).parameters}

@@ -186,8 +186,8 @@ def test_decisions_are_written_when_asked_for(folder: Path, simulate):
 
 
 def test_it_works_from_python_as_well(folder: Path):
-    from afterwatt.cli.settings import Settings
-    from afterwatt.cli.study import run_study
+    from afterwatt.studies.config import Settings
+    from afterwatt.studies.running import run_study
 
     study = run_study(Settings(hw=("t4",), limit=10, no_report=True))
     assert study.path == Path("runs/t4-llama-2-7b-fp16-chat")

@@ -65,7 +65,18 @@ def test_every_page_can_be_found_from_the_index():
 
 def test_pages_that_the_code_points_to_exist():
     """An error that says "see docs/x.md" is a dead end without the page."""
-    packages = ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+    packages = (
+        "cli",
+        "engine",
+        "fidelity",
+        "hwprofiles",
+        "modelspecs",
+        "policies",
+        "reports",
+        "sim",
+        "studies",
+        "traces",
+    )
     files = [path for name in packages for kind in ("py", "toml", "j2") for path in (ROOT / name).rglob(f"*.{kind}")]
     named = {name for path in files for name in re.findall(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8"))}
     assert {name for name in named if not (ROOT / name).is_file()} == set()

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+PACKAGES = ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "studies", "traces")
 LINT = Path(sys.executable).with_name("lint-imports")
 
 # Who may import whom, from the table in docs/architecture.md.
 MAY_IMPORT = {
-    "cli": {"engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"},
+    "cli": {"engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "studies", "traces"},
+    "studies": {"engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"},
     "fidelity": {"engine", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"},
     "engine": {"hwprofiles", "modelspecs", "policies", "reports", "traces"},
     "sim": {"hwprofiles", "modelspecs", "policies", "reports", "traces"},
@@ -96,6 +97,7 @@ def test_every_forbidden_import_is_noticed(house: Path):
         ("engine", ("torch", "simpy", "pandas", "plotly", "sim", "cli")),
         ("engine.runtime", ("torch", "simpy", "pandas", "plotly", "sim", "cli")),
         ("fidelity", ("torch", "pandas", "plotly", "pyarrow", "scipy", "cli")),
+        ("studies", ("torch", "numpy", "pandas", "plotly", "pyarrow", "pydantic", "scipy", "simpy", "cli")),
         ("cli", ("torch", "pandas", "plotly", "pyarrow", "scipy")),
     ],
 )

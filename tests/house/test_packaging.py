@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"}
+PACKAGES = {"cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "studies", "traces"}
 
 
 def run(*command: str | Path, **options) -> str:
@@ -87,9 +87,10 @@ def test_the_metadata_says_what_python_it_needs(wheel: Path):
 
 
 def test_the_installed_copy_finds_its_own_data(installed: Path, tmp_path: Path):
-    program = """
+    program = f"names = {sorted(PACKAGES)}"
+    program += """
 import importlib
-for name in ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces"):
+for name in names:
     print(importlib.import_module(f"afterwatt.{name}").__file__)
 from afterwatt.hwprofiles.catalogue import load_device, load_site
 from afterwatt.hwprofiles.stacks import load_stack

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+PACKAGES = ("cli", "engine", "fidelity", "hwprofiles", "modelspecs", "policies", "reports", "sim", "studies", "traces")
 LARGEST_BYTES = 1_000_000
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afterwatt.cli.errors import OptionError
-from afterwatt.cli.settings import AUTO, Settings
-from afterwatt.cli.workloads import Arrivals
+from afterwatt.studies.config import AUTO, Settings
+from afterwatt.studies.errors import OptionError
+from afterwatt.studies.workloads import Arrivals
 
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Deployment

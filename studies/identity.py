@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from afterwatt.cli.workloads import Arrivals
     from afterwatt.sim.config import RunConfig
+    from afterwatt.studies.workloads import Arrivals
 
 
 def digest_of(config: "RunConfig", workload: Mapping[str, Any]) -> str:

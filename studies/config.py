@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from afterwatt.cli.errors import OptionError, near
-from afterwatt.cli.options import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
+from afterwatt.studies.errors import OptionError, near
+from afterwatt.studies.values import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
 
 if TYPE_CHECKING:
     from afterwatt.sim.config import Slo

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from afterwatt.cli.cells import Cell, cross, open_series, resolve
-from afterwatt.cli.errors import OptionError
-from afterwatt.cli.identity import digest_of, workload_identity
-from afterwatt.cli.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
-from afterwatt.cli.settings import AUTO, Settings
-from afterwatt.cli.workloads import Arrivals, open_arrivals, same_for_every_seed
+from afterwatt.studies.cells import Cell, cross, open_series, resolve
+from afterwatt.studies.config import AUTO, Settings
+from afterwatt.studies.errors import OptionError
+from afterwatt.studies.identity import digest_of, workload_identity
+from afterwatt.studies.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
+from afterwatt.studies.workloads import Arrivals, open_arrivals, same_for_every_seed
 
 if TYPE_CHECKING:
     from afterwatt.sim.config import RunConfig

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afterwatt.cli.errors import OptionError
-from afterwatt.cli.settings import SAMPLE, Settings
+from afterwatt.studies.config import SAMPLE, Settings
+from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
     from afterwatt.sim.workload import Workload

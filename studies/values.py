@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from afterwatt.cli.errors import OptionError, near
+from afterwatt.studies.errors import OptionError, near
 
 if TYPE_CHECKING:
     from afterwatt.sim.config import Slo

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afterwatt.cli.errors import OptionError
-from afterwatt.cli.places import STUDY_FILE, no_litter, write_whole
-from afterwatt.cli.plan import Job, Plan, PlannedCell, plan_study, with_config
-from afterwatt.cli.replications import Estimate, estimates
-from afterwatt.cli.settings import Settings
-from afterwatt.cli.watch import Watch
+from afterwatt.studies.config import Settings
+from afterwatt.studies.errors import OptionError
+from afterwatt.studies.places import STUDY_FILE, no_litter, write_whole
+from afterwatt.studies.plan import Job, Plan, PlannedCell, plan_study, with_config
+from afterwatt.studies.replications import Estimate, estimates
+from afterwatt.studies.watch import Watch
 
 if TYPE_CHECKING:
-    from afterwatt.cli.cells import Cell
     from afterwatt.reports.rundir import Run
+    from afterwatt.studies.cells import Cell
 
 STUDY_VERSION = "1"
 
@@ -158,6 +158,24 @@ def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
     except (KeyError, TypeError):
         raise ReportError(f"{study} does not list the runs of a study; run it again, or name the runs") from None
     return [name for names in listed for name in (names[:1] if first_seed_only else names)]
+
+
+def runs_in(places: Sequence[str | Path]) -> list["Run"]:
+    """Open the runs of directories; of a study, the first seed of each of its cells.
+
+    Raises:
+        ReportError: a directory is no run, and holds none.
+    """
+    from afterwatt.reports.rundir import find_runs, load_run
+
+    runs = []
+    for place in map(Path, places):
+        study = place / STUDY_FILE
+        if study.is_file():
+            runs += [load_run(place / name) for name in run_directories(study, first_seed_only=True)]
+        else:
+            runs += find_runs([place])
+    return runs
 
 
 def _stands(plan: Plan, job: Job) -> bool:
