@@ -2,32 +2,36 @@
 
 The few free parameters of the time model live here and nowhere else. A file holds a stack, its tables are pools: for
 one device (`p40`), for the cards of an architecture with HBM or with GDDR memory (`pascal-hbm`), or for all of it
-(`pascal`). The most specific pool that there is holds; nothing is inherited, every pool is complete.
+(`pascal`). The most specific pool that there is holds.
+
+    inherits = "generic"        # optional: a shipped stack, or the path of a TOML from this file's folder on
+
+What a file leaves out, a parameter of a pool or a pool, is its parent's, with the parent's source, date and interval. A
+device's pool takes after the parent's most specific one for that device. A file without a parent is complete.
 
     [pascal-gddr]
     basis = "fitted"            # what its values stand on, one of BASES; of a model class in `seen` it is "measured"
     seen = ["dense:int4"]       # model classes (see `model_class`) with points among those fitted to; optional
     quantised_in = "int8"       # arithmetic of weight-only formats, where the device has it; default "fp16"
-    mem_efficiency = { value = 0.7, low = 0.5, high = 0.85, source = "..." }     # and so on, all of PARAMETERS
+    mem_efficiency = { value = 0.7, low = 0.5, high = 0.85, source = "..." }     # and so on, of PARAMETERS
     [pascal-gddr.spread]        # optional: measured over predicted time (joules) lies within nine times in ten
     decode = { value = 1.0, low = 0.8, high = 1.3, source = "..." }
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from afterwatt.hwprofiles.catalogue import device_names, load_device
+from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean, unknown_name
 from afterwatt.hwprofiles.facts import Fact, Rule
 from afterwatt.hwprofiles.kernels import QUERY_TILE
-from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, profile_label, read_profile
 from afterwatt.modelspecs.precision import Precision
 from afterwatt.modelspecs.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from afterwatt.hwprofiles.devices import Device
 
 STACKS_DIR: Final = DATA_DIR / "stacks"
 DEFAULT_STACK: Final = "generic"
@@ -251,7 +255,7 @@ def stack_names() -> list[str]:
     return sorted(path.stem for path in STACKS_DIR.glob("*.toml"))
 
 
-def default_stack(device: "Device") -> str:
+def default_stack(device: Device) -> str:
     """Return the shipped stack that a device is commonly run with."""
     if device.architecture == "cpu":
         return ENGINE
@@ -277,7 +281,7 @@ def stack_path(name: str) -> Path:
     return STACKS_DIR / f"{name}.toml"
 
 
-def load_stack(device: "Device", name: str = DEFAULT_STACK) -> Stack:
+def load_stack(device: Device, name: str = DEFAULT_STACK) -> Stack:
     """Return the parameters of a stack on a device.
 
     Args:
@@ -297,52 +301,129 @@ def load_stack(device: "Device", name: str = DEFAULT_STACK) -> Stack:
     )
 
 
-def pool_names(device: "Device") -> tuple[str, str, str]:
+def pool_names(device: Device) -> tuple[str, str, str]:
     """Return the pools that hold for a device, the most specific first."""
     return device.key, f"{device.architecture}-{_memory(device)}", device.architecture
 
 
-def _memory(device: "Device") -> str:
+def _memory(device: Device) -> str:
     if device.architecture == "cpu":
         return "ddr"
     return "hbm" if device.memory_type.lower().startswith("hbm") else "gddr"
 
 
 def load_pools(name: str = DEFAULT_STACK) -> Mapping[str, Stack]:
-    """Return all pools of a stack by name; errors as `load_stack`."""
-    path = stack_path(name)
-    try:
-        state = path.stat()
-    except OSError:
-        return _read_pools(name, path, 0, 0)  # says what is wrong with it
-    return _read_pools(name, path, state.st_mtime_ns, state.st_size)
+    """Return all pools of a stack by name, those of its own file first; errors as `load_stack`."""
+    return _complete_pools(name, _lineage(name))
+
+
+def stack_files(name: str) -> list[Path]:
+    """Return the file of a stack and those that it inherits from, itself first; errors as `load_stack`."""
+    return [stamp.path for stamp in _lineage(name)]
+
+
+def stated_pools(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return what the files of a stack state together: pool -> field of `Stack` -> value; errors as `load_stack`."""
+    return _stated_pools(_lineage(name))
+
+
+def parent_pool(pool: str, pools: Container[str]) -> str | None:
+    """Return which of a parent's pools a pool takes after: its namesake, or the most specific one for a device."""
+    if pool not in pools and pool in device_names():
+        return next((found for found in pool_names(load_device(pool)) if found in pools), None)
+    return pool if pool in pools else None
+
+
+class _Stamp(NamedTuple):
+    """A file as it is now: read again when that changes."""
+
+    path: Path
+    changed_ns: int = 0
+    size: int = 0
+
+
+class _File(NamedTuple):
+    inherits: str | None
+    pools: Mapping[str, Mapping[str, Any]]
+
+
+def _lineage(name: str) -> tuple[_Stamp, ...]:
+    found: list[_Stamp] = []
+    parent: str | None = name
+    while parent is not None:
+        path = stack_path(parent)
+        if any(stamp.path.resolve() == path.resolve() for stamp in found):
+            raise HardwareError(f"{profile_label(path)}: inherits from itself; name another stack, or leave it out")
+        try:
+            state = path.stat()
+            found.append(_Stamp(path, state.st_mtime_ns, state.st_size))
+        except OSError:
+            found.append(_Stamp(path))  # reading it says what is wrong
+        parent = _read_file(found[-1]).inherits
+        if parent is not None and parent.endswith(".toml"):
+            parent = str(path.parent / parent)
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=64)
-def _read_pools(name: str, path: Path, _changed_ns: int, _size: int) -> dict[str, Stack]:
-    def build(table: Table) -> dict[str, Stack]:
+def _read_file(stamp: _Stamp) -> _File:
+    def build(table: Table) -> _File:
         table.has("fit")  # how the fit went is for people to read
-        pools = [key for key in table.keys() if key != "fit"]  # noqa: SIM118 - a Table is no dict
-        return {pool: _read(name, pool, table.table(pool)) for pool in pools}
+        parent = table.text("inherits") if table.has("inherits") else None
+        pools = [key for key in table.keys() if key not in ("fit", "inherits")]  # noqa: SIM118 - a Table is no dict
+        return _File(parent, {pool: _stated(table.table(pool)) for pool in pools})
 
-    return read_profile(path, build)
+    return read_profile(stamp.path, build)
 
 
-def _read(name: str, pool: str, table: Table) -> Stack:
-    return Stack(
-        name=name,
-        pool=pool,
-        **{parameter.name: _parameter(table, parameter) for parameter in PARAMETERS},
-        quantised_in=table.text("quantised_in", QUANTISED_IN, default="fp16"),
-        basis=table.text("basis", BASES, default="assumed"),
-        seen=table.texts("seen") if table.has("seen") else (),
-        spread=_spread(table, "spread"),
-        spread_seen=_spread(table, "spread_seen"),
-    )
+def _stated(table: Table) -> dict[str, Any]:
+    """Return the fields of `Stack` that a pool's table states."""
+    found: dict[str, Any] = {
+        parameter.name: table.fact(parameter.name, parameter.rule)
+        for parameter in PARAMETERS
+        if table.has(parameter.name)
+    }
+    for name, choices in (("quantised_in", QUANTISED_IN), ("basis", BASES)):
+        if table.has(name):
+            found[name] = table.text(name, choices)
+    if table.has("seen"):
+        found["seen"] = table.texts("seen")
+    for name in ("spread", "spread_seen"):
+        if table.has(name):
+            spreads = table.facts(name, _FACTOR, PHASES)
+            found[name] = {phase: Spread(*fact.interval) for phase, fact in spreads.items()}
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _stated_pools(lineage: tuple[_Stamp, ...]) -> Mapping[str, Mapping[str, Any]]:
+    known: Mapping[str, Mapping[str, Any]] = {}
+    for stamp in reversed(lineage):
+        own = _read_file(stamp).pools
+        merged = {}
+        for pool in dict.fromkeys((*own, *known)):
+            parent = parent_pool(pool, known)
+            merged[pool] = {**(known[parent] if parent else {}), **own.get(pool, {})}
+        known = merged
+    return known
+
+
+@functools.lru_cache(maxsize=64)
+def _complete_pools(name: str, lineage: tuple[_Stamp, ...]) -> dict[str, Stack]:
+    pools = {}
+    for pool, stated in _stated_pools(lineage).items():
+        values = {parameter.name: value_of(parameter.name, stated) for parameter in PARAMETERS}
+        if missing := [parameter for parameter, value in values.items() if value is None]:
+            label = profile_label(lineage[0].path)
+            raise HardwareError(
+                f"{label}: {pool}.{missing[0]} is missing; state it, or name a stack that it inherits from"
+            )
+        pools[pool] = Stack(name=name, pool=pool, **{**stated, **values})
+    return pools
 
 
 _STANDS_FOR: Final = {"prompt_launch_s": "launch_s", "comm_bulk_efficiency": "comm_efficiency"}
-"""What holds where a pool leaves a parameter out: engines that make no such difference need not speak of it."""
+"""What holds where nobody states a parameter: engines that make no such difference need not speak of it."""
 
 
 def _absent(value: float, text: str) -> Fact:
@@ -359,16 +440,10 @@ _ABSENT: Final = {
 }
 
 
-def _parameter(table: Table, parameter: Parameter) -> Fact:
-    name = parameter.name
-    if not table.has(name):
-        if name in _ABSENT:
-            return _ABSENT[name]
-        name = _STANDS_FOR.get(name, name)
-    return table.fact(name, parameter.rule)
-
-
-def _spread(table: Table, name: str) -> dict[str, Spread]:
-    if not table.has(name):
-        return {}
-    return {phase: Spread(*fact.interval) for phase, fact in table.facts(name, _FACTOR, PHASES).items()}
+def value_of(parameter: str, stated: Mapping[str, Any]) -> Fact | None:
+    """Return what a parameter is where a pool and its parents state so much; None where it must be stated."""
+    for name, known in ((parameter, stated), (parameter, _ABSENT), (_STANDS_FOR.get(parameter, ""), stated)):
+        if name in known:
+            fact: Fact = known[name]
+            return fact
+    return None

@@ -9,7 +9,7 @@ from typing import Any
 from afterwatt.hwprofiles.describe import describe_profile, unit_of
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.power import ANCHORS_FILE, anchors_of
-from afterwatt.hwprofiles.stacks import stack_path
+from afterwatt.hwprofiles.stacks import stack_files
 from afterwatt.hwprofiles.tables import DATA_DIR
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.reports.schema import SCHEMA_VERSION
@@ -90,7 +90,7 @@ def _profiles(config: RunConfig) -> dict[str, str]:
         DATA_DIR / "gpus" / f"{deployment.device.key}.toml",
         DATA_DIR / "hosts" / f"{deployment.host.key}.toml",
         DATA_DIR / "sites" / f"{config.site.key}.toml",
-        stack_path(config.stack.name),
+        *stack_files(config.stack.name),
         ANCHORS_FILE,
     ]
     return {_label(path): _sha256(path) for path in paths if path.is_file()}

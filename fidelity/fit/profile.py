@@ -1,4 +1,4 @@
-"""Writing a stack's profile: every parameter of every pool with its interval and source, ready for `load_stack`."""
+"""Writing a stack's profile: what its pools do not have from their parent, each value with interval and source."""
 
 import datetime as dt
 import os
@@ -6,14 +6,24 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from afterwatt.fidelity.fit.core import Place
 from afterwatt.fidelity.fit.fit import Fitted, place_on
 from afterwatt.fidelity.fit.priors import profile_of
 from afterwatt.hwprofiles.catalogue import device_names, load_device
 from afterwatt.hwprofiles.facts import Fact
-from afterwatt.hwprofiles.stacks import PARAMETERS, PHASES, Stack, load_pools
+from afterwatt.hwprofiles.stacks import (
+    DEFAULT_STACK,
+    PARAMETERS,
+    PHASES,
+    QUANTISED_IN,
+    Stack,
+    load_pools,
+    parent_pool,
+    stated_pools,
+    value_of,
+)
 
 DIGITS: Final = 4
 MEMORIES: Final = ("hbm", "gddr")
@@ -71,12 +81,22 @@ def pool_names_of(fitted: Fitted, stack: str) -> list[str]:
     return [*sorted(devices), *(pool for pool in pools if pool not in devices)]
 
 
-def profile_text(name: str, pools: Sequence[Pool], account: Account) -> str:
-    """Return the TOML of a profile."""
+def profile_text(name: str, pools: Sequence[Pool], account: Account, parent: str = DEFAULT_STACK) -> str:
+    """Return the TOML of a profile, in which a pool states what it does not have from its parent.
+
+    Args:
+        name: of the stack.
+        pools: of the stack.
+        account: of the fit.
+        parent: stack that it inherits from; a file of one's own lies beside the profile.
+    """
     sources = _Sources()
-    tables = [_pool_text(pool, sources) for pool in pools]
+    known = stated_pools(parent)
+    own = {pool.stack.pool: known.get(parent_pool(pool.stack.pool, known) or "", {}) for pool in pools}
+    tables = [_pool_text(pool, own[pool.stack.pool], sources) for pool in pools]
     head = [f"# Software stack {name}: {account.about}", "# Written by `afterwatt fit`; refit rather than edit.", ""]
-    return "\n".join([*head, sources.text(), _account_text(account), *tables])
+    inherits = [f"inherits = {_quoted(Path(parent).name)}", ""] if any(own.values()) else []
+    return "\n".join([*head, *inherits, sources.text(), _account_text(account), *tables])
 
 
 def write_profile(path: Path, text: str) -> None:
@@ -126,18 +146,34 @@ class _Sources:
         return "\n".join(["[sources]", *lines, ""])
 
 
-def _pool_text(pool: Pool, sources: _Sources) -> str:
+def _pool_text(pool: Pool, inherited: Mapping[str, Any], sources: _Sources) -> str:
     stack = pool.stack
     lines = [f"[{stack.pool}]", f"basis = {_quoted(pool.basis)}"]
-    if pool.seen:
+    if pool.seen and pool.seen != inherited.get("seen"):
         lines.append(f"seen = [{', '.join(map(_quoted, pool.seen))}]")
-    lines.append(f"quantised_in = {_quoted(stack.quantised_in)}")
-    lines += [f"{parameter.name} = {_fact_text(getattr(stack, parameter.name), sources)}" for parameter in PARAMETERS]
+    if stack.quantised_in != inherited.get("quantised_in", QUANTISED_IN[0]):
+        lines.append(f"quantised_in = {_quoted(stack.quantised_in)}")
+    facts: dict[str, Fact] = {parameter.name: getattr(stack, parameter.name) for parameter in PARAMETERS}
+    for name, fact in facts.items():
+        without = {other: known for other, known in facts.items() if other != name}
+        left_out = value_of(name, {**without, name: inherited[name]} if name in inherited else without)
+        if left_out is None or _written(fact) != _written(left_out):
+            lines.append(f"{name} = {_fact_text(fact, sources)}")
     for name, factors in (("spread", pool.spread), ("spread_seen", pool.spread_seen)):
-        if factors:
+        if factors and _spread_written(factors) != _spread_written(inherited.get(name, {})):
             lines += ["", f"[{stack.pool}.{name}]"]
             lines += [f"{phase} = {_spread_text(factors[phase], sources)}" for phase in PHASES if phase in factors]
     return "\n".join([*lines, ""])
+
+
+def _written(fact: Fact) -> tuple[object, ...]:
+    """Return what a file says of a fact: facts that differ by less than the digits written are one."""
+    ends = None if fact.low is None or fact.high is None else (_number(fact.low), _number(fact.high))
+    return _number(fact), ends, fact.source, fact.checked, fact.kind, fact.note
+
+
+def _spread_written(factors: Factors) -> dict[str, tuple[str, str]]:
+    return {phase: (_number(low), _number(high)) for phase, (low, high) in factors.items()}
 
 
 def _fact_text(fact: Fact, sources: _Sources) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 from afterwatt.fidelity.fit.core import Place
@@ -111,24 +111,25 @@ class FitReport:
         """Return the tables of a stack's profile."""
         return [self._pool(place_of_pool(stack, name), name) for name in pool_names_of(self.fitted, stack)]
 
-    def text(self, stack: str, flash: bool = True) -> str:
+    def text(self, stack: str, flash_profile: Path | None = None) -> str:
         """Return the TOML of a stack's profile.
 
         Args:
             stack: whose.
-            flash: write it with attention scores on the chip, as today's engines have them by default; else with what
-                points without flash attention told.
+            flash_profile: None: attention scores stay on the chip, as today's engines have them by default. Else the
+                file of that profile: what points without flash attention told is written, for the rest it inherits.
         """
         own = [point for point in self.points if point.place.stack == stack and point.reading is not None]
         cards = len({point.place.device for point in own})
         about = f"{len(own)} points of {cards} card{'s' * (cards != 1)}, prior {PurePath(self.profile).name}."
         errors = {name: found for name, found in self.errors(stack).items() if found[0]}
+        account = Account(self.table.sha256, len(own), errors, about)
         pools = self.pools(stack)
-        if flash:
-            on_chip = Fact(ON_CHIP_BYTES, "flash attention keeps scores on the chip", CHECKED, "assumed", 0.0, 1.0)
-            pools = [replace(pool, stack=replace(pool.stack, attention_score_bytes=on_chip)) for pool in pools]
-        name = stack if flash else WITHOUT_FLASH[stack]
-        return profile_text(name, pools, Account(self.table.sha256, len(own), errors, about))
+        if flash_profile is not None:
+            return profile_text(WITHOUT_FLASH[stack], pools, account, str(flash_profile))
+        on_chip = Fact(ON_CHIP_BYTES, "flash attention keeps scores on the chip", CHECKED, "assumed", 0.0, 1.0)
+        pools = [replace(pool, stack=replace(pool.stack, attention_score_bytes=on_chip)) for pool in pools]
+        return profile_text(stack, pools, account)
 
     def _at(self, place: Place) -> list[Candidate]:
         return [point for point in self.points if point.place == place]

@@ -49,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             and sum(point.place.stack == stack and point.reading is not None for point in points) < LEAST_POINTS
         ):
             continue
-        write_profile(Path(asked.into) / f"{stack}.toml", report.text(stack))
+        path = Path(asked.into) / f"{stack}.toml"
+        write_profile(path, report.text(stack))
         if stack in WITHOUT_FLASH:
-            write_profile(Path(asked.into) / f"{WITHOUT_FLASH[stack]}.toml", report.text(stack, flash=False))
+            write_profile(path.with_name(f"{WITHOUT_FLASH[stack]}.toml"), report.text(stack, path))
     _print(report)
 
 

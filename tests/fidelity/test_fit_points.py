@@ -1,6 +1,7 @@
 """The fit on points that the simulator itself made: what was put in comes out, and nothing leaks."""
 
 import csv
+import tomllib
 from dataclasses import replace
 from functools import cache
 
@@ -19,7 +20,15 @@ from afterwatt.fidelity.points.scenario import scenario_of
 from afterwatt.fidelity.points.table import COLUMNS, Point, PointsError, PointTable
 from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.errors import HardwareError
-from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools, load_stack
+from afterwatt.hwprofiles.stacks import (
+    DEFAULT_STACK,
+    FREE,
+    PARAMETERS,
+    load_pools,
+    load_stack,
+    parent_pool,
+    stated_pools,
+)
 
 NOTES = "llama.cpp"
 CARDS = {"p40": "Tesla P40 24GB", "p100-16": "P100 PCIe 16GB", "rtx3090": "RTX 3090 24GB"}
@@ -185,6 +194,31 @@ def test_a_profile_is_read_back_as_it_was_fitted(tmp_path):
     assert pools["hopper"].basis == "assumed"
     wide, narrow = pools["hopper"].spread["decode"], pools["p40"].spread["decode"]
     assert wide.high / wide.low >= narrow.high / narrow.low
+
+
+def test_a_profile_states_what_its_parent_does_not_and_holds_every_fact(tmp_path):
+    path = tmp_path / "mine.toml"
+    write_profile(path, report().text("llama.cpp-cuda"))
+    file, pools, parents = tomllib.loads(path.read_text()), load_pools(str(path)), stated_pools(DEFAULT_STACK)
+    assert file["inherits"] == DEFAULT_STACK
+    for pool in report().pools("llama.cpp-cuda"):
+        name = pool.stack.pool
+        for parameter in FREE:
+            if parameter.name == "attention_score_bytes":
+                continue
+            fact, found = getattr(pool.stack, parameter.name), getattr(pools[name], parameter.name)
+            assert (float(found), *found.interval) == pytest.approx((float(fact), *fact.interval), rel=1e-3)
+            assert (found.source, found.checked, found.kind, found.note) == (
+                fact.source,
+                fact.checked,
+                fact.kind,
+                fact.note,
+            )
+            parent = parents[parent_pool(name, parents)].get(parameter.name)
+            if parameter.name in file[name] and parent is not None:
+                assert (float(found), found.interval, found.source) != (float(parent), parent.interval, parent.source)
+        assert pools[name].quantised_in == pool.stack.quantised_in
+        assert not {parameter.name for parameter in PARAMETERS} <= set(file[name])
 
 
 def test_a_profile_that_is_wrong_leaves_the_old_one(tmp_path):

@@ -1,6 +1,7 @@
 """Stack profiles: what holds for which device, what a file must say, and variations of it."""
 
-from dataclasses import fields
+import tomllib
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ from afterwatt.hwprofiles.stacks import (
     load_pools,
     load_stack,
     model_class,
+    parent_pool,
     pool_names,
+    stack_files,
     stack_names,
     stack_path,
 )
@@ -117,6 +120,94 @@ def test_a_spread_and_what_was_seen(tmp_path):
     assert found.spread == {"decode": Spread(0.8, 1.3)}
     assert found.basis_for("dense:int4") == "measured"
     assert found.basis_for("moe:int4") == "fitted"
+
+
+# -- inheritance -------------------------------------------------------------------------------------------------------
+
+
+def told(fact):
+    return fact.__reduce__()[1]
+
+
+@pytest.mark.parametrize("stack", sorted(set(stack_names()) - {"generic"}))
+def test_a_shipped_stack_states_nothing_that_its_parent_has(stack):
+    """And what it does not state is the parent's, source, date, kind, interval and note included."""
+    text = stack_path(stack).read_text(encoding="utf-8")
+    file = tomllib.loads(text)
+    parent = file["inherits"].removesuffix(".toml")
+    parents, pools = load_pools(parent), load_pools(stack)
+    assert set(pools) >= set(parents)
+    for pool, found in pools.items():
+        after = parents[parent_pool(pool, parents)]
+        assert (found.name, found.pool) == (stack, pool)
+        for parameter in PARAMETERS:
+            same = told(getattr(found, parameter.name)) == told(getattr(after, parameter.name))
+            if parameter.name in file.get(pool, {}):
+                # where the parent speaks of no difference, that of the child has to be spelled out
+                assert not same or parameter.name in OPTIONAL, (pool, parameter.name)
+            else:
+                own_alike = {"prompt_launch_s": "launch_s", "comm_bulk_efficiency": "comm_efficiency"}
+                alike = getattr(found, own_alike.get(parameter.name, parameter.name))
+                assert same or told(getattr(found, parameter.name)) == told(alike), (pool, parameter.name)
+
+
+def inheriting(folder: Path, text: str, name: str = "child.toml") -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+SAID = 'source = "a trial", checked = 2026-11-20, kind = "measured"'
+
+
+def test_a_stack_of_ones_own_states_what_differs(tmp_path):
+    child = inheriting(tmp_path, f'inherits = "vllm"\n[ampere-hbm]\nlaunch_s = {{ value = 2e-5, {SAID} }}\n')
+    found, parent = load_pools(child), load_pools("vllm")
+    assert (float(found["ampere-hbm"].launch_s), found["ampere-hbm"].launch_s.source) == (2e-5, "a trial")
+    assert found["ampere-hbm"].spread == parent["ampere-hbm"].spread
+    assert found["ampere-hbm"].basis == parent["ampere-hbm"].basis
+    assert list(found) == ["ampere-hbm", *(pool for pool in parent if pool != "ampere-hbm")]
+    for name in ("kepler", "a100-80"):
+        assert replace(found[name], name="vllm") == parent[name]
+    assert stack_files(child) == [Path(child), stack_path("vllm"), stack_path("generic")]
+
+
+def test_what_stands_for_a_parameter_is_the_childs(tmp_path):
+    """generic speaks of no launch of prompts apart, so that a child's launches hold for prompts too."""
+    child = inheriting(tmp_path, f'inherits = "generic"\n[kepler]\nlaunch_s = {{ value = 2e-5, {SAID} }}\n')
+    assert float(load_pools(child)["kepler"].prompt_launch_s) == 2e-5
+
+
+def test_the_pool_of_a_device_takes_after_the_most_specific_of_its_parents(tmp_path):
+    child = inheriting(tmp_path, f'inherits = "generic"\n[p40]\nstep_overhead_s = {{ value = 0.0, {SAID} }}\n')
+    after = replace(load_pools("generic")["pascal-gddr"], name=child, pool="p40")
+    found = load_pools(child)["p40"]
+    assert float(found.step_overhead_s) == 0.0
+    assert replace(found, step_overhead_s=after.step_overhead_s) == after
+
+
+def test_parents_beside_a_file_are_read_again_when_they_change(tmp_path):
+    inheriting(tmp_path, f'inherits = "generic"\n[p40]\nlaunch_s = {{ value = 1e-5, {SAID} }}\n', "parent.toml")
+    child = inheriting(tmp_path, f'inherits = "parent.toml"\n[p40]\nstep_overhead_s = {{ value = 1e-3, {SAID} }}\n')
+    assert float(load_pools(child)["p40"].launch_s) == 1e-5
+    inheriting(tmp_path, f'inherits = "generic"\n[p40]\nlaunch_s = {{ value = 12e-5, {SAID} }}\n', "parent.toml")
+    assert float(load_pools(child)["p40"].launch_s) == 12e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('inherits = "genric"', "did you mean 'generic'"),
+        ('inherits = "none.toml"', "none.toml: no such file"),
+        ('inherits = "child.toml"', "inherits from itself"),
+        (f"[p40]\nlaunch_s = {{ value = 1e-5, {SAID} }}", "child.toml: p40.mem_efficiency is missing"),
+        ('inherits = "generic"\n[mine]', "child.toml: mine.mem_efficiency is missing"),
+    ],
+)
+def test_parents_that_cannot_be_are_refused(tmp_path, text, said):
+    with pytest.raises(HardwareError) as fault:
+        load_pools(inheriting(tmp_path, text))
+    assert said in str(fault.value)
+    assert "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize(
