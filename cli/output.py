@@ -95,7 +95,7 @@ def _unit(place: str, mean: float) -> tuple[float, str]:
 def print_plan(plan: "Plan") -> None:
     """Print the runs of a study without running them."""
     rows = [_plan_row(plan, cell) for cell in plan.cells]
-    if plan.settings.json:
+    if plan.study.json_output:
         from afterwatt.reports.schema import to_json
 
         sys.stdout.write(to_json({"path": str(plan.path), "seeds": list(plan.seeds), "cells": rows}))
@@ -113,7 +113,7 @@ def _plan_row(plan: "Plan", cell: "PlannedCell") -> dict[str, object]:
     standing = sum((plan.path / job.directory / "manifest.json").is_file() for job in cell.jobs)
     if cell.refusal is not None:
         state = f"does not fit: {cell.refusal}"
-    elif plan.single or plan.settings.overwrite or not standing:
+    elif plan.single or plan.study.overwrite or not standing:
         state = "to run"
     else:
         state = "finished" if standing == len(cell.jobs) else f"{len(cell.jobs) - standing} of {len(cell.jobs)} to run"

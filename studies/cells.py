@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afterwatt.studies.config import AUTO, Settings
+from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.workloads import Arrivals
 
@@ -28,21 +28,19 @@ class Cell:
     site: str
 
 
-def cross(settings: Settings) -> list[Cell]:
+def cross(study: StudyConfig) -> list[Cell]:
     """Give all combinations, hardware varying slowest."""
-    crossed = itertools.product(
-        settings.hw, settings.model, settings.precision, settings.stack, settings.policy, settings.site
-    )
+    crossed = itertools.product(study.hw, study.model, study.precision, study.stack, study.policy, study.site)
     return [Cell(*names) for names in crossed]
 
 
 def resolve(
-    settings: Settings, cell: Cell, arrivals: Arrivals, seed: int, series: "HourlyGrid | None" = None
+    study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, series: "HourlyGrid | None" = None
 ) -> "RunConfig":
     """Look up everything a cell names and check the choices of its account, before anything is simulated.
 
     Args:
-        settings: what all cells share.
+        study: what all cells share.
         cell: what this one is.
         arrivals: its workload.
         seed: of everything random.
@@ -62,9 +60,9 @@ def resolve(
     deployment = _deployment(cell.hw)
     site = load_site(cell.site)
     grid = series
-    if grid is None and settings.start_utc is not None:
-        grid = site.hourly_grid(settings.repeat_year)
-    start_utc = settings.start_utc or (arrivals.start_utc if grid is not None else None)
+    if grid is None and study.start_utc is not None:
+        grid = site.hourly_grid(study.repeat_year)
+    start_utc = study.start_utc or (arrivals.start_utc if grid is not None else None)
     config = RunConfig(
         deployment=deployment,
         model=load_model(cell.model),
@@ -73,16 +71,16 @@ def resolve(
         policies=parse_policies(cell.policy),
         site=site,
         workload=arrivals.workload,
-        slo=settings.slo or Slo(),
-        carbon=_carbon(settings, grid),
+        slo=study.slo or Slo(),
+        carbon=_carbon(study, grid),
         start_utc=start_utc,
-        horizon_s=settings.horizon_s,
-        warmup_s=settings.warmup_s,
+        horizon_s=study.horizon_s,
+        warmup_s=study.warmup_s,
         seed=seed,
-        bounds=not settings.no_bounds,
-        single_step=settings.single_step,
-        shuffle_ties=settings.shuffle_ties,
-        decisions=settings.decisions,
+        bounds=not study.no_bounds,
+        single_step=study.single_step,
+        shuffle_ties=study.shuffle_ties,
+        decisions=study.decisions,
     )
     books_options(config)  # refuses what the account does not know, which else came up after the simulation
     _check_intensity(config, arrivals)
@@ -111,26 +109,26 @@ def _describes_device(path: Path) -> bool:
     return "device" not in keys and "memory_bytes" in keys
 
 
-def open_series(settings: Settings) -> "HourlyGrid | None":
+def open_series(study: StudyConfig) -> "HourlyGrid | None":
     """Read the hourly series of --grid, once for all cells; None where none is asked for."""
     from afterwatt.hwprofiles.gridfiles import load_grid
 
-    if settings.grid is None:
+    if study.grid is None:
         return None
-    return load_grid(settings.grid, settings.grid_zone, settings.basis, repeat_year=settings.repeat_year)
+    return load_grid(study.grid, study.grid_zone, study.basis, repeat_year=study.repeat_year)
 
 
-def _carbon(settings: Settings, grid: "HourlyGrid | None") -> "CarbonOptions":
+def _carbon(study: StudyConfig, grid: "HourlyGrid | None") -> "CarbonOptions":
     from afterwatt.sim.config import CarbonOptions
 
     chosen = {
-        "basis": settings.basis,
-        "duty_frac": settings.duty_frac,
-        "between": settings.between,
-        "embodied_method": settings.embodied,
-        "allocation": settings.allocation,
-        "host_share": settings.host_share,
-        "draws": settings.draws,
+        "basis": study.basis,
+        "duty_frac": study.duty_frac,
+        "between": study.between,
+        "embodied_method": study.embodied,
+        "allocation": study.allocation,
+        "host_share": study.host_share,
+        "draws": study.draws,
         "grid": grid,
     }
     return CarbonOptions(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]

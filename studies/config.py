@@ -1,25 +1,25 @@
-"""All that `simulate` can be told, gathered from the command line and a study file, checked, not yet looked up.
+"""All that a study can be told, checked, not yet looked up.
 
-A study file is TOML with the names of the options:
+One model for the command line, a study file and Python. A study file is TOML with the names of the options:
 
     hw = ["m40", "h100-sxm"]
     trace = "chat.parquet"        # paths are relative to the file
     slo = "ttft=1s,tpot=200ms"
     no-report = true
+
+In Python the same words are keywords: `StudyConfig(hw=["m40", "h100-sxm"], slo="ttft=1s", no_report=True)`.
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Annotated, Any, Final, Self
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+
+from afterwatt.sim.config import Slo
 from afterwatt.studies.errors import OptionError, near
 from afterwatt.studies.values import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
-
-if TYPE_CHECKING:
-    from afterwatt.sim.config import Slo
 
 AUTO: Final = "auto"
 """The software stack that is usual on a card."""
@@ -27,9 +27,29 @@ SAMPLE: Final = "chat.parquet"
 """The trace where none is named; the shipped sample where the working folder has no such file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+def _read(parse: Parser) -> BeforeValidator:
+    """Read a value by a parser; None is not given."""
+
+    def read(value: object, info: ValidationInfo) -> object:
+        word = _word(str(info.field_name))
+        return None if value is None else parse(value, (info.context or {}).get(word, word))
+
+    return BeforeValidator(read)
+
+
+Words = Annotated[tuple[str, ...], _read(texts)]
+Text = Annotated[str | None, _read(text)]
+Switch = Annotated[bool, _read(flag)]
+Count = Annotated[int | None, _read(whole(1))]
+Duration = Annotated[float | None, _read(duration_s)]
+Promise = Annotated[Slo | None, _read(slo)]
+Moment = Annotated[str | None, _read(start_utc)]
+
+
+class StudyConfig(BaseModel):
     """A study: lists make a cross product, None leaves a choice to the default of the package that knows it.
+
+    Every word is checked when the model is made; a wrong one raises `OptionError`, one sentence.
 
     Attributes:
         hw, model, precision, stack, policy, site: what is crossed, as names or paths.
@@ -45,118 +65,115 @@ class Settings:
         out: the run's or study's directory; None chooses a descriptive name under `runs`.
         overwrite: replace what stands there; no_report: write no page; no_bounds: no intervals of times.
         jobs: processes (-1: all cores).
-        strict_slo: exit with 3 where no run keeps its service level; json, quiet: what is printed.
+        strict_slo: exit with 3 where no run keeps its service level; json_output, quiet: what is printed.
     """
 
-    hw: tuple[str, ...] = ("m40",)
-    model: tuple[str, ...] = ("llama-2-7b",)
-    precision: tuple[str, ...] = ("fp16",)
-    stack: tuple[str, ...] = (AUTO,)
-    policy: tuple[str, ...] = ("chunked",)
-    site: tuple[str, ...] = ("world",)
-    trace: str | None = None
-    limit: int | None = None
-    rate_per_s: float | None = None
-    users: int | None = None
-    think_s: float | None = None
-    requests: int | None = None
-    batch: int | None = None
-    prompt: int | None = None
-    output: int | None = None
-    slo: "Slo | None" = None
-    start_utc: str | None = None
-    grid: str | None = None
-    grid_zone: str | None = None
-    repeat_year: bool = False
-    basis: str | None = None
-    duty_frac: float | None = None
-    between: str | None = None
-    embodied: str | None = None
-    allocation: str | None = None
-    host_share: str | None = None
-    draws: int | None = None
-    horizon_s: float | None = None
-    warmup_s: float = 0.0
-    seed: int = 0
-    single_step: bool = False
-    shuffle_ties: int | None = None
-    decisions: bool = False
-    replications: int = 1
-    out: str | None = None
-    overwrite: bool = False
-    no_report: bool = False
-    no_bounds: bool = False
-    jobs: int = 1
-    strict_slo: bool = False
-    json: bool = False
-    quiet: bool = False
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    def __post_init__(self) -> None:
-        _check_workload(self)
-        _check_account(self)
+    hw: Words = ("m40",)
+    model: Words = ("llama-2-7b",)
+    precision: Words = ("fp16",)
+    stack: Words = (AUTO,)
+    policy: Words = ("chunked",)
+    site: Words = ("world",)
+    trace: Text = None
+    limit: Count = None
+    rate_per_s: Annotated[float | None, _read(number(0.0)), Field(alias="rate")] = None
+    users: Count = None
+    think_s: Annotated[Duration, Field(alias="think")] = None
+    requests: Count = None
+    batch: Count = None
+    prompt: Count = None
+    output: Count = None
+    slo: Promise = None
+    start_utc: Annotated[Moment, Field(alias="start")] = None
+    grid: Text = None
+    grid_zone: Text = None
+    repeat_year: Switch = False
+    basis: Annotated[str | None, _read(one_of(("lifecycle", "direct", "marginal")))] = None
+    duty_frac: Annotated[float | None, _read(number(0.0, 1.0)), Field(alias="duty")] = None
+    between: Annotated[str | None, _read(one_of(("off", "idle")))] = None
+    embodied: Text = None
+    allocation: Text = None
+    host_share: Annotated[str | None, _read(one_of(("whole", "slots")))] = None
+    draws: Annotated[int | None, _read(whole(1, 10**7))] = None
+    horizon_s: Annotated[Duration, Field(alias="horizon")] = None
+    warmup_s: Annotated[float, _read(duration_s), Field(alias="warmup")] = 0.0
+    seed: Annotated[int, _read(whole(0, 2**63 - 1))] = 0
+    replications: Annotated[int, _read(whole(1, 1000))] = 1
+    jobs: Annotated[int, _read(whole(1, 1024, also=(-1,)))] = 1
+    single_step: Switch = False
+    shuffle_ties: Annotated[int | None, _read(whole(0))] = None
+    out: Text = None
+    overwrite: Switch = False
+    no_report: Switch = False
+    no_bounds: Switch = False
+    decisions: Switch = False
+    strict_slo: Switch = False
+    json_output: Annotated[Switch, Field(alias="json")] = False
+    quiet: Switch = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, said: Any) -> Any:  # noqa: ANN401 - checked here
+        """Refuse unknown words."""
+        for key in said:
+            if key not in words():
+                raise OptionError(f"unknown word {key!r}{near(key, words())}")
+        return said
+
+    @model_validator(mode="after")
+    def _agree(self, info: ValidationInfo) -> Self:
+        """Refuse words that contradict each other."""
+
+        def name(word: str) -> str:
+            return word if info.context is None else f"--{word.replace('_', '-')}"
+
+        _check_workload(self, name)
+        if self.grid is None and self.grid_zone is not None:
+            raise OptionError(f"{name('grid_zone')} {self.grid_zone} belongs to {name('grid')}; give its file too")
+        if self.grid is None and self.basis == "marginal":
+            raise OptionError(f"{name('basis')} marginal needs an hourly signal; give one with {name('grid')}")
         if self.horizon_s is not None and self.warmup_s >= self.horizon_s:
             raise OptionError(
-                f"--warmup = {self.warmup_s:g}s leaves nothing of --horizon = {self.horizon_s:g}s; shorten it"
+                f"{name('warmup')} = {self.warmup_s:g}s leaves nothing of {name('horizon')} = {self.horizon_s:g}s; "
+                "shorten it"
             )
+        return self
 
 
-OPTIONS: Final[Mapping[str, tuple[str, Parser]]] = MappingProxyType(
-    {
-        **{name: (name, texts) for name in ("hw", "model", "precision", "stack", "policy", "site")},
-        "trace": ("trace", text),
-        **{name: (name, whole(1)) for name in ("limit", "users", "requests", "batch", "prompt", "output")},
-        "rate": ("rate_per_s", number(0.0)),
-        "think": ("think_s", duration_s),
-        "slo": ("slo", slo),
-        "start": ("start_utc", start_utc),
-        **{name: (name, text) for name in ("grid", "embodied", "allocation", "out")},
-        "grid-zone": ("grid_zone", text),
-        "basis": ("basis", one_of(("lifecycle", "direct", "marginal"))),
-        "duty": ("duty_frac", number(0.0, 1.0)),
-        "between": ("between", one_of(("off", "idle"))),
-        "host-share": ("host_share", one_of(("whole", "slots"))),
-        "draws": ("draws", whole(1, 10**7)),
-        "horizon": ("horizon_s", duration_s),
-        "warmup": ("warmup_s", duration_s),
-        "seed": ("seed", whole(0, 2**63 - 1)),
-        "shuffle-ties": ("shuffle_ties", whole(0)),
-        "replications": ("replications", whole(1, 1000)),
-        "jobs": ("jobs", whole(1, 1024, also=(-1,))),
-        **{
-            name: (name.replace("-", "_"), flag)
-            for name in (
-                *("repeat-year", "single-step", "decisions", "overwrite", "no-report", "no-bounds"),
-                *("strict-slo", "json", "quiet"),
-            )
-        },
-    }
-)
-"""Option name -> field of `Settings` and parser."""
+def words() -> tuple[str, ...]:
+    """Give every word of a study, as Python spells it (`grid_zone`)."""
+    return tuple(map(_word, StudyConfig.model_fields))
+
+
+def _word(field: str) -> str:
+    return StudyConfig.model_fields[field].alias or field
+
+
+def gather(given: Mapping[str, object], study_file: str | Path | None = None) -> StudyConfig:
+    """Put a study together: what was given on the command line, then what the study file says, then defaults.
+
+    Args:
+        given: word -> text or value; None, False and empty lists are not given.
+        study_file: TOML with the names of the options as keys.
+
+    Raises:
+        OptionError: the file is not readable TOML, a key of it is unknown, or a value is wrong.
+    """
+    said, places = ({}, {}) if study_file is None else _read_study_file(Path(study_file))
+    for word, value in given.items():
+        if value is not None and value is not False and value != []:
+            said[word], places[word] = value, f"--{word.replace('_', '-')}"
+    return StudyConfig.model_validate(said, context=places)
+
 
 _PATHS: Final = ("trace", "grid", "out")
 _NAMES_OR_PATHS: Final = ("hw", "model", "stack", "site")
 
 
-def gather(given: Mapping[str, object], study_file: str | Path | None = None) -> Settings:
-    """Put settings together: what was given on the command line, then what the study file says, then defaults.
-
-    Args:
-        given: option name (`grid-zone`) -> text or value; None, False and empty lists are not given.
-        study_file: TOML with the same names.
-
-    Raises:
-        OptionError: the file is not readable TOML, a key of it is unknown, or a value is wrong.
-    """
-    fields: dict[str, Any] = {} if study_file is None else _read_study_file(Path(study_file))
-    for name, value in given.items():
-        if value is None or value is False or value == [] or value == ():
-            continue
-        field, parse = OPTIONS[name]
-        fields[field] = parse(value, f"--{name}")
-    return Settings(**fields)
-
-
-def _read_study_file(path: Path) -> dict[str, Any]:
+def _read_study_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a study file: word -> value, and word -> where it stands."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -165,62 +182,63 @@ def _read_study_file(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise OptionError(f"--config {path} is not TOML: {error}") from None
-    fields: dict[str, Any] = {}
-    for key, value in table.items():
-        name = key.replace("_", "-")
-        if name not in OPTIONS:
-            raise OptionError(f"{path}: unknown key {key!r}{near(name, OPTIONS)}")
-        field, parse = OPTIONS[name]
-        said = parse(value, f"{path}: {key}")
-        if name in _PATHS:
-            said = _beside(path.parent, said)
-        elif name in _NAMES_OR_PATHS and isinstance(said, tuple):
-            said = tuple(_beside(path.parent, item) if _is_path(item) else item for item in said)
-        fields[field] = said
-    return fields
+    keys = {key: key.replace("-", "_") for key in table}
+    for key, word in keys.items():
+        if word not in words():
+            known = [word.replace("_", "-") for word in words()]
+            raise OptionError(f"{path}: unknown key {key!r}{near(key.replace('_', '-'), known)}")
+    said = {word: _placed(path.parent, word, table[key]) for key, word in keys.items()}
+    return said, {word: f"{path}: {key}" for key, word in keys.items()}
+
+
+def _placed(folder: Path, word: str, value: object) -> object:
+    """Make what a study file says of paths relative to its folder."""
+    if word in _PATHS and isinstance(value, str) and value.strip():
+        is_sample = value == SAMPLE and not (folder / value).exists()
+        return value if is_sample or value.startswith("synth:") else str(folder / value)
+    if word in _NAMES_OR_PATHS:
+        listed = value if isinstance(value, list) else [value]
+        placed = [str(folder / item) if isinstance(item, str) and _is_path(item) else item for item in listed]
+        return placed if isinstance(value, list) else placed[0]
+    return value
 
 
 def _is_path(said: str) -> bool:
     return "/" in said or said.endswith((".toml", ".json"))
 
 
-def _beside(folder: Path, said: Any) -> str:  # noqa: ANN401 - a parsed value, here always text
-    """Make a path relative to the study file's folder."""
-    is_sample = said == SAMPLE and not (folder / said).exists()
-    return str(said) if is_sample or said.startswith("synth:") else str(folder / said)
-
-
-def _check_workload(settings: Settings) -> None:
-    """Refuse options that speak of different workloads."""
-    lengths = {"--prompt": settings.prompt, "--output": settings.output}
-    if settings.batch is not None:
-        for name, value in lengths.items():
+def _check_workload(study: StudyConfig, name: Callable[[str], str]) -> None:
+    """Refuse words that speak of different workloads; `name` says how a word is called in the sentence."""
+    lengths = {"prompt": study.prompt, "output": study.output}
+    if study.batch is not None:
+        for word, value in lengths.items():
             if value is None:
-                raise OptionError(f"--batch {settings.batch} needs {name}; write for example {name} 128")
-        others = ("trace", "users", "limit", "rate_per_s", "think_s", "requests")
-        for field in others:
-            if getattr(settings, field) is not None:
-                option = "--" + field.removesuffix("_per_s").removesuffix("_s")
-                raise OptionError(f"--batch is a workload of its own and {option} speaks of another; drop one of them")
+                raise OptionError(
+                    f"{name('batch')} {study.batch} needs {name(word)}; write for example {name(word)} 128"
+                )
+        for field in ("trace", "users", "limit", "rate_per_s", "think_s", "requests"):
+            if getattr(study, field) is not None:
+                raise OptionError(
+                    f"{name('batch')} is a workload of its own and {name(_word(field))} speaks of another; "
+                    "drop one of them"
+                )
         return
-    for name, value in lengths.items():
+    for word, value in lengths.items():
         if value is not None:
-            raise OptionError(f"{name} {value} belongs to --batch; say also --batch 1, or leave it out")
-    if settings.users is None:
-        if settings.requests is not None:
             raise OptionError(
-                f"--requests {settings.requests} belongs to --users; for the first requests of a trace "
-                f"say --limit {settings.requests}"
+                f"{name(word)} {value} belongs to {name('batch')}; say also {name('batch')} 1, or leave it out"
             )
-        if settings.think_s is not None:
-            raise OptionError("--think belongs to --users; say how many there are, such as --users 8")
-    elif settings.rate_per_s is not None:
-        raise OptionError("--users send when their answers are there, so --rate has no meaning; drop one")
-
-
-def _check_account(settings: Settings) -> None:
-    """Refuse options of an hourly grid where there is none."""
-    if settings.grid is None and settings.grid_zone is not None:
-        raise OptionError(f"--grid-zone {settings.grid_zone} belongs to --grid; give its file too")
-    if settings.grid is None and settings.basis == "marginal":
-        raise OptionError("--basis marginal needs an hourly signal; give one with --grid")
+    if study.users is None:
+        if study.requests is not None:
+            raise OptionError(
+                f"{name('requests')} {study.requests} belongs to {name('users')}; for the first requests of a trace "
+                f"say {name('limit')} {study.requests}"
+            )
+        if study.think_s is not None:
+            raise OptionError(
+                f"{name('think')} belongs to {name('users')}; say how many there are, such as {name('users')} 8"
+            )
+    elif study.rate_per_s is not None:
+        raise OptionError(
+            f"{name('users')} send when their answers are there, so {name('rate')} has no meaning; drop one"
+        )

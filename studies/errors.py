@@ -4,8 +4,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class OptionError(ValueError):
-    """An option, or a key of a study file, that cannot be honoured; the text names it, its value, rule and way out."""
+class OptionError(Exception):
+    """An option, or a key of a study file, that cannot be honoured; the text names it, its value, rule and way out.
+
+    No ValueError, which pydantic would wrap into an error of its own.
+    """
 
 
 def near(given: str, known: Iterable[str]) -> str:

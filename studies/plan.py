@@ -7,12 +7,12 @@ where or in which order cells run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from afterwatt.studies.cells import Cell, cross, open_series, resolve
-from afterwatt.studies.config import AUTO, Settings
+from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.identity import digest_of, workload_identity
 from afterwatt.studies.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
@@ -54,7 +54,7 @@ class PlannedCell:
 class Plan:
     """A study before it runs; a single run is a study of one cell and one seed, in a directory of its own."""
 
-    settings: Settings
+    study: StudyConfig
     seeds: tuple[int, ...]
     cells: tuple[PlannedCell, ...]
     path: Path
@@ -71,18 +71,18 @@ class Plan:
         return [job for cell in self.cells for job in cell.jobs]
 
 
-def plan_study(settings: Settings) -> Plan:
+def plan_study(study: StudyConfig) -> Plan:
     """Look up and check everything a study needs; nothing is simulated or written.
 
     Raises:
         HardwareError, ModelError, PolicyError, TraceError, OptionError: something asked for is wrong.
     """
-    seeds = tuple(range(settings.seed, settings.seed + settings.replications))
-    arrivals, note = _arrivals(settings, list(seeds))
-    series = open_series(settings)
+    seeds = tuple(range(study.seed, study.seed + study.replications))
+    arrivals, note = _arrivals(study, list(seeds))
+    series = open_series(study)
     found = [
-        (cell, [resolve(settings, cell, one, seed, series) for one, seed in zip(arrivals, seeds, strict=True)])
-        for cell in cross(settings)
+        (cell, [resolve(study, cell, one, seed, series) for one, seed in zip(arrivals, seeds, strict=True)])
+        for cell in cross(study)
     ]
     names = [_names(cell, configs[0]) for cell, configs in found]
     single = len(found) == len(seeds) == 1
@@ -93,18 +93,18 @@ def plan_study(settings: Settings) -> Plan:
     ]
     base = RUNS / _base_name(names, arrivals[0].slug, len(seeds))
     directories = {job.directory for cell in cells for job in cell.jobs}
-    path = _choose_path(settings, base, single, directories)
-    return Plan(settings, seeds, tuple(cells), path, note)
+    path = _choose_path(study, base, single, directories)
+    return Plan(study, seeds, tuple(cells), path, note)
 
 
-def _arrivals(settings: Settings, seeds: list[int]) -> tuple[list[Arrivals], str | None]:
+def _arrivals(study: StudyConfig, seeds: list[int]) -> tuple[list[Arrivals], str | None]:
     """Open the workload of every seed; a fixed one is opened once, and the note says so."""
-    first = open_arrivals(settings, seeds[0])
+    first = open_arrivals(study, seeds[0])
     if len(seeds) == 1:
         return [first], None
-    if same_for_every_seed(settings, first, seeds):
+    if same_for_every_seed(study, first, seeds):
         return [first] * len(seeds), FIXED_NOTE
-    return [first, *(open_arrivals(settings, seed) for seed in seeds[1:])], None
+    return [first, *(open_arrivals(study, seed) for seed in seeds[1:])], None
 
 
 def _names(cell: Cell, config: "RunConfig") -> Cell:
@@ -157,7 +157,7 @@ def _directory(names: Cell, seed: int, digest: str) -> str:
 
 def _base_name(names: Sequence[Cell], workload: str, seeds: int) -> str:
     """Name a directory after what runs: `m40-llama-2-7b-fp16-chat`; what is as by default goes without saying."""
-    default = Settings()
+    default = StudyConfig()
     stack = crossed([name.stack for name in names], "stacks")
     policy = crossed([name.policy for name in names], "policies")
     site = crossed([name.site for name in names], "sites")
@@ -173,7 +173,7 @@ def _base_name(names: Sequence[Cell], workload: str, seeds: int) -> str:
     )
 
 
-def _choose_path(settings: Settings, base: Path, single: bool, directories: set[str]) -> Path:
+def _choose_path(study: StudyConfig, base: Path, single: bool, directories: set[str]) -> Path:
     """Choose where results go.
 
     A study goes on in a folder that holds some of its runs and no others. Without --out nothing that stands is ever
@@ -183,29 +183,20 @@ def _choose_path(settings: Settings, base: Path, single: bool, directories: set[
         OptionError: --out is something else than a study, or than nothing.
     """
     if single:
-        return Path(settings.out) if settings.out else base if settings.overwrite else free(base)
-    if settings.out is None and not settings.overwrite:
+        return Path(study.out) if study.out else base if study.overwrite else free(base)
+    if study.out is None and not study.overwrite:
         return next(
             path for path in numbered(base) if takes_study(path, directories) and run_names(path) <= directories
         )
-    path = base if settings.out is None else Path(settings.out)
+    path = base if study.out is None else Path(study.out)
     if not takes_study(path, directories):
         what = "holds a single run" if (path / "manifest.json").exists() else "holds something else than a study"
         raise OptionError(f"{path} {what}; choose another --out for these {len(directories)} runs")
     return path
 
 
-def with_config(settings: Settings, cell: Cell, seed: int) -> Job:
+def with_config(study: StudyConfig, cell: Cell, seed: int) -> Job:
     """Plan one run alone, as a worker process does that was told its cell and seed."""
-    own = replace(
-        settings,
-        hw=(cell.hw,),
-        model=(cell.model,),
-        precision=(cell.precision,),
-        stack=(cell.stack,),
-        policy=(cell.policy,),
-        site=(cell.site,),
-        seed=seed,
-        replications=1,
-    )
+    names = {field: (getattr(cell, field),) for field in Cell.__slots__}
+    own = study.model_copy(update={**names, "seed": seed, "replications": 1})
     return plan_study(own).jobs[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afterwatt.studies.config import Settings
+from afterwatt.studies.config import StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.places import STUDY_FILE, no_litter, write_whole
 from afterwatt.studies.plan import Job, Plan, PlannedCell, plan_study, with_config
@@ -61,11 +61,20 @@ class Study:
         return [(cell.label, cell.refusal) for cell in self.plan.cells if cell.refusal is not None]
 
 
-def run_study(settings: Settings, watch: Watch | None = None) -> Study:
-    """Run every cell of a study and write directories, pages and study.json.
+def run_study(
+    study: StudyConfig,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    backend: str | None = None,
+    watch: Watch | None = None,
+) -> Study:
+    """Run every cell of a study and write directories, pages and study.json; what stands there already is kept.
 
     Args:
-        settings: what to run and where to put it.
+        study: what to run.
+        out: where to put it; None: where the study says.
+        jobs: runs at a time; None: as many as the study says.
+        backend: of joblib, such as `dask` or `ray`, where they are registered; None: processes of this machine.
         watch: told of progress.
 
     Raises:
@@ -76,48 +85,49 @@ def run_study(settings: Settings, watch: Watch | None = None) -> Study:
     from afterwatt.sim.errors import Infeasible
 
     watch = watch or Watch()
-    plan = plan_study(settings)
+    own = {"out": None if out is None else str(out), "jobs": jobs}
+    plan = plan_study(study.model_copy(update={word: said for word, said in own.items() if said is not None}))
     refusals = [cell.refusal for cell in plan.cells if cell.refusal]
     if len(refusals) == len(plan.cells):
         others = f" (and {len(refusals) - 1} more cells do not fit either)" if len(refusals) > 1 else ""
         raise Infeasible(refusals[0] + others)
     with no_litter(plan.path):
-        return _run_one(plan, watch) if plan.single else _run_cells(plan, watch)
+        return _run_one(plan, watch) if plan.single else _run_cells(plan, backend, watch)
 
 
 def _run_one(plan: Plan, watch: Watch) -> Study:
     cell = plan.cells[0]
-    run = _simulate(cell.jobs[0], plan.path, plan.settings, watch, f"{cell.names.hw} · {cell.names.model}")
+    run = _simulate(cell.jobs[0], plan.path, plan.study, watch, f"{cell.names.hw} · {cell.names.model}")
     return Study(plan, (run,), (run,), {}, _pages(plan, [run], [run]))
 
 
-def _simulate(job: Job, path: Path, settings: Settings, watch: Watch, label: str) -> "Run":
+def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str) -> "Run":
     from afterwatt.sim.run import simulate
 
     with watch.run(label, job.total) as advance:
-        return simulate(job.config, path, advance, settings.overwrite)
+        return simulate(job.config, path, advance, study.overwrite)
 
 
-def _run_cells(plan: Plan, watch: Watch) -> Study:
+def _run_cells(plan: Plan, backend: str | None, watch: Watch) -> Study:
     from afterwatt.reports.rundir import load_run
 
     _make_folder(plan)
-    settings = plan.settings
-    todo = [(cell, job) for cell in plan.cells for job in cell.jobs if settings.overwrite or not _stands(plan, job)]
-    if settings.jobs == 1 or len(todo) < 2:
+    study = plan.study
+    todo = [(cell, job) for cell in plan.cells for job in cell.jobs if study.overwrite or not _stands(plan, job)]
+    if (study.jobs == 1 and backend is None) or len(todo) < 2:
         for number, (cell, job) in enumerate(todo, 1):
             label = f"{number}/{len(todo)}  {cell.label}" + (f" · seed {job.seed}" if len(plan.seeds) > 1 else "")
-            _simulate(job, plan.path / job.directory, settings, watch, label)
+            _simulate(job, plan.path / job.directory, study, watch, label)
     else:
         with watch.run(f"{len(todo)} runs", len(todo)) as advance:
-            for done, _ in enumerate(_in_parallel(plan, todo), 1):
+            for done, _ in enumerate(_in_parallel(plan, todo, backend), 1):
                 advance(done, 0.0)
     by_cell = [(cell, [load_run(plan.path / job.directory) for job in cell.jobs]) for cell in plan.cells if cell.jobs]
     first = [runs[0] for _, runs in by_cell]
     every = [run for _, runs in by_cell for run in runs]
     several = len(plan.seeds) > 1
     told = {cell.label: estimates([run.summary for run in runs]) for cell, runs in by_cell}
-    report = _pages(plan, first, [run for run in first if settings.overwrite or not _has_page(run)])
+    report = _pages(plan, first, [run for run in first if study.overwrite or not _has_page(run)])
     write_whole(plan.path / STUDY_FILE, _study_json(plan, told))
     return Study(plan, tuple(first), tuple(every), told if several else {}, report, len(plan.jobs) - len(todo))
 
@@ -127,7 +137,7 @@ def _make_folder(plan: Plan) -> None:
     planned = {job.directory for job in plan.jobs}
     try:
         plan.path.mkdir(parents=True, exist_ok=True)
-        if plan.settings.overwrite:
+        if plan.study.overwrite:
             for name in _listed(plan.path) - planned:
                 shutil.rmtree(plan.path / name)
             (plan.path / STUDY_FILE).unlink(missing_ok=True)
@@ -186,35 +196,35 @@ def _has_page(run: "Run") -> bool:
     return (run.path / "report.html").is_file()
 
 
-def _in_parallel(plan: Plan, todo: Sequence[tuple[PlannedCell, Job]]) -> Iterator[str]:
+def _in_parallel(plan: Plan, todo: Sequence[tuple[PlannedCell, Job]], backend: str | None) -> Iterator[str]:
     """Run cells in processes of their own; each looks up its cell anew, so that only names travel."""
     import joblib
     from joblib.externals.loky import get_reusable_executor
 
-    work = joblib.Parallel(n_jobs=plan.settings.jobs, return_as="generator_unordered")
+    work = joblib.Parallel(n_jobs=plan.study.jobs, backend=backend, return_as="generator_unordered")
     calls = (
-        joblib.delayed(_run_elsewhere)(plan.settings, cell.cell, job.seed, plan.path / job.directory)
-        for cell, job in todo
+        joblib.delayed(_run_elsewhere)(plan.study, cell.cell, job.seed, plan.path / job.directory) for cell, job in todo
     )
     try:
         yield from work(calls)
     except BaseException:
         # Workers that are in the middle of a run are stopped hard, and cannot clean up behind themselves.
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        if backend is None:
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
         for _, job in todo:
             for partial in plan.path.glob(f".{glob.escape(job.directory)}.partial-*"):
                 shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _run_elsewhere(settings: Settings, cell: "Cell", seed: int, path: Path) -> str:
-    job = with_config(settings, cell, seed)
-    return str(_simulate(job, path, settings, Watch(), "").path)
+def _run_elsewhere(study: StudyConfig, cell: "Cell", seed: int, path: Path) -> str:
+    job = with_config(study, cell, seed)
+    return str(_simulate(job, path, study, Watch(), "").path)
 
 
 def _pages(plan: Plan, compared: Sequence["Run"], pageless: Sequence["Run"]) -> Path | None:
     """Write the pages that are missing, and the comparison; the path of the page to open."""
-    if plan.settings.no_report:
+    if plan.study.no_report:
         return None
     from afterwatt.reports.html import write_report
 

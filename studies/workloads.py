@@ -1,10 +1,10 @@
-"""What arrives, from settings: a trace opened and checked, users in a closed loop, or one static batch."""
+"""What arrives, from study: a trace opened and checked, users in a closed loop, or one static batch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afterwatt.studies.config import SAMPLE, Settings
+from afterwatt.studies.config import SAMPLE, StudyConfig
 from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Arrivals:
     trace: "Trace | None" = None
 
 
-def open_arrivals(settings: Settings, seed: int) -> Arrivals:
+def open_arrivals(study: StudyConfig, seed: int) -> Arrivals:
     """Build the workload of one seed.
 
     Raises:
@@ -46,25 +46,25 @@ def open_arrivals(settings: Settings, seed: int) -> Arrivals:
     """
     from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
 
-    if settings.batch is not None:
-        assert settings.prompt is not None
-        assert settings.output is not None
-        batch = StaticBatch(settings.batch, settings.prompt, settings.output)
-        return Arrivals(batch, f"batch{settings.batch}-{settings.prompt}in-{settings.output}out", "", settings.batch)
-    address = trace_address(settings.trace)
-    if settings.users is None:
-        trace = _open(address, settings, seed, settings.limit)
+    if study.batch is not None:
+        assert study.prompt is not None
+        assert study.output is not None
+        batch = StaticBatch(study.batch, study.prompt, study.output)
+        return Arrivals(batch, f"batch{study.batch}-{study.prompt}in-{study.output}out", "", study.batch)
+    address = trace_address(study.trace)
+    if study.users is None:
+        trace = _open(address, study, seed, study.limit)
         info = trace.info
-        limit = settings.limit
+        limit = study.limit
         total = info.rows if limit is None or info.rows is None else min(info.rows, limit)
         workload = TraceWorkload(trace, limit)
         return Arrivals(workload, trace_slug(address), address, total, info.span_s, info.start_utc, trace)
-    lengths = _open_lengths(address, settings, seed)
-    requests = settings.requests or lengths.info.rows
+    lengths = _open_lengths(address, study, seed)
+    requests = study.requests or lengths.info.rows
     if requests is None:
         raise OptionError(f"how many requests {address} holds is not known beforehand; say how many: --requests 1000")
-    loop = ClosedLoop(settings.users, lengths, requests, settings.think_s or 0.0)
-    return Arrivals(loop, f"{settings.users}users-{trace_slug(address)}", address, requests, trace=lengths)
+    loop = ClosedLoop(study.users, lengths, requests, study.think_s or 0.0)
+    return Arrivals(loop, f"{study.users}users-{trace_slug(address)}", address, requests, trace=lengths)
 
 
 def trace_address(said: str | None) -> str:
@@ -83,11 +83,11 @@ def trace_slug(address: str) -> str:
     return f"synth-{place.removeprefix('synth:')}" if place.startswith("synth:") else Path(place).stem
 
 
-def same_for_every_seed(settings: Settings, arrivals: Arrivals, seeds: list[int]) -> bool:
+def same_for_every_seed(study: StudyConfig, arrivals: Arrivals, seeds: list[int]) -> bool:
     """Tell whether the workload is a fixed one: its first requests do not depend on the seed."""
     if arrivals.trace is None:
         return True
-    other = open_arrivals(settings, seeds[-1]).trace
+    other = open_arrivals(study, seeds[-1]).trace
     assert other is not None
     return _same(arrivals.trace.head(_COMPARED), other.head(_COMPARED))
 
@@ -99,26 +99,26 @@ def _same(one: "Batch", other: "Batch") -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in columns)
 
 
-def _open(address: str, settings: Settings, seed: int, limit: int | None) -> "Trace":
+def _open(address: str, study: StudyConfig, seed: int, limit: int | None) -> "Trace":
     from afterwatt.traces import open_trace
 
     wishes: dict[str, Any] = {"seed": seed}
-    if settings.rate_per_s is not None:
+    if study.rate_per_s is not None:
         if "rate=" in address.partition("?")[2]:
-            raise OptionError(f"--rate {settings.rate_per_s:g} and {address} both name a rate; keep one")
-        wishes["rate_per_s"] = settings.rate_per_s
+            raise OptionError(f"--rate {study.rate_per_s:g} and {address} both name a rate; keep one")
+        wishes["rate_per_s"] = study.rate_per_s
     if limit is not None:
         wishes["requests"] = limit
     return open_trace(address, **wishes)
 
 
-def _open_lengths(address: str, settings: Settings, seed: int) -> "Trace":
+def _open_lengths(address: str, study: StudyConfig, seed: int) -> "Trace":
     """Open a trace for its lengths only; one without arrivals is given some, which nobody looks at."""
     from afterwatt.traces import TraceError, open_trace
 
-    limit = settings.limit or settings.requests
+    limit = study.limit or study.requests
     try:
-        return _open(address, settings, seed, limit)
+        return _open(address, study, seed, limit)
     except TraceError as fault:
         try:
             return open_trace(address, seed=seed, rate_per_s=1.0, requests=limit)

@@ -49,11 +49,11 @@ def test_help_tells_the_defaults_as_they_are(simulate):
     """Defaults stand in the help as text, so that it need not import them; here they are held against the truth."""
     from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
     from afterwatt.sim.config import CarbonOptions
-    from afterwatt.studies.config import SAMPLE, Settings
+    from afterwatt.studies.config import SAMPLE, StudyConfig
 
     entries = (" ".join(entry.split()) for entry in re.split(r"\n  (?=-)|\n\n", simulate("--help").out))
     told = dict(found.groups() for entry in entries if (found := re.match(r"--([a-z-]+).*\[([^\]]+)\]$", entry)))
-    plain, carbon = Settings(), CarbonOptions()
+    plain, carbon = StudyConfig(), CarbonOptions()
     crossed = {name: getattr(plain, name)[0] for name in ("hw", "model", "precision", "policy", "site")}
     assert told | crossed == told
     assert told["trace"].startswith(SAMPLE)
@@ -66,29 +66,23 @@ def test_help_tells_the_defaults_as_they_are(simulate):
 
 
 def test_the_account_is_offered_the_words_it_knows():
-    """What `settings` checks early must be what the account would take late."""
+    """What a study checks early must be what the account would take late."""
     from afterwatt.hwprofiles.ledger import BETWEEN
     from afterwatt.hwprofiles.replicas import HOST_SHARES
-    from afterwatt.studies.config import OPTIONS
+    from afterwatt.studies.config import StudyConfig
     from afterwatt.studies.errors import OptionError
 
-    for name, words in (("between", BETWEEN), ("host-share", HOST_SHARES)):
-        parse = OPTIONS[name][1]
-        assert [parse(word, name) for word in words] == list(words)
+    for name, words in (("between", BETWEEN), ("host_share", HOST_SHARES)):
+        assert [getattr(StudyConfig(**{name: word}), name) for word in words] == list(words)
         with pytest.raises(OptionError):
-            parse("neither", name)
+            StudyConfig(**{name: "neither"})
 
 
-def test_every_setting_can_be_given_on_the_command_line_and_in_a_file():
-    import inspect
-    from dataclasses import fields
+def test_every_word_of_a_study_can_be_given_on_the_command_line():
+    from afterwatt.cli.flags import FLAGS
+    from afterwatt.studies.config import words
 
-    from afterwatt.cli.simulate import simulate
-    from afterwatt.studies.config import OPTIONS, Settings
-
-    assert {field for field, _ in OPTIONS.values()} == {field.name for field in fields(Settings)}
-    offered = {name.replace("_", "-") for name in inspect.signature(simulate).parameters}
-    assert set(OPTIONS) < offered
+    assert {name.replace("_", "-") for name in words()} | {"config", "dry-run"} == set(FLAGS)
 
 
 @pytest.mark.parametrize("name", ["simulate", "afterwatt"])

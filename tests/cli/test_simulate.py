@@ -186,10 +186,10 @@ def test_decisions_are_written_when_asked_for(folder: Path, simulate):
 
 
 def test_it_works_from_python_as_well(folder: Path):
-    from afterwatt.studies.config import Settings
+    from afterwatt.studies.config import StudyConfig
     from afterwatt.studies.running import run_study
 
-    study = run_study(Settings(hw=("t4",), limit=10, no_report=True))
+    study = run_study(StudyConfig(hw=("t4",), limit=10, no_report=True))
     assert study.path == Path("runs/t4-llama-2-7b-fp16-chat")
     assert study.runs[0].summary.requests.finished == 10
     assert study.report is None
