@@ -3,6 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
+
+import pyarrow as pa
 
 from afterwatt.hwprofiles import device_names, host_names, link_names, load_device, site_names, storage_names
 from afterwatt.hwprofiles.catalogue import ALIASES
@@ -10,6 +13,7 @@ from afterwatt.hwprofiles.describe import describe_profile
 from afterwatt.hwprofiles.facts import KINDS, Fact
 from afterwatt.hwprofiles.stacks import BASES, DEFAULT_STACK, Spread, Stack, load_pools, stack_names
 from afterwatt.modelspecs import model_names
+from afterwatt.reports.columns import BODIES, TABLES
 
 COLUMNS = (
     ("mem_efficiency", "memory", 1.0),
@@ -125,10 +129,31 @@ def _factors(spread: Spread | None) -> str:
     return "–" if spread is None else f"{spread.low:.2f}–{spread.high:.2f}"
 
 
+def _type(kind: pa.DataType) -> str:
+    text = pa.types.is_dictionary(kind) or pa.types.is_string(kind)
+    return "text" if text else str(kind).replace("double", "float64")
+
+
+def _columns(name: str) -> str:
+    """Return the columns of a table of a run directory."""
+    rows = [
+        [
+            f"`{column.name}`",
+            f"{_type(column.kind)}{'' if column.known else ', null'}",
+            column.unit,
+            column.meaning,
+            "all" if column.bodies == BODIES else ", ".join(column.bodies),
+        ]
+        for column in TABLES[name]
+    ]
+    return table(["column", "type", "unit", "meaning", "known to"], rows)
+
+
 GENERATED: Mapping[str, Callable[[], str]] = {
     "profiles": profiles,
     "cards": cards,
     "stacks": stacks,
     "fitted": fitted,
+    **{f"columns-{name}": partial(_columns, name) for name in TABLES},
 }
 """Sections by the name in their marker."""

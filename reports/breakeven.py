@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from afterwatt.hwprofiles.carbon import TokenCarbon
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.compare import Choice, Entry, shared_label
-from afterwatt.reports.tables import Floats
 
 Number = TypeVar("Number", float, Floats)
 

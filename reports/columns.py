@@ -1,11 +1,16 @@
-"""The columns of a run directory's tables, once: what the writer enforces and every reader may count on.
+"""The columns of a run directory's tables, once: their types, what they mean, who knows them, what follows from others.
 
-Units are in the names. A field that may be unknown is nullable; all others are never null. See docs/run-directory.md.
+The writer holds every body to this table, every reader counts on it, and docs/run-directory.md prints it. Units are in
+the names. A column that may be unknown is nullable; all others are never null.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from afterwatt.reports.errors import ReportError
@@ -14,87 +19,216 @@ STATUSES = ("finished", "rejected", "unfinished")
 REJECT_REASONS = ("over_context", "never_fits", "queue_full")
 COMPONENTS = ("gpu", "cpu", "dram", "fans", "storage", "nic", "board", "psu", "facility")
 STATES = ("prefill", "decode", "idle")
+BODIES = ("sim", "engine")
+"""The bodies that write run directories of their own."""
+SIM = ("sim",)
 
+Floats: TypeAlias = npt.NDArray[np.float64]
+Values: TypeAlias = npt.NDArray[np.generic] | Sequence[object]
 _TEXT = pa.dictionary(pa.int32(), pa.string())
+_UNITS: Final = {
+    "_gco2e_per_kwh": "gCO₂e/kWh",
+    "_gco2e": "gCO₂e",
+    "_bytes": "bytes",
+    "_tokens": "tokens",
+    "_frac": "share",
+    "_s": "s",
+    "_j": "J",
+}
 
 
-def _known(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+class Formula(NamedTuple):
+    """How a column follows from others of its table: `of` names them, `rule` takes their values in that order."""
+
+    of: tuple[str, ...]
+    rule: Callable[..., Values]
 
 
-REQUESTS = pa.schema(
-    [
-        _known("request_id", pa.int64()),
-        _known("arrival_s", pa.float64()),
-        pa.field("class", _TEXT),
-        pa.field("session", pa.string()),
-        _known("prompt_tokens", pa.int32()),
-        _known("output_tokens", pa.int32()),
-        pa.field("replica", pa.int32()),
-        _known("status", _TEXT),
-        pa.field("reject_reason", _TEXT),
-        _known("cached_tokens", pa.int32()),
-        pa.field("scheduled_s", pa.float64()),
-        pa.field("first_token_s", pa.float64()),
-        pa.field("finish_s", pa.float64()),
-        pa.field("ttft_s", pa.float64()),
-        pa.field("tpot_s", pa.float64()),
-        pa.field("e2e_s", pa.float64()),
-        pa.field("longest_stall_s", pa.float64()),
-        _known("preemptions", pa.int32()),
-        pa.field("energy_j", pa.float64()),
-        _known("in_stats", pa.bool_()),
-    ]
+class Column(NamedTuple):
+    """One column of a table.
+
+    Attributes:
+        name: with its unit as a suffix.
+        kind: Arrow type.
+        meaning: one line, for the docs.
+        known: never null.
+        bodies: who can tell it; for all others it is unknown.
+        formula: how it follows from other columns, or from itself as a body gives it (None: a body gives it as it is).
+    """
+
+    name: str
+    kind: pa.DataType
+    meaning: str
+    known: bool = False
+    bodies: tuple[str, ...] = BODIES
+    formula: Formula | None = None
+
+    @property
+    def unit(self) -> str:
+        """What the suffix of the name stands for; empty where it has none."""
+        return next((unit for suffix, unit in _UNITS.items() if f"_{self.name}".endswith(suffix)), "")
+
+    def array(self, values: Sequence[object]) -> Values:
+        """Return values as numpy holds them: None is NaN in floats; what may be null in another type stays a list."""
+        if pa.types.is_floating(self.kind):
+            return np.array(values, dtype=np.float64)
+        return np.array(values, dtype=self.kind.to_pandas_dtype()) if self.known and self.kind != _TEXT else values
+
+
+def _refused(reasons: Iterable[object]) -> npt.NDArray[np.bool_]:
+    return np.array([reason is not None for reason in reasons], dtype=bool)
+
+
+def _status(reasons: Sequence[object], finish_s: Floats) -> list[str]:
+    finished = np.where(np.isnan(finish_s), "unfinished", "finished")
+    found: list[str] = np.where(_refused(reasons), "rejected", finished).tolist()
+    return found
+
+
+def _has_more_tokens(finish_s: Floats, output: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Mark the finished requests of which a token followed the first."""
+    marked: npt.NDArray[np.bool_] = ~np.isnan(finish_s) & (output > 1)
+    return marked
+
+
+def _per_further_token(first_s: Floats, finish_s: Floats, output: npt.NDArray[np.int32]) -> Floats:
+    tpot_s = np.full(len(output), np.nan)
+    np.divide(finish_s - first_s, output - 1.0, out=tpot_s, where=_has_more_tokens(finish_s, output))
+    return tpot_s
+
+
+def _between_tokens(stall_s: Floats, finish_s: Floats, output: npt.NDArray[np.int32]) -> Floats:
+    return np.where(_has_more_tokens(finish_s, output), stall_s, np.nan)
+
+
+def _of_the_served(energy_j: Floats, reasons: Sequence[object]) -> Floats:
+    return np.where(_refused(reasons), np.nan, energy_j)
+
+
+_INT, _LONG, _FLOAT = pa.int32(), pa.int64(), pa.float64()
+REQUESTS = (
+    Column("request_id", _LONG, "ascending, each once", known=True),
+    Column("arrival_s", _FLOAT, "since the start of the run", known=True),
+    Column("class", _TEXT, "as the trace has it", bodies=SIM),
+    Column("session", pa.string(), "as the trace has it", bodies=SIM),
+    Column("prompt_tokens", _INT, "as the trace wants them", known=True),
+    Column("output_tokens", _INT, "as the trace wants them; fewer where a stop token ended it", known=True),
+    Column("replica", _INT, "which replica served it"),
+    Column(
+        "status",
+        _TEXT,
+        "`finished`, `rejected`, `unfinished` (the run ended first)",
+        known=True,
+        formula=Formula(("reject_reason", "finish_s"), _status),
+    ),
+    Column(
+        "reject_reason",
+        _TEXT,
+        "`over_context` (longer than the model's context), `never_fits` (larger than the KV memory), `queue_full`; "
+        "set for rejected requests and for no other",
+    ),
+    Column("cached_tokens", _INT, "prompt tokens found in a shared prefix", known=True),
+    Column("scheduled_s", _FLOAT, "first admission, since the start"),
+    Column("first_token_s", _FLOAT, "first token, since the start"),
+    Column("finish_s", _FLOAT, "last token, since the start"),
+    Column("ttft_s", _FLOAT, "first token − arrival", formula=Formula(("first_token_s", "arrival_s"), np.subtract)),
+    Column(
+        "tpot_s",
+        _FLOAT,
+        "(finish − first token) / (output tokens − 1); null for a single token",
+        formula=Formula(("first_token_s", "finish_s", "output_tokens"), _per_further_token),
+    ),
+    Column("e2e_s", _FLOAT, "finish − arrival", formula=Formula(("finish_s", "arrival_s"), np.subtract)),
+    Column(
+        "longest_stall_s",
+        _FLOAT,
+        "longest gap between two of its tokens; null for a single token",
+        formula=Formula(("longest_stall_s", "finish_s", "output_tokens"), _between_tokens),
+    ),
+    Column("preemptions", _INT, "how often it was put off", known=True),
+    Column(
+        "energy_j",
+        _FLOAT,
+        "allocated to it while it was served",
+        bodies=SIM,
+        formula=Formula(("energy_j", "reject_reason"), _of_the_served),
+    ),
+    Column("in_stats", pa.bool_(), "false in the warm-up", known=True),
 )
 """One row per request, in order of request_id."""
 
-TIMELINE = pa.schema(
-    [
-        _known("start_s", pa.float64()),
-        _known("interval_s", pa.float64()),
-        _known("replica", pa.int32()),
-        *(
-            _known(name, pa.float64())
-            for name in (
-                *(f"{state}_s" for state in STATES),
-                "batch_mean",
-                "waiting_mean",
-                "kv_used_frac",
-                "prompt_tokens",
-                "output_tokens",
-            )
-        ),
-        *(
-            pa.field(name, pa.float64())
-            for name in (
-                "gpu_dynamic_prefill_j",
-                "gpu_dynamic_decode_j",
-                "hbm_bytes",
-                "link_bytes",
-                "dram_to_hbm_bytes",
-            )
-        ),
-    ]
+TIMELINE = (
+    Column("start_s", _FLOAT, "where the interval begins", known=True),
+    Column("interval_s", _FLOAT, "how long it is", known=True),
+    Column("replica", _INT, "of which replica", known=True),
+    *(Column(f"{state}_s", _FLOAT, f"in the state {state}; the states add up", known=True) for state in STATES),
+    Column("batch_mean", _FLOAT, "sequences running, time-weighted mean", known=True),
+    Column("waiting_mean", _FLOAT, "sequences waiting, time-weighted mean", known=True),
+    Column("kv_used_frac", _FLOAT, "of the KV blocks in use, time-weighted mean", known=True),
+    Column("prompt_tokens", _FLOAT, "read, pro rata", known=True),
+    Column("output_tokens", _FLOAT, "written, pro rata", known=True),
+    Column("gpu_dynamic_prefill_j", _FLOAT, "above idle, of the replica's GPUs reading prompts", bodies=SIM),
+    Column("gpu_dynamic_decode_j", _FLOAT, "above idle, of the replica's GPUs writing tokens", bodies=SIM),
+    Column("hbm_bytes", _FLOAT, "moved in GPU memory", bodies=SIM),
+    Column("link_bytes", _FLOAT, "moved between GPUs", bodies=SIM),
+    Column("dram_to_hbm_bytes", _FLOAT, "moved between host memory and GPU memory"),
 )
 """One row per (interval, replica), as the body measures it; what only a simulator can tell may be unknown."""
 
-LEDGER = pa.schema(
-    [
-        *(pa.field(f"energy_{name}_j", pa.float64()) for name in (*COMPONENTS, *STATES)),
-        pa.field("energy_j", pa.float64()),
-        pa.field("intensity_gco2e_per_kwh", pa.float64()),
-        pa.field("operational_gco2e", pa.float64()),
-    ]
-)
+LEDGER = (
+    *(Column(f"energy_{name}_j", _FLOAT, f"of the component {name}; components add up", bodies=SIM)
+      for name in COMPONENTS),
+    *(Column(f"energy_{name}_j", _FLOAT, f"in the state {name}; states add up too", bodies=SIM) for name in STATES),
+    Column("energy_j", _FLOAT, "at the site's meter: power supply loss and PUE are inside", bodies=SIM),
+    Column("intensity_gco2e_per_kwh", _FLOAT, "of the grid, in the mean of the interval", bodies=SIM),
+    Column("operational_gco2e", _FLOAT, "what the energy emitted", bodies=SIM),
+)  # fmt: skip
 """What the energy ledger adds to each row of the timeline; a timeline without it has unknown energy, not none."""
 
-ITL = pa.schema([_known("itl_s", pa.float64()), _known("tokens", pa.float64())])
-"""Inter-token latencies as a histogram: bin centre, weight in tokens; bins grow by 0.1 %."""
+ITL = (
+    Column("itl_s", _FLOAT, "bin centre; bins grow by 0.1 %", known=True),
+    Column("tokens", _FLOAT, "weight", known=True),
+)
+"""Inter-token latencies as a histogram."""
 
-DRAWS = pa.schema([_known("draw", pa.int32()), _known("operational_gco2e", pa.float64())])
+DRAWS = (
+    Column("draw", _INT, "ascending from 0", known=True, bodies=SIM),
+    Column("operational_gco2e", _FLOAT, "of the whole run", known=True, bodies=SIM),
+)
 """One row per draw of the uncertain quantities; columns ``embodied_gco2e__<method>__<allocation>`` follow."""
 
+TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
+    "requests": REQUESTS,
+    "timeline": (*TIMELINE, *LEDGER),
+    "itl": ITL,
+    "draws": DRAWS,
+}
+"""Every column that a table may have, those of draws.parquet apart that its methods name."""
 EMBODIED_PREFIX = "embodied_gco2e__"
+
+
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns of requests.parquet with all that follows from them, in the table's order.
+
+    What lacks an ingredient is left out. A column that follows from others is worked out here and nowhere else, so that
+    every body means the same by it.
+
+    Args:
+        given: what a body knows of its requests; times in seconds, NaN where they never came.
+    """
+    found = {}
+    for column in REQUESTS:
+        if column.formula is None:
+            if column.name in given:
+                found[column.name] = given[column.name]
+        elif all(name in given for name in column.formula.of):
+            found[column.name] = column.formula.rule(*(given[name] for name in column.formula.of))
+    return found
+
+
+def schema(columns: Iterable[Column]) -> pa.Schema:
+    """Give the Arrow schema of columns."""
+    return pa.schema([pa.field(column.name, column.kind, nullable=not column.known) for column in columns])
 
 
 def embodied_columns(names: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -117,6 +251,28 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "."
 
 
+@cache
+def _whole(table: str) -> pa.Schema:
+    return schema(TABLES[table])
+
+
+def field_of(table: str, name: str) -> pa.Field:
+    """Give a column's field.
+
+    Raises:
+        ReportError: the table has no such column.
+    """
+    if table == "draws" and name.startswith(EMBODIED_PREFIX):
+        return pa.field(name, _FLOAT, nullable=False)
+    fields = _whole(table)
+    if name not in fields.names:
+        raise ReportError(
+            f"{table}.parquet has no column {name!r}{did_you_mean(name, fields.names)} "
+            "The columns are listed in docs/run-directory.md."
+        )
+    return fields.field(name)
+
+
 def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
     """Give the schema a table with these column names must have, refusing names that do not belong there.
 
@@ -128,22 +284,11 @@ def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
         ReportError: a column is unknown, or a part of the ledger's columns is missing.
     """
     names = list(names)
-    if table == "requests":
-        schema = REQUESTS
-    elif table == "itl":
-        schema = ITL
-    elif table == "timeline":
-        has_ledger = any(name in LEDGER.names for name in names)
-        schema = pa.schema([*TIMELINE, *LEDGER]) if has_ledger else TIMELINE
-    elif table == "draws":
-        extra = embodied_columns(names).values()
-        schema = pa.schema([*DRAWS, *(_known(name, pa.float64()) for name in extra)])
-    else:
-        raise ReportError(f"no table {table!r} in a run directory; known: requests, timeline, itl, draws")
+    if table not in TABLES:
+        raise ReportError(f"no table {table!r} in a run directory; known: {', '.join(TABLES)}")
     for name in names:
-        if name not in schema.names:
-            raise ReportError(
-                f"{table}.parquet has no column {name!r}{did_you_mean(name, schema.names)} "
-                f"The columns are listed in docs/run-directory.md."
-            )
-    return schema
+        field_of(table, name)
+    if table == "timeline" and not any(column.name in names for column in LEDGER):
+        return schema(TIMELINE)
+    embodied = embodied_columns(names).values()
+    return pa.schema([*_whole(table), *(field_of(table, name) for name in embodied)])

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.format import listing, percent
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.schema import Summary
 from afterwatt.reports.summary import Served, served
-from afterwatt.reports.tables import Floats
 
 MEETS_SLO_FRAC = 0.9
 SEPARATOR = " · "

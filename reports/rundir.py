@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from afterwatt.reports.columns import embodied_columns
+from afterwatt.reports.columns import Floats, embodied_columns
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.schema import (
     Manifest,
@@ -23,14 +23,13 @@ from afterwatt.reports.schema import (
     read_json,
     write_json,
 )
-from afterwatt.reports.tables import Columns, Floats, TableWriter, open_parquet, read_floats
+from afterwatt.reports.tables import Columns, TableWriter, open_parquet, read_floats, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("requests", "timeline", "itl")
+ALWAYS = ("requests", "timeline", "itl")
 """Tables that every run directory holds."""
-OPTIONAL_TABLES = ("draws",)
 PARTIAL = ".partial-"
 
 
@@ -73,7 +72,7 @@ class Run:
         return list(open_parquet(self.file(table)).schema_arrow.names)
 
     def column(self, table: str, name: str) -> Floats:
-        """Read one numeric column as float64, null as NaN."""
+        """Read one numeric column as float64, null as NaN; so is one that an older run lacks."""
         return self.columns(table, name)[0]
 
     def columns(self, table: str, *names: str) -> list[Floats]:
@@ -81,8 +80,8 @@ class Run:
         return read_floats(self.file(table), names)
 
     def frame(self, table: str, columns: list[str] | None = None) -> "pd.DataFrame":
-        """Read a table, or some of its columns, as a DataFrame; in a notebook this is the way in."""
-        frame: pd.DataFrame = open_parquet(self.file(table)).read(columns=columns).to_pandas()
+        """Read a table, or some of its columns, as a DataFrame, empty where an older run lacks them."""
+        frame: pd.DataFrame = read_table(self.file(table), columns).to_pandas()
         return frame
 
     @property
@@ -189,7 +188,7 @@ class RunWriter:
 
     def run(self) -> Run:
         """Close all tables and give what is written so far to read from; no table can be written after this."""
-        for table in dict.fromkeys((*TABLES, *self._tables)):
+        for table in dict.fromkeys((*ALWAYS, *self._tables)):
             self.settled(table)
         return Run(self.path)
 
@@ -257,7 +256,7 @@ def load_run(path: str | Path) -> Run:
         raise ReportError(f"{path} is not a run directory (it has no manifest.json); give the --out of a finished run")
     run = Run(path)
     _ = run.manifest, run.summary
-    for table in TABLES:
+    for table in ALWAYS:
         open_parquet(run.file(table)).close()
     return run
 

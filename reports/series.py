@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.rundir import Run
-from afterwatt.reports.tables import Floats
 
 MOST_POINTS = 240
 

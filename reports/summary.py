@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.schema import SCHEMA_VERSION, Slo, check_summary
-from afterwatt.reports.tables import Floats, iter_columns
+from afterwatt.reports.tables import iter_columns
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s", "longest_stall_s")
 MOVED = {"hbm": "hbm_bytes", "dram_to_hbm": "dram_to_hbm_bytes", "link": "link_bytes"}

@@ -13,12 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afterwatt.reports.columns import schema_of
+from afterwatt.reports.columns import TABLES, Floats, field_of, schema_of
 from afterwatt.reports.errors import ReportError
 
 ROWS_PER_GROUP = 131_072
 Columns: TypeAlias = Mapping[str, Any] | pa.RecordBatch | pa.Table
-Floats = npt.NDArray[np.float64]
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -212,22 +211,44 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def read_floats(path: Path, columns: Sequence[str]) -> list[Floats]:
-    """Read numeric or boolean columns as float64, null as NaN; memory is 8 bytes per row of each plus one batch."""
-    file = open_parquet(path)
-    for column in columns:
-        if column not in file.schema_arrow.names:
-            raise ReportError(f"{path} has no column {column!r}; see docs/run-directory.md, and run it again")
-    found = [np.empty(file.metadata.num_rows, dtype=np.float64) for _ in columns]
+    """Read numeric or boolean columns as float64, null as NaN; memory is 8 bytes per row of each plus one batch.
+
+    Errors and missing columns as in :func:`iter_columns`.
+    """
+    found = [np.empty(open_parquet(path).metadata.num_rows, dtype=np.float64) for _ in columns]
     filled = 0
-    # Threads would cost more than they save: there are few columns to decode.
-    for batch in file.iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP, use_threads=False):
-        for column, out in zip(columns, found, strict=True):
-            values = batch.column(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
-            out[filled : filled + len(values)] = values
+    for batch in iter_columns(path, columns):
+        for values, out in zip(batch.columns, found, strict=True):
+            out[filled : filled + len(values)] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
         filled += batch.num_rows
     return found
 
 
 def iter_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Read a few columns batch by batch."""
-    yield from open_parquet(path).iter_batches(columns=list(columns), batch_size=ROWS_PER_GROUP, use_threads=False)
+    """Read a few columns batch by batch; one that an older run lacks is null throughout.
+
+    Raises:
+        ReportError: the file is missing or damaged, or no table of its name has such a column.
+    """
+    file = open_parquet(path)
+    there = set(file.schema_arrow.names)
+    lacking = {name: field_of(path.stem, name).type for name in columns if name not in there}
+    held = [name for name in columns if name in there]
+    # Threads would cost more than they save: there are few columns to decode.
+    for batch in file.iter_batches(columns=held, batch_size=ROWS_PER_GROUP, use_threads=False):
+        arrays = [
+            pa.nulls(batch.num_rows, lacking[name]) if name in lacking else batch.column(name) for name in columns
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns; what an older run lacks is null. Errors as in :func:`iter_columns`."""
+    file = open_parquet(path)
+    there = file.schema_arrow.names
+    wanted = [*dict.fromkeys([*(column.name for column in TABLES[path.stem]), *there])] if columns is None else columns
+    table = file.read(columns=[name for name in wanted if name in there])
+    for name in wanted:
+        if name not in there:
+            table = table.append_column(name, pa.nulls(table.num_rows, field_of(path.stem, name).type))
+    return table.select(wanted)

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from afterwatt.reports.columns import REQUESTS, Values, completed
 from afterwatt.sim.clock import S_PER_PS
 from afterwatt.sim.ticket import Ticket
 
-Columns = Mapping[str, NDArray[np.generic] | Sequence[object]]
+Columns = Mapping[str, Values]
 
 
 class RowOrder:
@@ -46,43 +48,37 @@ class RowOrder:
 _ID = attrgetter("seq_id")
 
 
+TIMES_PS: Final = {
+    "arrival_s": attrgetter("arrival_ps"),
+    "scheduled_s": attrgetter("scheduled_ps"),
+    "first_token_s": attrgetter("first_ps"),
+    "finish_s": attrgetter("finish_ps"),
+    "longest_stall_s": attrgetter("stall_ps"),
+}
+"""Column of requests.parquet -> how it is read off a ticket, in picoseconds (None: not yet)."""
+FIELDS: Final[Mapping[str, Callable[[Ticket], object]]] = {
+    "request_id": _ID,
+    "class": attrgetter("klass"),
+    "session": attrgetter("session"),
+    "prompt_tokens": attrgetter("prompt_tokens"),
+    "output_tokens": attrgetter("output_tokens"),
+    "replica": attrgetter("replica"),
+    "reject_reason": attrgetter("refused"),
+    "cached_tokens": attrgetter("cached_tokens"),
+    "preemptions": attrgetter("preemptions"),
+    "energy_j": attrgetter("energy_j"),
+}
+"""The same for what is no time; what follows from all these `reports.columns` works out."""
+
+
 def columns_of(tickets: list[Ticket], warmup_ps: int = 0) -> Columns:
     """Return the columns of requests.parquet for tickets; null is NaN in floats, None elsewhere."""
-    arrivals_ps = [ticket.arrival_ps for ticket in tickets]
-    arrival = _seconds(arrivals_ps)
-    scheduled = _seconds([ticket.scheduled_ps for ticket in tickets])
-    first = _seconds([ticket.first_ps for ticket in tickets])
-    finish = _seconds([ticket.finish_ps for ticket in tickets])
-    reasons = [ticket.refused for ticket in tickets]
-    output = np.array([ticket.output_tokens for ticket in tickets], dtype=np.int32)
-    finished = ~np.isnan(finish)
-    many = finished & (output > 1)
-    tpot = np.full(len(tickets), np.nan)
-    np.divide(finish - first, output - 1.0, out=tpot, where=many)
-    refused = np.array([reason is not None for reason in reasons], dtype=bool)
-    status = np.where(refused, "rejected", np.where(finished, "finished", "unfinished")).tolist()
-    return {
-        "request_id": np.array([ticket.seq_id for ticket in tickets], dtype=np.int64),
-        "arrival_s": arrival,
-        "class": [ticket.klass for ticket in tickets],
-        "session": [ticket.session for ticket in tickets],
-        "prompt_tokens": np.array([ticket.prompt_tokens for ticket in tickets], dtype=np.int32),
-        "output_tokens": output,
-        "replica": [ticket.replica for ticket in tickets],
-        "status": status,
-        "reject_reason": reasons,
-        "cached_tokens": np.array([ticket.cached_tokens for ticket in tickets], dtype=np.int32),
-        "scheduled_s": scheduled,
-        "first_token_s": first,
-        "finish_s": finish,
-        "ttft_s": first - arrival,
-        "tpot_s": tpot,
-        "e2e_s": finish - arrival,
-        "longest_stall_s": np.where(many, _seconds([ticket.stall_ps for ticket in tickets]), np.nan),
-        "preemptions": np.array([ticket.preemptions for ticket in tickets], dtype=np.int32),
-        "energy_j": np.where(refused, np.nan, np.array([ticket.energy_j for ticket in tickets])),
-        "in_stats": np.array([arrival_ps >= warmup_ps for arrival_ps in arrivals_ps], dtype=bool),
-    }
+    found: dict[str, Values] = {name: _seconds(list(map(read, tickets))) for name, read in TIMES_PS.items()}
+    for column in REQUESTS:
+        if column.name in FIELDS:
+            found[column.name] = column.array(list(map(FIELDS[column.name], tickets)))
+    found["in_stats"] = np.array([ticket.arrival_ps >= warmup_ps for ticket in tickets], dtype=bool)
+    return completed(found)
 
 
 def _seconds(times_ps: Sequence[int | None]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ Beside the contract's tables lie `decisions.parquet`, `steps.parquet` (every ite
 `asked.parquet` (what was asked for): together they are what another body needs to be held to the same decisions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,6 +18,7 @@ from afterwatt.engine.runtime.compute import ComputeInfo
 from afterwatt.engine.runtime.drive import NS_PER_S, Recording, Served
 from afterwatt.engine.runtime.process import WorkerSetup, scheduler_config
 from afterwatt.engine.runtime.request import Chunked, StepRecord
+from afterwatt.reports.columns import REQUESTS, completed
 from afterwatt.reports.decisions import DecisionWriter
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.rundir import Run, RunWriter, load_run
@@ -177,45 +178,40 @@ def _manifest(
     }
 
 
+INSTANTS_NS: Final[Mapping[str, Callable[[Served], int | None]]] = {
+    "arrival_s": lambda served: served.request.arrival_ns,
+    "scheduled_s": lambda served: served.scheduled_ns,
+    "first_token_s": lambda served: served.token_ns[0] if served.token_ns else None,
+    "finish_s": lambda served: served.token_ns[-1] if served.finished else None,
+}
+"""Column of requests.parquet -> when that was, by the clock of the run (None: it never came)."""
+FIELDS: Final[Mapping[str, Callable[[Served], object]]] = {
+    "request_id": lambda served: served.request.request_id,
+    "prompt_tokens": lambda served: len(served.request.prompt_ids),
+    "output_tokens": lambda served: len(served.output_ids) if served.finished else served.request.output_tokens,
+    "replica": lambda served: None if served.refused else 0,
+    "reject_reason": lambda served: served.refused,
+    "cached_tokens": lambda served: served.cached_tokens,
+    "longest_stall_s": lambda served: max(np.diff(served.token_ns), default=np.nan) / NS_PER_S,
+    "preemptions": lambda served: served.preemptions,
+    "in_stats": lambda _: True,
+}
+"""Column of requests.parquet -> how it is read off a request; what follows from these `reports.columns` works out."""
+
+
 def request_columns(recording: Recording) -> dict[str, Any]:
     """Return the columns of requests.parquet, in order of ids; what never came about is NaN."""
     rows = [served for _, served in sorted(recording.served.items())]
-    start = recording.start_ns
-
-    def seconds(values: Sequence[int | None]) -> Floats:
-        return np.array([np.nan if value is None else (value - start) / NS_PER_S for value in values])
-
-    arrival = seconds([row.request.arrival_ns for row in rows])
-    first = seconds([row.token_ns[0] if row.token_ns else None for row in rows])
-    finish = seconds([row.token_ns[-1] if row.finished else None for row in rows])
-    produced = np.array([len(row.output_ids) if row.finished else row.request.output_tokens for row in rows], np.int32)
-    many = ~np.isnan(finish) & (produced > 1)
-    tpot = np.full(len(rows), np.nan)
-    np.divide(finish - first, produced - 1.0, out=tpot, where=many)
-    stalls = [max(np.diff(row.token_ns)) / NS_PER_S if len(row.token_ns) > 1 else np.nan for row in rows]
-    return {
-        "request_id": np.array([row.request.request_id for row in rows], dtype=np.int64),
-        "arrival_s": arrival,
-        "prompt_tokens": np.array([len(row.request.prompt_ids) for row in rows], dtype=np.int32),
-        "output_tokens": produced,
-        "replica": [None if row.refused else 0 for row in rows],
-        "status": [_status(row) for row in rows],
-        "reject_reason": [row.refused for row in rows],
-        "cached_tokens": np.array([row.cached_tokens for row in rows], dtype=np.int32),
-        "scheduled_s": seconds([row.scheduled_ns for row in rows]),
-        "first_token_s": first,
-        "finish_s": finish,
-        "ttft_s": first - arrival,
-        "tpot_s": tpot,
-        "e2e_s": finish - arrival,
-        "longest_stall_s": np.where(many, stalls, np.nan),
-        "preemptions": np.array([row.preemptions for row in rows], dtype=np.int32),
-        "in_stats": np.ones(len(rows), dtype=bool),
-    }
-
-
-def _status(served: Served) -> str:
-    return "rejected" if served.refused else "finished" if served.finished else "unfinished"
+    found: dict[str, Any] = {}
+    for column in REQUESTS:
+        if column.name in INSTANTS_NS:
+            times = map(INSTANTS_NS[column.name], rows)
+            found[column.name] = np.array(
+                [np.nan if at is None else (at - recording.start_ns) / NS_PER_S for at in times]
+            )
+        elif column.name in FIELDS:
+            found[column.name] = column.array([FIELDS[column.name](served) for served in rows])
+    return completed(found)
 
 
 def gaps(recording: Recording) -> tuple[Floats, Floats]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.reports.columns import completed
 from afterwatt.sim.body import Body
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS
 from afterwatt.sim.config import RunConfig
@@ -27,7 +28,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Chunks = tuple[tuple[None, int, int], ...]
 _AT: Final = {name: place for place, name in enumerate(Strides._fields)}
-_NOT_TIMED: Final = ("scheduled_s", "energy_j", "longest_stall_s")
+_UNTIMED: Final = ("request_id", "prompt_tokens", "output_tokens")
 _TIMES: Final = ("arrival_s", "first_token_s", "finish_s")
 
 
@@ -82,7 +83,7 @@ class Recording:
         config: the run.
         plans: in the order in which they were made.
         overlaps: whether they pass the stages of a pipeline one behind the other, rather than one after another.
-        rows: the simulator's own columns of the requests, without what does not follow from the ends of plans.
+        rows: the simulator's own columns of the requests that no time changes.
         ends: column of times -> index of the plan at whose end each request's time lies (-1: time 0).
     """
 
@@ -104,16 +105,11 @@ class Recording:
     def columns(self, stack: Stack) -> Columns:
         """Return the columns of the requests as the simulator would with this stack.
 
-        Energies, stalls and times of admission are left out: they do not follow from the ends of plans.
+        What does not follow from the ends of plans (energies, stalls, times of admission) is left out.
         """
         ends = np.append(self.ends_ps(stack), 0)  # index -1: time 0
         times = {name: ends[where] * S_PER_PS for name, where in self.ends.items()}
-        arrival, first, finish = times["arrival_s"], times["first_token_s"], times["finish_s"]
-        output = np.asarray(self.rows["output_tokens"], dtype=np.float64)
-        tpot = np.full(len(output), np.nan)
-        np.divide(finish - first, output - 1.0, out=tpot, where=output > 1)
-        derived = {"ttft_s": first - arrival, "tpot_s": tpot, "e2e_s": finish - arrival}
-        return {**self.rows, **times, **derived}
+        return completed({**self.rows, **times})
 
 
 def record(config: RunConfig) -> Recording | None:
@@ -148,7 +144,7 @@ def record(config: RunConfig) -> Recording | None:
         )
         for stride, group, chunks in zip(strides, groups, body.heard, strict=True)
     ]
-    kept = {name: column for name, column in rows.items() if name not in _NOT_TIMED}
+    kept = {name: rows[name] for name in _UNTIMED}
     recording = Recording(config, tuple(plans), overlaps, kept, found)
     if not np.array_equal(recording.ends_ps(config.stack), end):
         return None

@@ -3,12 +3,12 @@
 import numpy as np
 import plotly.graph_objects as go
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.style import Figure, Key, TimeUnit
 from afterwatt.reports.format import number, percent, quantity
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.series import Series
-from afterwatt.reports.tables import Floats
 
 
 def steps(x: Floats, y: Floats, name: str, colour: str, **more: object) -> go.Scatter:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.compare import Choice, Entry
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.activity import steps
@@ -12,7 +13,6 @@ from afterwatt.reports.figures.style import Figure, Key
 from afterwatt.reports.format import grams, interval, number, prefix_of
 from afterwatt.reports.schema import Interval
 from afterwatt.reports.series import Series
-from afterwatt.reports.tables import Floats
 
 ALLOCATION_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.AMBER, style.SKY, style.GREY)
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.compare import Choice, Entry, pareto, wins
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.style import Figure, Key
 from afterwatt.reports.format import count, duration, grams, listing, percent, prefix_of, usd
-from afterwatt.reports.tables import Floats
 
 MOST_ROWS = 15
 MOST_NAMES = 6

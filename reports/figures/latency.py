@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from afterwatt.reports.columns import Floats
 from afterwatt.reports.compare import Entry, shared_label
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.style import Figure
 from afterwatt.reports.format import brief, duration, percent, setting
 from afterwatt.reports.summary import counted, latency
-from afterwatt.reports.tables import Floats
 
 TITLES = {
     "ttft_s": ("Time to first token", "requests"),

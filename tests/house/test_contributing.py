@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("hwprofiles", "modelspecs", "policies")
+PACKAGES = sorted(path.name for path in (ROOT / "src" / "afterwatt").iterdir() if path.is_dir())
+SHOWN = re.findall(r"```(?:python|text)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
@@ -78,8 +79,7 @@ print(load_model('llama-2-8b').layers, *model_names())
 
 def test_a_policy_is_one_class_and_one_line(house: Path):
     """The very class that CONTRIBUTING shows, and the very tests, which then pass."""
-    shown = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    policy, tests = shown
+    policy, tests, *_ = SHOWN
     (house / "afterwatt" / "policies" / "mine.py").write_text(
         f"from afterwatt.policies.views import BatchDecision, BatchView, Chunk\n\n\n{policy}"
     )
@@ -108,3 +108,69 @@ print(parse_policies("one-at-a-time+budget=512").name)
     result = subprocess.run(command, cwd=house, env=environment(house), capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
     assert " passed" in result.stdout
+
+
+END_OF_TABLE = {
+    "reports/columns.py": ')\n"""One row per request',
+    "sim/rows.py": '}\n"""The same for what is no time',
+    "engine/runtime/record.py": '}\n"""Column of requests.parquet -> how',
+}
+"""Where a line goes that is added to the columns, and to what each body knows."""
+FIGURES = {
+    "queue_s": {"reports/columns.py": SHOWN[2]},
+    "prefix_blocks": dict(zip(END_OF_TABLE, SHOWN[3].splitlines(keepends=True), strict=True)),
+}
+BODIES = """
+import sys
+from pathlib import Path
+import numpy as np
+from afterwatt.cli.main import simulate_main
+from afterwatt.engine.runtime.drive import drive
+from afterwatt.engine.runtime.process import WorkerProcess, WorkerSetup
+from afterwatt.engine.runtime.record import write_run
+from afterwatt.engine.runtime.request import Request
+from afterwatt.policies.config import PolicySet
+from tests.engine.arithmetic import ArithmeticFactory
+
+if __name__ == "__main__":
+    setup = WorkerSetup(PolicySet(block_tokens=4))
+    worker = WorkerProcess(ArithmeticFactory(64, 4), setup)
+    recording = drive(worker, [Request(n, np.arange(9), 3, 0, prefix=(1, 2)) for n in range(3)])
+    write_run(recording, worker.info, setup, Path("engine"), hardware="here", workload="made up", seed=0)
+    worker.stop()
+    sys.argv = ["simulate", "--hw", "m40", "--batch", "3", "--prompt", "9", "--output", "3", "--out", "sim"]
+    simulate_main()
+"""
+READER = """
+import sys
+from afterwatt.reports import load_run
+from generated import GENERATED
+name = sys.argv[1]
+for body in ("sim", "engine"):
+    frame = load_run(body).requests
+    follows = (frame["scheduled_s"] - frame["arrival_s"]).equals(frame[name])
+    print(body, follows if name == "queue_s" else frame[name].tolist())
+print(GENERATED["columns-requests"]().count(f"| `{name}` |"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_per_request_is_a_line_in_three_files_at_most(house: Path, name: str):
+    """The very lines that CONTRIBUTING shows: both bodies write it, a reader finds it, the docs have it."""
+    assert len(FIGURES[name]) <= 3
+    for path, line in FIGURES[name].items():
+        file = house / "afterwatt" / path
+        before, end, after = file.read_text().partition(END_OF_TABLE[path])
+        assert end
+        file.write_text(f"{before}{line}{end}{after}")
+    shutil.copytree(ROOT / "tests" / "engine", house / "tests" / "engine", ignore=shutil.ignore_patterns("model"))
+    shutil.copy(ROOT / "docs" / "generated.py", house)
+    (house / "bodies.py").write_text(BODIES)
+    (house / "reader.py").write_text(READER)
+    result = subprocess.run([sys.executable, "bodies.py"], cwd=house, env=environment(house), capture_output=True)
+    assert result.returncode == 0, result.stderr
+    command = [sys.executable, "reader.py", name]
+    read = subprocess.run(command, cwd=house, env=environment(house), capture_output=True, text=True)
+    wanted = "sim True engine True 1" if name == "queue_s" else "sim [0, 0, 0] engine [2, 2, 2] 1"
+    assert read.stdout.replace("\n", " ").strip() == wanted, read.stderr

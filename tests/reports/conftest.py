@@ -327,7 +327,7 @@ def nothing_finished() -> dict[str, Any]:
     )
     requests |= dict.fromkeys(columns, unknown)
     requests |= {"status": ["rejected"] * n, "reject_reason": ["never_fits"] * n}
-    ledgerless = {name: [0.0] for name in TIMELINE.names} | {"replica": [0], "interval_s": [10.0], "idle_s": [10.0]}
+    ledgerless = {column.name: [0.0] for column in TIMELINE} | {"replica": [0], "interval_s": [10.0], "idle_s": [10.0]}
     return {
         "requests": requests, "timeline": ledgerless, "itl": {"itl_s": [], "tokens": []}, "draws": None,
         "blocks": {"model": "llama-2-7b", "hardware": "m40"},

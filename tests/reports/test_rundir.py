@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from afterwatt.reports.columns import DRAWS, ITL, LEDGER, REQUESTS, TIMELINE
+from afterwatt.reports.columns import DRAWS, ITL, LEDGER, REQUESTS, TIMELINE, schema
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.rundir import Run, RunWriter, find_runs, load_run
 from afterwatt.reports.tables import ROWS_PER_GROUP, TableWriter
@@ -49,12 +49,12 @@ def write_requests(path: Path, batches: list[dict[str, Any]]) -> None:
 
 class TestColumns:
     def test_files_hold_exactly_the_columns_of_the_contract(self, m40: Run) -> None:
-        assert m40.column_names("requests") == REQUESTS.names
-        assert m40.column_names("timeline") == [*TIMELINE.names, *LEDGER.names]
-        assert m40.column_names("itl") == ITL.names
-        assert m40.column_names("draws")[:2] == DRAWS.names
-        for table, schema in (("requests", REQUESTS), ("itl", ITL)):
-            assert pq.read_schema(m40.file(table)).remove_metadata().equals(schema)
+        assert m40.column_names("requests") == schema(REQUESTS).names
+        assert m40.column_names("timeline") == [*schema(TIMELINE).names, *schema(LEDGER).names]
+        assert m40.column_names("itl") == schema(ITL).names
+        assert m40.column_names("draws")[:2] == schema(DRAWS).names
+        for table, columns in (("requests", REQUESTS), ("itl", ITL)):
+            assert pq.read_schema(m40.file(table)).remove_metadata().equals(schema(columns))
 
     def test_nan_is_written_as_null_and_read_back_as_nan(self, m40: Run) -> None:
         column = pq.read_table(m40.file("requests"), columns=["ttft_s"]).column(0)
@@ -107,10 +107,10 @@ class TestColumns:
 
     def test_a_ledger_may_not_come_half_way(self, tmp_path: Path) -> None:
         writer = TableWriter(tmp_path / "timeline.parquet", "timeline")
-        row = {name: [0.0] for name in TIMELINE.names} | {"replica": [0]}
+        row = {name: [0.0] for name in schema(TIMELINE).names} | {"replica": [0]}
         writer.write(row)
         with pytest.raises(ReportError, match="same columns throughout"):
-            writer.write(row | {name: [1.0] for name in LEDGER.names})
+            writer.write(row | {name: [1.0] for name in schema(LEDGER).names})
 
     def test_draws_have_a_column_per_method_and_allocation(self, m40: Run) -> None:
         choices = m40.embodied_draws()
