@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install dev test quick lint format bench docs constraints clean distclean
+.PHONY: help demo install dev compile test quick lint format bench docs constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ demo: install ## simulate the shipped sample on a Tesla M40: prints the table an
 install: $(VENV)/.installed ## make .venv and install Afterwatt into it
 
 dev: $(VENV)/.developed ## the same, with what tests and checks need
+
+compile: dev ## compile the inner loop again after an edit (interpreted, it takes twice the time to the same results)
+	@$(BIN)/python -m afterwatt.compile
 
 test: dev ## run all tests (installs what they need, a headless Chromium too where that is possible)
 	@sh .ci/chromium
@@ -59,6 +62,7 @@ constraints: ## pin the newest versions that pyproject.toml admits: what CI will
 
 clean: ## remove what runs, tests and builds have left
 	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf src/afterwatt/_compiled
 	find $(PACKAGES) tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv too
@@ -78,6 +82,8 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
 	@echo "installing into $(VENV) ..."
 	@$(PIP) install --constraint $(CONSTRAINTS) hatchling editables
 	@$(PIP) install --constraint $(CONSTRAINTS) --no-build-isolation --editable .
+	@! command -v cc >/dev/null || $(PIP) install --constraint $(CONSTRAINTS) "mypy[mypyc]"
+	@echo "the inner loop runs $$($(BIN)/python -m afterwatt.compile)"
 	@touch $@
 
 $(VENV)/.developed: $(VENV)/.installed

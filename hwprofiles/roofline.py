@@ -14,6 +14,7 @@ from math import expm1
 from typing import NamedTuple
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.devices import Device
@@ -132,6 +133,7 @@ def _matrix_rates(device: Device, bandwidth: float, precision: Precision, stack:
     )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TimeModel:
     """Seconds per iteration of one pipeline stage of a replica, in picoseconds.
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from mypy_extensions import mypyc_attr
+
 from afterwatt.policies.views import BatchDecision, BatchPolicy, BatchView, Chunk, chunk_of
 
 DECODE_ALL = BatchDecision(decode=True)
@@ -27,6 +29,7 @@ def _whole_prompts(view: BatchView) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PrefillFirst:
     """Prompts interrupt decoding: an iteration is either whole prompts or one token for everybody.
 
@@ -42,6 +45,7 @@ class PrefillFirst:
         return BatchDecision(decode=False, chunks=chunks) if chunks else DECODE_ALL
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class DecodeFirst:
     """A batch decodes to its end before the next prompts are admitted (request-level batching, FasterTransformer).
 
@@ -57,6 +61,7 @@ class DecodeFirst:
         return BatchDecision(decode=False, chunks=_whole_prompts(view))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ChunkedPrefill:
     """Every iteration decodes everybody and fills the rest of its token budget with pieces of prompts.
 

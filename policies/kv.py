@@ -13,9 +13,12 @@ known: everything ever given back lies before `given_blocks`, and the `free_bloc
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from mypy_extensions import mypyc_attr
+
 from afterwatt.policies.errors import PolicyError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class KvPool:
     """The KV blocks of one worker.
 

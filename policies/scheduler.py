@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Any, Generic
 
+from mypy_extensions import mypyc_attr
+
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.kv import KvPool
 from afterwatt.policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan, prefill_chunk_of
@@ -40,6 +42,7 @@ def _begun(lane: _Lane[S]) -> Items[Prefilling]:
     return [Prefilling(seq.seq_id, seq.fill_tokens - seq.kv_tokens) for seq in lane.prefilling]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(Generic[S]):
     """Waiting, swapped, prefilling and decoding sequences of one worker, and its KV blocks.
 

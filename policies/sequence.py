@@ -4,7 +4,10 @@ from collections.abc import Sequence as Keys
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
 
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sequence:
     """A request in the hands of a scheduler. Bodies may subclass it to keep their own records beside.
 

@@ -129,7 +129,7 @@ class VirtualEnvironment(simpy.Environment):
                 raise event._value
 
 
-def _scrambled(seed: int) -> Iterator[float]:
+def _scrambled(seed: int) -> Iterator[int]:
     draw = random.Random(seed)
     while True:
-        yield draw.random()
+        yield draw.getrandbits(53)

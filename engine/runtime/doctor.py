@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from afterwatt.compiled import IN_USE
 from afterwatt.engine.runtime.disk import device_read_bytes, place_of
 from afterwatt.engine.runtime.energy.nvml import Nvml
 from afterwatt.engine.runtime.energy.rapl import POWERCAP, rapl_zones
@@ -135,6 +136,7 @@ def examine(
         _processor(torch),
         _memory(),
         *disk_findings(folder),
+        _simulator(),
     ]
 
 
@@ -243,6 +245,12 @@ def _memory() -> Finding:
     if found.available < _FEW_FREE:
         return Finding("memory", "note", said, "calibrate and the engine need about 2 GiB beside a model")
     return Finding("memory", "ok", said)
+
+
+def _simulator() -> Finding:
+    if IN_USE.places:
+        return Finding("simulator", "ok", IN_USE.why)
+    return Finding("simulator", "note", IN_USE.why, "python -m afterwatt.compile: half the time, the same results")
 
 
 def disk_findings(folder: Path) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ SHOWN = re.findall(r"```(?:python|text)\n(.*?)```", (ROOT / "CONTRIBUTING.md").r
 def house(tmp_path: Path) -> Path:
     home = tmp_path / "afterwatt"
     home.mkdir()
-    shutil.copy(ROOT / "src" / "afterwatt" / "__init__.py", home)
+    for module in (ROOT / "src" / "afterwatt").glob("*.py"):
+        shutil.copy(module, home)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path

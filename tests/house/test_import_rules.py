@@ -49,7 +49,8 @@ def house(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     home = tmp_path / "src" / "afterwatt"
     home.mkdir(parents=True)
-    shutil.copy(ROOT / "src" / "afterwatt" / "__init__.py", home)
+    for module in (ROOT / "src" / "afterwatt").glob("*.py"):
+        shutil.copy(module, home)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__", "data"))
     return tmp_path

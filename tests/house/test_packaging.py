@@ -28,7 +28,8 @@ def written() -> set[str]:
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return packages | {"afterwatt/__init__.py", "afterwatt/py.typed"}
+    own = (path.name for path in (ROOT / "src" / "afterwatt").iterdir() if path.is_file())
+    return packages | {f"afterwatt/{name}" for name in own}
 
 
 @pytest.fixture(scope="module")
