@@ -1,17 +1,17 @@
 """How long a kernel takes by its shape: matrix products, attention and all-reduces.
 
-The formulas of `hwprofiles.roofline`, and the very ones that kernel tables are fitted to. They take floats or arrays.
+The formulas of `hwprofiles.step`, and the very ones that kernel tables are fitted to. They take floats or arrays.
 A kernel is a latency and work over rate (Hockney and Curington, Parallel Computing 1989): small ones reach a fraction
 of a large one's rate because of it. Where arithmetic and traffic overlap, the longer of the two (Williams et al.,
 Roofline, CACM 2009), its corner rounded by a p-norm, since neither is perfectly hidden behind the other.
 """
 
-from typing import NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.spec import experts_touched
 
 Floats = NDArray[np.float64]
 Real = TypeVar("Real", float, Floats)
@@ -142,7 +142,7 @@ def experts_s(
         activation_bytes: per element of the vectors.
         inner: matrices into the network: 2 for gated ones, else 1.
     """
-    touched: Real = experts * (1.0 - (1.0 - active / experts) ** tokens)
+    touched = experts_touched(experts, active, tokens)
     rows = tokens * active
     into = gemm_s(rows, hidden, inner * width, rates, weight_bytes, activation_bytes, touched)
     return into + gemm_s(rows, width, hidden, rates, weight_bytes, activation_bytes, touched)
@@ -194,20 +194,39 @@ def prompt_attention_s(
     return costs.latency_s + sequences * (a_piece + costs.pair_s * prompt_pairs(queries, past, least_rows))
 
 
+def tile_rows(queries: int, least_rows: int = 1) -> int:
+    """Return the rows of queries that a kernel multiplies with the tokens before a prompt piece of so many.
+
+    Whole tiles of `QUERY_TILE`; for fewer, one tile of a power of two, as far as the engine has those.
+
+    Args:
+        queries: new tokens, at least one.
+        least_rows: rows of the engine's smallest tile.
+    """
+    if queries < QUERY_TILE:
+        return max(1 << (queries - 1).bit_length(), least_rows)
+    return -(-queries // QUERY_TILE) * QUERY_TILE
+
+
+def diagonal_pairs(queries: Real) -> Real:
+    """Return the query-key pairs that a kernel multiplies within a prompt piece: the causal ones and half a block."""
+    return queries * (queries + QUERIES_PER_BLOCK) / 2.0
+
+
+_SMALL_TILES: Final = np.array([0.0, *(float(tile_rows(queries)) for queries in range(1, QUERY_TILE))])
+
+
 def prompt_pairs(queries: Real, past: Real, least_rows: float = 1.0) -> Real:
     """Return the query-key pairs that a kernel multiplies for a prompt piece: tiles are multiplied whole.
-
-    Against the past, queries are rounded up to tiles of `QUERY_TILE`, or to a smaller one of a power of two, as far as
-    the engine has those; among themselves half a block beyond each of the causal ones is masked.
 
     Args:
         queries: new tokens.
         past: tokens before them.
         least_rows: rows of the engine's smallest tile.
     """
-    small = np.maximum(2.0 ** np.ceil(np.log2(queries)), least_rows)
-    rows = np.where(queries < QUERY_TILE, small, np.ceil(queries / QUERY_TILE) * QUERY_TILE)
-    return rows * past + queries * (queries + QUERIES_PER_BLOCK) / 2.0  # type: ignore[no-any-return]
+    small = np.maximum(_SMALL_TILES[np.minimum(queries, QUERY_TILE - 1.0).astype(np.int64)], least_rows)
+    rows = np.where(queries < QUERY_TILE, small, -(-queries // QUERY_TILE) * QUERY_TILE)
+    return cast("Real", rows * past) + diagonal_pairs(queries)
 
 
 def decode_entry_s(costs: AttentionCosts, query_rows: float = 1.0) -> float:
@@ -227,19 +246,6 @@ def beside_sequence_s(rates: AttentionRates, heads: float, kv_heads: float, quer
     One for each KV head as when it decodes alone, or, in a kernel that gives its query more rows, up to one per head.
     """
     return min(heads, kv_heads * query_rows) * rates.block_s
-
-
-def layer_traffic_bytes(model: ModelSpec, tp: int, activation_bytes: float, kv_bytes: float) -> float:
-    """Return bytes per token that a layer moves on one GPU outside of matrix products and attention.
-
-    Norms with their residual (two vectors read, two written), rotary embedding of queries and keys (read, written), the
-    activation between the FFN's matrices (its inputs read, its output written), new keys and values written.
-    """
-    kv_heads = max(model.kv_heads, tp) / tp
-    norms = 4.0 * model.norms_per_layer * model.hidden
-    rotary = 2.0 * (model.heads / tp + kv_heads) * model.head_dim
-    between = model.ffn_matrices * model.ffn * model.active_experts / tp
-    return (norms + rotary + between) * activation_bytes + 2.0 * kv_heads * model.head_dim * kv_bytes
 
 
 def all_reduce_s(

@@ -7,10 +7,16 @@ multiply-accumulate and leave out what is linear in the hidden size (norms, acti
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from afterwatt.modelspecs.errors import ModelError
 from afterwatt.modelspecs.precision import Precision, load_precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Real = TypeVar("Real", float, "NDArray[np.float64]")
 
 NORM_VECTORS: Mapping[str, int] = MappingProxyType({"rms": 1, "layer": 2, "layer-plain": 0})
 """Learned vectors of the hidden size per norm: RMSNorm has a gain, LayerNorm a gain and a bias, or neither."""
@@ -38,6 +44,20 @@ _UPPER_BOUNDS: Mapping[str, int] = MappingProxyType(
 
 _OPTIONAL = frozenset({"embedding_width", "sliding_window", "published_params"})
 _TYPE_WORDS: Mapping[object, str] = MappingProxyType({int: "a whole number", bool: "true or false", str: "a text"})
+
+
+def experts_touched(experts: Real, active: Real, tokens: Real) -> Real:
+    """Return the expected experts of a layer that tokens touch, each sent to a uniformly drawn set.
+
+    An expert is missed by a token with probability 1 - k/E, so E * (1 - (1 - k/E)^n) are expected to be touched. Real
+    routers are less even, which touches fewer.
+
+    Args:
+        experts: in the layer.
+        active: that each token is sent to.
+        tokens: in the iteration.
+    """
+    return experts * (1.0 - (1.0 - active / experts) ** tokens)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,15 +285,12 @@ class ModelSpec:
     def distinct_experts(self, tokens: int) -> float:
         """Expected experts of one layer that `tokens` tokens touch, if each is routed to a uniformly drawn set.
 
-        An expert is missed by a token with probability 1 - k/E, so E * (1 - (1 - k/E)^n) are expected to be touched.
-        Real routers are less even, which touches fewer.
-
         Args:
             tokens: tokens in the batch, 0 or more.
         """
         if tokens < 0:
             raise ModelError(f"{self.name}: tokens = {tokens} must be 0 or more to ask how many experts they touch")
-        return float(self.experts * (1.0 - (1.0 - self.active_experts / self.experts) ** tokens))
+        return float(experts_touched(self.experts, self.active_experts, tokens))
 
     # ---- storage ---------------------------------------------------------------------------------------------------
 

@@ -6,15 +6,23 @@ scores and values take four times its width): under two percent of the FLOPs of 
 weights and of the cache, each read once per iteration; activations stay out.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
 from afterwatt.modelspecs.errors import ModelError
 from afterwatt.modelspecs.precision import Precision
 from afterwatt.modelspecs.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Count = TypeVar("Count", int, "NDArray[np.int64]")
 
 
 def causal_pairs(new_tokens: int, past_tokens: int = 0) -> int:
     """Query-key pairs when `new_tokens` are processed after `past_tokens` that are already cached.
 
-    The i-th new token sees the past, the new ones before it, and itself: n * p + n * (n + 1) / 2.
+    The i-th new token sees the past, the new ones before it, and itself.
 
     Args:
         new_tokens: tokens processed now, 0 or more.
@@ -22,6 +30,11 @@ def causal_pairs(new_tokens: int, past_tokens: int = 0) -> int:
     """
     if new_tokens < 0 or past_tokens < 0:
         raise ModelError(f"new_tokens = {new_tokens} and past_tokens = {past_tokens} must both be 0 or more")
+    return pairs_after(new_tokens, past_tokens)
+
+
+def pairs_after(new_tokens: Count, past_tokens: Count) -> Count:
+    """Return n * p + n * (n + 1) / 2 for n new tokens after p past ones, of numbers or arrays of whole numbers."""
     return new_tokens * past_tokens + new_tokens * (new_tokens + 1) // 2
 
 

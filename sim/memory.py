@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from afterwatt.hwprofiles.catalogue import ALIASES, device_names, load_device
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
-from afterwatt.hwprofiles.roofline import stage_layers
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.modelspecs.precision import COMMON_PRECISIONS, Precision
-from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.hwprofiles.step import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
+from afterwatt.modelspecs.precision import COMMON_PRECISIONS
 from afterwatt.sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
@@ -50,40 +49,20 @@ class MemoryPlan:
 
 
 def plan_memory(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
-    """Lay out a replica's memory.
-
-    Activations: the widest intermediate of a layer for every token of an iteration, 16 bits, in and out, and the logits
-    of one token per sequence are small against it.
-    """
-    deployment, model, stack, tp = serving.deployment, serving.model, serving.stack, serving.deployment.tp
+    """Lay out a replica's memory: the tightest of its pipeline stages."""
+    deployment = serving.deployment
     capacity = deployment.usable_memory_bytes
-    activations = 2.0 * token_budget * (model.hidden * 4 + model.ffn * model.active_experts * model.ffn_matrices / tp)
-    reserve = RUNTIME_BYTES + activations + FRAGMENTATION_FRAC * capacity
-    kv_heads = max(model.kv_heads, tp) / tp
-    stages = stage_layers(model.layers, deployment.pp)
+    reserve = RUNTIME_BYTES + activation_bytes(serving, token_budget) + FRAGMENTATION_FRAC * capacity
+    total = replica_kv_bytes(serving) * block_tokens
     tightest: MemoryPlan | None = None
-    for number, layers in enumerate(stages):
-        weights = _stage_weights(model, serving.precision, layers, number == 0, number == len(stages) - 1) / tp
-        block = 2.0 * layers * kv_heads * model.head_dim * stack.kv_bytes_per_element * block_tokens
+    for stage in range(deployment.pp):
+        weights, block = stage_weight_bytes(serving, stage), stage_kv_bytes(serving, stage) * block_tokens
         blocks = max(0, int((capacity - weights - reserve) // block))
-        total = model.kv_bytes_per_token(stack.kv_bytes_per_element) * max(1.0, tp / model.kv_heads) * block_tokens
         plan = MemoryPlan(capacity, weights, reserve, block, total, blocks)
         if tightest is None or plan.kv_blocks < tightest.kv_blocks or plan.missing_bytes > tightest.missing_bytes:
             tightest = plan
     assert tightest is not None
     return tightest
-
-
-def _stage_weights(model: ModelSpec, precision: Precision, layers: int, first: bool, last: bool) -> float:
-    """Bytes of a stage's layers, with the embedding on the first and the head on the last (one table if tied)."""
-    if first and last:
-        return model.stored_bytes(precision)
-    weights = layers * model.layer_bytes(precision)
-    if first:
-        weights += model.embedding_bytes(precision)
-    if last:
-        weights += model.head_bytes(precision)
-    return weights
 
 
 def require_fit(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:

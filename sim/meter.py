@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.power import PowerModel
 from afterwatt.hwprofiles.replicas import ReplicaPower
-from afterwatt.hwprofiles.roofline import PlanArrays, Rates, work
-from afterwatt.hwprofiles.serving import Serving
+from afterwatt.hwprofiles.step import StepModel, StepShape
 from afterwatt.sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
 
 Floats = NDArray[np.float64]
@@ -50,13 +49,12 @@ class Meter:
     """Energy of strides under a power model; see `sim.recorder.StrideMeter`.
 
     Attributes:
-        serving: what runs where; rates: what it reaches.
+        step: what runs, and where.
         gpu: power of one GPU; replica: power around it.
         swap_block_bytes: bytes of a KV block over all GPUs of a replica.
     """
 
-    serving: Serving
-    rates: Rates
+    step: StepModel
     gpu: PowerModel
     replica: ReplicaPower
     swap_block_bytes: float
@@ -64,7 +62,7 @@ class Meter:
     def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of strides."""
         steps = strides.steps
-        plans = PlanArrays(
+        shape = StepShape(
             strides.decoding.astype(np.float64),
             strides.context_tokens.astype(np.float64),
             strides.emits.astype(np.float64),
@@ -73,10 +71,10 @@ class Meter:
             chunks.pairs,
             chunks.pairs_slope,
         )
-        done, kernels = work(self.serving, plans), occupancy(self.serving, self.rates, plans)
+        done, kernels = work(self.step, shape), occupancy(self.step, shape)
         gpus, gpu = self.replica.gpus, self.gpu
         # Stages of a pipeline compute one after another: a plan keeps one stage's GPUs busy at a time.
-        busy_gpus = gpus / self.serving.deployment.pp
+        busy_gpus = gpus / self.step.serving.deployment.pp
         over_idle_w = (gpu.busy_w - gpu.idle_w) * busy_gpus
         cap_w = (gpu.cap_w - gpu.idle_w) * busy_gpus
         first_s, slope_s = seconds(strides.first_ps), seconds(strides.slope_ps)

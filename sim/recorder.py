@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from afterwatt.modelspecs.work import pairs_after
 from afterwatt.sim.clock import S_PER_PS
 from afterwatt.sim.histogram import LogHistogram
 from afterwatt.sim.ticket import Ticket
@@ -91,7 +92,7 @@ class Prefills(NamedTuple):
 
 
 class ChunkSums(NamedTuple):
-    """Sums over the prompt pieces of a stride's first iteration, arrays over strides; see `PlanArrays`."""
+    """Sums over the prompt pieces of a stride's first iteration, arrays over strides; see `StepShape`."""
 
     tokens: Floats
     past: Floats
@@ -250,15 +251,14 @@ def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> No
 
 
 def _chunk_sums(prefills: Prefills, strides: int) -> ChunkSums:
-    """Add up the prompt pieces of each stride; a piece of n tokens after p past ones has n p + n (n + 1) / 2 pairs."""
+    """Add up the prompt pieces of each stride."""
 
     def sums(parts: Ints) -> Floats:
         return np.bincount(prefills.stride, parts, minlength=strides).astype(np.float64, copy=False)
 
     tokens, past = prefills.tokens, prefills.past_tokens
-    pairs = tokens * past + tokens * (tokens + 1) // 2
     # Each further iteration has `tokens` more past ones.
-    return ChunkSums(sums(tokens), sums(past), sums(pairs), sums(tokens * tokens))
+    return ChunkSums(sums(tokens), sums(past), sums(pairs_after(tokens, past)), sums(tokens * tokens))
 
 
 def _share_energy(

@@ -13,7 +13,7 @@ from typing import Any
 from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.replicas import replica_power
-from afterwatt.hwprofiles.roofline import reached_rates
+from afterwatt.hwprofiles.step import StepModel
 from afterwatt.policies.log import DecisionEntry
 from afterwatt.reports.decisions import DecisionWriter
 from afterwatt.reports.rundir import Run, RunWriter, load_run
@@ -75,11 +75,10 @@ def memory_of(config: RunConfig) -> MemoryPlan:
 
 def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     """Build the virtual meter of a run."""
-    device = config.deployment.device
-    rates = reached_rates(device, config.deployment.ecc_on, config.precision, config.stack)
-    gpu = gpu_power_model(device, rates.computed_in)
+    step = StepModel(config.serving)
+    gpu = gpu_power_model(config.deployment.device, step.rates.computed_in)
     replica = replica_power(config.deployment, config.site, config.carbon.host_share)
-    return Meter(config.serving, rates, gpu, replica, memory.replica_block_bytes)
+    return Meter(step, gpu, replica, memory.replica_block_bytes)
 
 
 def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: RunWriter) -> None:

@@ -42,7 +42,7 @@ from afterwatt.hwprofiles.kernels import (
     gemm_s,
     prompt_attention_s,
 )
-from afterwatt.hwprofiles.roofline import reached_rates
+from afterwatt.hwprofiles.rates import reached_rates
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.modelspecs.precision import load_precision
 

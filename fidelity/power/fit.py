@@ -28,11 +28,11 @@ from afterwatt.fidelity.power.tables import FOLDS, READING_S, KernelWatts
 from afterwatt.fidelity.serving.splitwise import Run
 from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.deployment import make_deployment
-from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.power import PowerModel
-from afterwatt.hwprofiles.roofline import PlanArrays, reached_rates, work
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.hwprofiles.step import StepModel, StepShape
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
 
@@ -188,20 +188,19 @@ def run_work(runs: Sequence[Run]) -> RunWork:
     """Return what Splitwise's A100 runs with measured power did, at their measured times."""
     device, model, precision = load_device("a100-80"), load_model("llama-2-70b"), load_precision("fp16")
     stack, tdp_w = load_stack(device), float(device.tdp_w)
-    rates = reached_rates(device, device.ecc_default_on, precision, stack)
     rows = []
     for run in runs:
         if run.average_frac is None or run.peak_frac is None:
             continue
-        serving = Serving(make_deployment(device, run.tp, tp=run.tp), model, precision, stack)
+        step = StepModel(Serving(make_deployment(device, run.tp, tp=run.tp), model, precision, stack))
         steps, tokens = run.output_tokens - 1.0, float(run.batch * run.prompt_tokens)
         pairs = tokens * (run.prompt_tokens + 1.0) / 2.0
         context = run.batch * (run.prompt_tokens + run.output_tokens / 2.0)
-        plans = PlanArrays(
+        shape = StepShape(
             *(np.array(pair) for pair in ((0.0, run.batch), (0.0, context), (run.batch, run.batch))),
             *(np.array(pair) for pair in ((tokens, 0.0), (0.0, 0.0), (pairs, 0.0), (0.0, 0.0))),
         )
-        done, kernels = work(serving, plans), occupancy(serving, rates, plans)
+        done, kernels = work(step, shape), occupancy(step, shape)
         totals = np.concatenate([done.hbm_bytes, done.flops, kernels.attention_s]) / run.tp
         powers = (run.average_frac * tdp_w, run.peak_frac * tdp_w)
         rows.append((run.ttft_s, run.tpot_s, *totals, steps, *powers, run.tp))

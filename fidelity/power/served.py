@@ -13,10 +13,10 @@ import numpy as np
 
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of
 from afterwatt.fidelity.points.table import Point
-from afterwatt.hwprofiles.occupancy import occupancy
+from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.power import PowerModel, gpu_power_model
-from afterwatt.hwprofiles.roofline import PlanArrays, reached_rates, work
 from afterwatt.hwprofiles.serving import Serving
+from afterwatt.hwprofiles.step import StepModel, StepShape
 
 _WATTS: Final = re.compile(r"avg (?:GPU )?power (?:total )?([0-9.]+) W")
 
@@ -78,13 +78,12 @@ def _served(scenario: Scenario, watts: float, seats: int) -> Served:
     prompt, answer = (float(np.mean(tokens)) for tokens in (scenario.load.prompts, scenario.load.outputs))
     begin = seats / answer  # prompts per iteration, so that as many begin as end: whole ones, in some of them or in all
     together, share = max(1.0, begin), min(1.0, begin)
-    plans = PlanArrays(
+    shape = StepShape(
         *(np.full(2, number) for number in (float(seats), seats * (prompt + answer / 2.0), float(seats))),
         *(np.array([0.0, number]) for number in (together * prompt, 0.0, together * prompt * prompt / 2.0, 0.0)),
     )
-    rates = reached_rates(deployment.device, deployment.ecc_on, precision, stack)
-    serving = Serving(deployment, model, precision, stack)
-    done, kernels = work(serving, plans), occupancy(serving, rates, plans)
+    step = StepModel(Serving(deployment, model, precision, stack))
+    done, kernels = work(step, shape), occupancy(step, shape)
     totals = (done.hbm_bytes, done.flops, kernels.attention_s, kernels.expert_s, kernels.unpack_s)
     moved, flops, *kinds = (float((1.0 - share) * total[0] + share * total[1]) / gpus for total in totals)
     seconds = seats / tokens_per_s
@@ -99,5 +98,5 @@ def _served(scenario: Scenario, watts: float, seats: int) -> Served:
         attention_s,
         expert_s,
         unpack_s,
-        rates.computed_in,
+        step.rates.computed_in,
     )

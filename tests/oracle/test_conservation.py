@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from afterwatt.hwprofiles.audit import check_conservation
+from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.grid import HourlyGrid
-from afterwatt.hwprofiles.occupancy import occupancy
-from afterwatt.hwprofiles.roofline import PlanArrays, TimeModel, work
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.hwprofiles.step import StepShape
 from afterwatt.policies.log import DecisionEntry
 from afterwatt.sim.config import CarbonOptions
 from afterwatt.sim.run import meter_of, simulate
@@ -102,10 +103,10 @@ def brute_force_j(outcome: Outcome) -> float:
         sizes, pasts = [size for _, size, _ in pieces], [past for _, _, past in pieces]
         pairs = sum(size * past + size * (size + 1) // 2 for size, past in zip(sizes, pasts, strict=True))
         numbers = (entry.decoding, entry.context_tokens, emits, sum(sizes), sum(pasts), pairs, 0)
-        plans = PlanArrays(*(np.array([float(number)]) for number in numbers))
-        effort = work(config.serving, plans)
+        shape = StepShape(*(np.array([float(number)]) for number in numbers))
+        effort = work(meter.step, shape)
         gpus = deployment.tp
-        kernels = occupancy(config.serving, meter.rates, plans)
+        kernels = occupancy(meter.step, shape)
         seconds = (kernels.attention_s[0], kernels.expert_s[0], kernels.unpack_s[0])
         totals = (effort.hbm_bytes[0], effort.flops[0], *seconds)
         return gpus * meter.gpu.dynamic_j(duration_s, *(float(total) / gpus for total in totals))

@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 from afterwatt.hwprofiles import device_names
 from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+from afterwatt.hwprofiles.effort import work
 from afterwatt.hwprofiles.errors import HardwareError
-from afterwatt.hwprofiles.roofline import PlanArrays, TimeModel, computed_precision, work
+from afterwatt.hwprofiles.rates import computed_precision
+from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.hwprofiles.step import StepModel, StepShape
 from afterwatt.modelspecs import load_model, model_names
 from afterwatt.modelspecs.precision import PRECISIONS
 from tests.helpers import PS_PER_S, between, poisson, run_body
@@ -60,8 +63,8 @@ def test_no_iteration_beats_the_roofline(device_name, model_name, stored, split,
     decoding, context, pieces, emits, iterations = plan
     stages = [TimeModel(serving, stage) for stage in range(pp)]
     parts = [stage.step(decoding, context, pieces, emits, iterations) for stage in stages]
-    columns = PlanArrays(*(np.array([float(value)]) for value in (decoding, context, emits, *sums(pieces, iterations))))
-    done = work(serving, columns)
+    columns = StepShape(*(np.array([float(value)]) for value in (decoding, context, emits, *sums(pieces, iterations))))
+    done = work(StepModel(serving), columns)
     peak_bytes = tp * deployment.bandwidth_bytes_per_s
     peak_flops = tp * device.flops_per_s[computed_precision(device, precision, stack.quantised_in)]
     for k in {0, min(held for _, _, held in parts) - 1}:

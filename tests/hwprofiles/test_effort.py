@@ -6,31 +6,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afterwatt.hwprofiles import parse_deployment
-from afterwatt.hwprofiles.occupancy import occupancy
-from afterwatt.hwprofiles.roofline import PS_PER_S, PlanArrays, TimeModel, reached_rates
+from afterwatt.hwprofiles.effort import occupancy
+from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
+from afterwatt.hwprofiles.step import StepModel, StepShape
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
 
 
-def parts_of(hw="a100-80", model="llama-2-7b", precision="fp16"):
+def step_of(hw="a100-80", model="llama-2-7b", precision="fp16"):
     deployment = parse_deployment(hw)
     stack, spec, stored = load_stack(deployment.device), load_model(model), load_precision(precision)
-    rates = reached_rates(deployment.device, deployment.ecc_on, stored, stack)
-    return Serving(deployment, spec, stored, stack), rates
+    return StepModel(Serving(deployment, spec, stored, stack))
 
 
-def occupied(parts, decoding, context, chunk=0, past=0):
-    serving, rates = parts
+def occupied(step, decoding, context, chunk=0, past=0):
     pairs = chunk * past + chunk * (chunk + 1) / 2
     numbers = (decoding, context, decoding, chunk, past, pairs, chunk * chunk)
-    plans = PlanArrays(*(np.array([float(number)]) for number in numbers))
-    return occupancy(serving, rates, plans)
+    shape = StepShape(*(np.array([float(number)]) for number in numbers))
+    return occupancy(step, shape)
 
 
 def test_a_dense_model_in_sixteen_bits_spends_nothing_on_experts_or_unpacking():
-    found = occupied(parts_of(), 4, 4000)
+    found = occupied(step_of(), 4, 4000)
     assert found.expert_s == 0.0
     assert found.unpack_s == 0.0
     assert found.attention_s > 0.0
@@ -38,20 +37,20 @@ def test_a_dense_model_in_sixteen_bits_spends_nothing_on_experts_or_unpacking():
 
 def test_attention_is_reading_and_multiplying():
     """Of decoding: each entry of the cache once, and two multiply-adds per pair and head dimension."""
-    serving, rates = parts = parts_of()
-    spec, stack = serving.model, serving.stack
+    step = step_of()
+    spec, stack, rates = step.serving.model, step.serving.stack, step.rates
     read_s = 4000 * spec.kv_bytes_per_token(stack.kv_bytes_per_element) / rates.attention.bytes_per_s
     pairs_s = 4000 * spec.attention_flops_per_pair / rates.attention.flops_per_s
-    assert occupied(parts, 4, 4000).attention_s == pytest.approx(read_s + pairs_s)
+    assert occupied(step, 4, 4000).attention_s == pytest.approx(read_s + pairs_s)
 
 
 @given(st.integers(1, 64), st.integers(1, 4000), st.integers(0, 512), st.integers(0, 2000), st.integers(1, 50))
 @settings(deadline=None, max_examples=50)
 def test_the_slope_is_the_growth_per_iteration(decoding, each, chunk, past, k):
     """Contexts grow by a token, a prompt's past by its piece."""
-    parts = parts_of()
-    first = occupied(parts, decoding, decoding * each, chunk, past)
-    later = occupied(parts, decoding, decoding * (each + k), chunk, past + k * chunk)
+    step = step_of()
+    first = occupied(step, decoding, decoding * each, chunk, past)
+    later = occupied(step, decoding, decoding * (each + k), chunk, past + k * chunk)
     assert later.attention_s == pytest.approx(first.attention_s + k * first.attention_slope_s, rel=1e-9)
     assert (later.expert_s, later.unpack_s) == (first.expert_s, first.unpack_s)
 
@@ -67,20 +66,20 @@ def test_the_slope_is_the_growth_per_iteration(decoding, each, chunk, past, k):
 )
 @pytest.mark.parametrize(("decoding", "context"), [(1, 100), (16, 8000), (64, 64_000)])
 def test_no_kind_of_kernel_takes_longer_than_the_iteration(hw, model, precision, decoding, context):
-    serving, _ = parts = parts_of(hw, model, precision)
-    found = occupied(parts, decoding, context)
-    seconds = TimeModel(serving).step(decoding, context, (), decoding, 1)[0] / PS_PER_S
+    step = step_of(hw, model, precision)
+    found = occupied(step, decoding, context)
+    seconds = TimeModel(step.serving).step(decoding, context, (), decoding, 1)[0] / PS_PER_S
     for part in (found.attention_s, found.expert_s, found.unpack_s):
-        assert part[0] / serving.deployment.tp <= seconds * (1 + 1e-9)
+        assert part[0] / step.serving.deployment.tp <= seconds * (1 + 1e-9)
 
 
 def test_quantised_weights_are_unpacked_once_per_iteration_whatever_the_batch():
-    parts = parts_of("p40", "llama-2-7b", "int4")
-    alone, together = occupied(parts, 1, 100), occupied(parts, 32, 3200)
+    step = step_of("p40", "llama-2-7b", "int4")
+    alone, together = occupied(step, 1, 100), occupied(step, 32, 3200)
     assert alone.unpack_s == together.unpack_s
     assert alone.unpack_s > 0.0
 
 
 def test_more_tokens_reach_more_experts():
-    parts = parts_of("2xa100-80:tp2", "mixtral-8x7b")
-    assert occupied(parts, 1, 100).expert_s < occupied(parts, 8, 800).expert_s
+    step = step_of("2xa100-80:tp2", "mixtral-8x7b")
+    assert occupied(step, 1, 100).expert_s < occupied(step, 8, 800).expert_s

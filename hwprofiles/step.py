@@ -1,0 +1,427 @@
+"""What an iteration of a transformer consists of: the one place that knows.
+
+A layer is a tuple of operations. Each says how long it takes for so many tokens on every GPU that shares the layer, and
+what it reads, multiplies and sends on all of them; the precision of its weights is its own. The LM head is one more.
+Attention alone also depends on contexts, evenly: it is given by its costs per entry, pair and sequence.
+
+Time (`hwprofiles.roofline`), what energy follows from (`hwprofiles.effort`) and memory (`sim.memory`) are sums over
+these. A model with another kind of layer has another tuple.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afterwatt.hwprofiles.kernels import (
+    AttentionCosts,
+    GemmRates,
+    all_reduce_s,
+    attention_costs,
+    beside_sequence_s,
+    decode_entry_s,
+    experts_s,
+    gemm_s,
+)
+from afterwatt.hwprofiles.rates import reached_rates
+from afterwatt.hwprofiles.serving import Serving
+from afterwatt.modelspecs.spec import ModelSpec, experts_touched
+
+Floats = NDArray[np.float64]
+
+MATRICES: Final = "matrices"
+EXPERTS: Final = "experts"
+ROUTER: Final = "router"
+HEAD: Final = "head"
+ATTENTION: Final = "attention"
+CACHE: Final = "cache"
+SMALL: Final = "small"
+LINKS: Final = "links"
+_ROUTER_BYTES: Final = 2.0
+
+
+class StepShape(NamedTuple):
+    """Columns of plans, in their first iteration; float64.
+
+    Attributes:
+        decoding, context_tokens, emits: as in `TimeModel.step`.
+        chunk_tokens, chunk_past: summed over the prompt pieces.
+        chunk_pairs: query-key pairs of the prompt pieces (causal); chunk_pairs_slope: their growth per iteration.
+    """
+
+    decoding: Floats
+    context_tokens: Floats
+    emits: Floats
+    chunk_tokens: Floats
+    chunk_past: Floats
+    chunk_pairs: Floats
+    chunk_pairs_slope: Floats
+
+
+NONE: Final[Floats] = np.zeros(())
+
+
+class Amount(NamedTuple):
+    """So much for each of so many units: each * (units + growth * k) in iteration k of plans."""
+
+    each: float
+    units: Floats
+    growth: Floats = NONE
+
+
+NOTHING: Final = Amount(0.0, NONE)
+
+
+class Term(NamedTuple):
+    """What one kind of kernel takes in plans, on all GPUs that share a layer.
+
+    Attributes:
+        kind: one of this module's words in capitals.
+        times: layers that it runs in; 1 where it runs once per iteration.
+        elements: of weights and of the KV cache, read or written.
+        element_bytes: of one.
+        flops: arithmetic.
+        link_bytes: sent to other GPUs.
+    """
+
+    kind: str
+    times: int
+    elements: Amount = NOTHING
+    element_bytes: float = 0.0
+    flops: Amount = NOTHING
+    link_bytes: Amount = NOTHING
+
+
+class Operation(Protocol):
+    """Kernels of a layer that depend on nothing but the number of tokens."""
+
+    def seconds(self, tokens: int, /) -> float:
+        """Return how long they take."""
+
+    def term(self, tokens: Floats, times: int, /) -> Term:
+        """Return what they read, multiply and send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Products of tokens with matrices that each of them passes through.
+
+    Attributes:
+        kind: as in `Term`.
+        shapes: (inputs, outputs) of each matrix, on one GPU.
+        weights: of all of them, on all GPUs.
+        weight_bytes: of one, as stored.
+        rates: what they reach.
+        activation_bytes: per element of what passes through.
+        overhead_s: beside the products.
+    """
+
+    kind: str
+    shapes: tuple[tuple[float, float], ...]
+    weights: int
+    weight_bytes: float
+    rates: GemmRates
+    activation_bytes: float
+    overhead_s: float = 0.0
+
+    def seconds(self, tokens: int) -> float:
+        """Return the seconds of one after the other."""
+        total = self.overhead_s
+        for inputs, outputs in self.shapes:
+            total += gemm_s(tokens, inputs, outputs, self.rates, self.weight_bytes, self.activation_bytes)
+        return total
+
+    def term(self, tokens: Floats, times: int) -> Term:
+        """Return weights, read once if anything passes through (a router's few are left out), and FLOPs."""
+        read = NOTHING if self.kind == ROUTER else Amount(float(self.weights), np.minimum(tokens, 1.0))
+        return Term(self.kind, times, read, self.weight_bytes, Amount(2.0 * self.weights, tokens))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """Grouped products with a mixture's experts, of which every token is sent to some.
+
+    Attributes:
+        hidden: width of the residual stream.
+        width: of one expert on one GPU.
+        inner: matrices into an expert: 2 for gated ones, else 1.
+        experts: in the layer.
+        active: that a token is sent to.
+        weights: of one, on all GPUs.
+        weight_bytes, rates, activation_bytes: as in `Products`.
+    """
+
+    hidden: float
+    width: float
+    inner: float
+    experts: int
+    active: int
+    weights: int
+    weight_bytes: float
+    rates: GemmRates
+    activation_bytes: float
+
+    def seconds(self, tokens: int) -> float:
+        """Return the seconds of both products."""
+        sizes = (tokens, self.hidden, self.width, float(self.experts), float(self.active))
+        return experts_s(*sizes, self.rates, self.weight_bytes, self.activation_bytes, self.inner)
+
+    def term(self, tokens: Floats, times: int) -> Term:
+        """Return weights of the experts that so many tokens are expected to touch, and FLOPs."""
+        sizes, where = np.unique(tokens, return_inverse=True)
+        touched: Floats = np.array([experts_touched(self.experts, self.active, size) for size in sizes.tolist()])[where]
+        flops = Amount(2.0 * self.active * self.weights, tokens)
+        return Term(EXPERTS, times, Amount(float(self.weights), touched), self.weight_bytes, flops)
+
+
+class Small(NamedTuple):
+    """Kernels between the others, whose activations are left out of what energy counts.
+
+    Attributes:
+        fixed_s: whatever the number of tokens.
+        token_s: for each.
+    """
+
+    fixed_s: float
+    token_s: float
+
+    def seconds(self, tokens: int) -> float:
+        """Return their seconds."""
+        return self.fixed_s + tokens * self.token_s
+
+    def term(self, _tokens: Floats, times: int) -> Term:
+        """Return nothing: only their time counts."""
+        return Term(SMALL, times)
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduces:
+    """The two all-reduces of a layer over the GPUs that share it.
+
+    Attributes:
+        serving: what is computed, and where.
+        token_bytes: of a token's residual stream.
+    """
+
+    serving: Serving
+    token_bytes: float
+
+    def seconds(self, tokens: int) -> float:
+        """Return the seconds of both."""
+        deployment, stack = self.serving.deployment, self.serving.stack
+        link = deployment.gpu_link
+        rate, latency_s = float(link.bytes_per_s), link.latency_s + stack.comm_latency_s
+        bulk = (stack.comm_bulk_bytes, rate * stack.comm_bulk_efficiency)
+        payload = tokens * self.token_bytes
+        return 2.0 * all_reduce_s(payload, deployment.tp, rate * stack.comm_efficiency, latency_s, *bulk)
+
+    def term(self, tokens: Floats, times: int) -> Term:
+        """Return what all GPUs send: of the payload, twice the part that is not their own."""
+        others = self.serving.deployment.tp - 1
+        return Term(LINKS, times, link_bytes=Amount(2.0 * 2.0 * others * self.token_bytes, tokens))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Attention of one layer, per thing counted.
+
+    Attributes:
+        costs: seconds on each GPU, as for prompts.
+        decode_entry_s: per KV entry of sequences that decode by themselves.
+        beside_entry_s, beside_sequence_s: per KV entry and sequence of those that decode beside prompts.
+        entry_elements: of the keys and values of a token, on all GPUs; entry_element_bytes: of one.
+        pair_flops: per query-key pair, on all GPUs.
+    """
+
+    costs: AttentionCosts
+    decode_entry_s: float
+    beside_entry_s: float
+    beside_sequence_s: float
+    entry_elements: float
+    entry_element_bytes: float
+    pair_flops: float
+
+    def terms(self, shape: StepShape, times: int) -> tuple[Term, Term]:
+        """Return what is read and multiplied, and the new keys and values that are written.
+
+        Each entry is read once per decoding sequence or prompt piece, its new ones included.
+        """
+        tokens = shape.decoding + shape.chunk_tokens
+        read = Amount(self.entry_elements, shape.context_tokens + shape.chunk_past + shape.chunk_tokens, tokens)
+        pairs = shape.context_tokens + shape.chunk_pairs
+        flops = Amount(self.pair_flops, pairs, shape.decoding + shape.chunk_pairs_slope)
+        written = Term(CACHE, times, Amount(self.entry_elements, tokens), self.entry_element_bytes)
+        return Term(ATTENTION, times, read, self.entry_element_bytes, flops), written
+
+
+class StepModel:
+    """An iteration of what is served.
+
+    Attributes:
+        serving: what is computed, and where.
+        rates: what its GPUs reach.
+        layer: operations of one layer, in order; attention: beside them.
+        head: the LM head's product.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        deployment, model, stack = serving.deployment, serving.model, serving.stack
+        self.serving = serving
+        self.rates = reached_rates(deployment.device, deployment.ecc_on, serving.precision, stack)
+        self._token_bytes = model.hidden * float(stack.activation_bytes_per_element)
+        self.attention = self._attention()
+        self.layer = self._layer()
+        self.head = Products(
+            HEAD,
+            ((float(model.hidden), model.head_params / model.hidden / deployment.tp),),
+            model.head_params,
+            serving.precision.bytes_per_head,
+            self.rates.head,
+            float(stack.activation_bytes_per_element),
+        )
+
+    def _attention(self) -> Attention:
+        serving, rates = self.serving, self.rates.attention
+        model, stack, tp = serving.model, serving.stack, serving.deployment.tp
+        heads, kv_heads = model.heads / tp, kv_heads_held(model, tp)
+        widths = (stack.kv_bytes_per_element, stack.activation_bytes_per_element)
+        costs = attention_costs(heads, kv_heads, model.head_dim, rates, *widths)
+        return Attention(
+            costs=costs,
+            decode_entry_s=decode_entry_s(costs),
+            beside_entry_s=decode_entry_s(costs, stack.mixed_query_rows),
+            beside_sequence_s=beside_sequence_s(rates, heads, kv_heads, stack.mixed_query_rows),
+            entry_elements=2.0 * kv_heads * tp * model.head_dim,
+            entry_element_bytes=float(stack.kv_bytes_per_element),
+            pair_flops=4.0 * model.heads * model.head_dim,
+        )
+
+    def _layer(self) -> tuple[Operation, ...]:
+        model, stack, tp = self.serving.model, self.serving.stack, self.serving.deployment.tp
+        hidden, inner = float(model.hidden), float(model.heads * model.head_dim) / tp
+        keys_and_values = 2.0 * kv_heads_held(model, tp) * model.head_dim
+        projections = Products(
+            MATRICES,
+            ((hidden, inner + keys_and_values), (inner, hidden)),
+            model.attention_matrix_params,
+            self.serving.precision.bytes_per_attention_weight,
+            self.rates.matrices,
+            float(stack.activation_bytes_per_element),
+        )
+        costs = self.attention.costs
+        between_s = _traffic_bytes(self.serving) / self.rates.matrices.bytes_per_s
+        small = (Small(costs.latency_s + stack.layer_overhead_s, 0.0), Small(0.0, costs.token_s + between_s))
+        reduces = (AllReduces(self.serving, self._token_bytes),) if tp > 1 else ()
+        return (projections, *self._ffn(), *small, *reduces)
+
+    def _ffn(self) -> tuple[Operation, ...]:
+        """Return a dense feed-forward network, or a router and its experts."""
+        model, stack, rates = self.serving.model, self.serving.stack, self.rates
+        hidden, width, inner = float(model.hidden), model.ffn / self.serving.deployment.tp, model.ffn_matrices - 1.0
+        weight_bytes, moved = self.serving.precision.bytes_per_weight, float(stack.activation_bytes_per_element)
+        if model.experts == 1:
+            shapes = ((hidden, inner * width), (width, hidden))
+            return (Products(MATRICES, shapes, model.ffn_matrix_params, weight_bytes, rates.matrices, moved),)
+        to_all, overhead_s = ((hidden, float(model.experts)),), float(stack.router_overhead_s)
+        router = Products(ROUTER, to_all, model.layer_router_params, _ROUTER_BYTES, rates.router, moved, overhead_s)
+        experts = Experts(
+            hidden=hidden,
+            width=width,
+            inner=inner,
+            experts=model.experts,
+            active=model.active_experts,
+            weights=model.ffn_matrix_params,
+            weight_bytes=weight_bytes,
+            rates=rates.experts,
+            activation_bytes=moved,
+        )
+        return router, experts
+
+    def layer_s(self, tokens: int) -> float:
+        """Return the seconds of a layer over this many tokens, but for what attention reads and multiplies."""
+        return sum(operation.seconds(tokens) for operation in self.layer)
+
+    def hop_s(self, tokens: int) -> float:
+        """Return the seconds to hand this many tokens' activations to the next pipeline stage."""
+        stack, link = self.serving.stack, self.serving.deployment.stage_link
+        rate = float(link.bytes_per_s) * stack.comm_efficiency
+        return float(link.latency_s) + stack.comm_latency_s + tokens * self._token_bytes / rate
+
+    def terms(self, shape: StepShape) -> list[Term]:
+        """Return what every kind of kernel takes: of the layers, of what runs once, and of attention."""
+        tokens, layers = shape.decoding + shape.chunk_tokens, self.serving.model.layers
+        hops = Amount((self.serving.deployment.pp - 1) * self._token_bytes, tokens)
+        return [
+            *(operation.term(tokens, layers) for operation in self.layer),
+            self.head.term(shape.emits, 1),
+            Term(LINKS, 1, link_bytes=hops),
+            *self.attention.terms(shape, layers),
+        ]
+
+
+def _traffic_bytes(serving: Serving) -> float:
+    """Return bytes per token that a layer moves on one GPU outside of matrix products and attention.
+
+    Norms with their residual (two vectors read, two written), rotary embedding of queries and keys (read, written), the
+    activation between the FFN's matrices (its inputs read, its output written), new keys and values written.
+    """
+    model, stack, tp = serving.model, serving.stack, serving.deployment.tp
+    kv_heads = kv_heads_held(model, tp)
+    norms = 4.0 * model.norms_per_layer * model.hidden
+    rotary = 2.0 * (model.heads / tp + kv_heads) * model.head_dim
+    between = model.ffn_matrices * model.ffn * model.active_experts / tp
+    written = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element
+    return (norms + rotary + between) * stack.activation_bytes_per_element + written
+
+
+# -- what memory holds -------------------------------------------------------------------------------------------------
+
+
+def kv_heads_held(model: ModelSpec, tp: int) -> float:
+    """Return the KV heads on one GPU; where there are fewer heads than GPUs, every GPU keeps a copy of one."""
+    return max(model.kv_heads, tp) / tp
+
+
+def stage_layers(layers: int, stages: int) -> list[int]:
+    """Split layers over pipeline stages as evenly as they go, the first ones taking what is over."""
+    even, over = divmod(layers, stages)
+    return [even + (stage < over) for stage in range(stages)]
+
+
+def stage_kv_bytes(serving: Serving, stage: int) -> float:
+    """Return bytes of a token's keys and values on one GPU of a pipeline stage."""
+    model, deployment = serving.model, serving.deployment
+    layers = stage_layers(model.layers, deployment.pp)[stage]
+    return 2.0 * layers * kv_heads_held(model, deployment.tp) * model.head_dim * serving.stack.kv_bytes_per_element
+
+
+def replica_kv_bytes(serving: Serving) -> float:
+    """Return bytes of a token's keys and values on all GPUs of a replica."""
+    return serving.deployment.tp * sum(stage_kv_bytes(serving, stage) for stage in range(serving.deployment.pp))
+
+
+def stage_weight_bytes(serving: Serving, stage: int) -> float:
+    """Return bytes of weights on one GPU of a pipeline stage.
+
+    Its layers, with the embedding on the first stage and the head on the last (one table if tied).
+    """
+    model, precision, deployment = serving.model, serving.precision, serving.deployment
+    first, last = stage == 0, stage == deployment.pp - 1
+    if first and last:
+        return model.stored_bytes(precision) / deployment.tp
+    weights = stage_layers(model.layers, deployment.pp)[stage] * model.layer_bytes(precision)
+    if first:
+        weights += model.embedding_bytes(precision)
+    if last:
+        weights += model.head_bytes(precision)
+    return weights / deployment.tp
+
+
+def activation_bytes(serving: Serving, tokens: int) -> float:
+    """Return the most bytes of activations on one GPU: the widest intermediate of a layer, in and out, in 16 bits.
+
+    The logits of one token per sequence are small against it.
+    """
+    model, tp = serving.model, serving.deployment.tp
+    return 2.0 * tokens * (model.hidden * 4 + model.ffn * model.active_experts * model.ffn_matrices / tp)
