@@ -31,7 +31,10 @@ simulate.__signature__ = flags.signature()  # type: ignore[attr-defined]  # type
 def run_command(study: "StudyConfig", dry_run: bool = False) -> int:
     """Run a study, or plan it only, print what came of it, and give the exit code."""
     from afterwatt.cli import output
+    from afterwatt.cli.arrow import probe_without_pandas
     from afterwatt.cli.errors import DONE, INFEASIBLE
+
+    probe_without_pandas()
 
     if dry_run:
         from afterwatt.studies.plan import plan_study

@@ -1,11 +1,13 @@
 """A trace in a table of requests: opened by one checking pass, walked by as many further passes as wanted.
 
 The checking pass reads every row once, so that a run does not fail half-way through; it also learns the row count, the
-span and what was left out. Memory is bounded by a chunk, except where sorting was asked for.
+span and what was left out. Of a short trace it keeps the rows, and the file is read again only if it has changed. Memory
+is bounded by a chunk, except where sorting was asked for.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,7 @@ _LONGEST_SPAN_S = 20 * 366 * 86_400
 _HIGHEST_RATE_PER_S = 1e6
 _SLOW_GAP_S = 100.0
 _ROWS_TO_JUDGE = 20
+_KEPT_BYTES = 1 << 19
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class FileTrace(Trace):
         """
         self._form, self._peek, self._options = form, peek, options
         self._factor = 1.0
+        self._kept: list[pa.RecordBatch] | None = None
+        self._stamp = (0, 0)
         if form.arrival is None and options.rate_per_s is None:
             next(form.stretches(peek, options), None)  # what is wrong with the file itself comes first
             raise TraceError(
@@ -76,7 +81,8 @@ class FileTrace(Trace):
     def batches(self, size: int = DEFAULT_BATCH_ROWS) -> Iterator[Batch]:
         """Walk the file again; see `Trace.batches`."""
         check_batch_size(size)
-        return map(to_batch, rechunk(self._records(_Count()), size))
+        kept = self._kept if self._kept is not None and self._stamp == _stamp(self._peek.path) else None
+        return map(to_batch, rechunk(self._records(_Count()) if kept is None else kept, size))
 
     def _records(self, count: _Count) -> Iterator[pa.RecordBatch]:
         """Record batches with arrival_s first, cut as the options say, with what was seen noted in `count`."""
@@ -125,8 +131,13 @@ class FileTrace(Trace):
 
     def _measure(self) -> _Count:
         count = _Count()
-        for _ in self._records(count):
-            pass
+        self._stamp = _stamp(self._peek.path)
+        kept, kept_bytes = [], 0
+        for record in self._records(count):
+            kept_bytes += record.nbytes
+            if kept_bytes <= _KEPT_BYTES:
+                kept.append(record)
+        self._kept = kept if kept_bytes <= _KEPT_BYTES and self._peek.kind != "directory" else None
         return count
 
     def _rescale(self, rate_per_s: float) -> str:
@@ -189,6 +200,15 @@ class FileTrace(Trace):
             prefix_block_tokens=form.block_tokens_of(peek),
             notes=tuple(notes),
         )
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """What changes when a file does: (time of its last change, size); nothing where there is no file any more."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1
+    return found.st_mtime_ns, found.st_size
 
 
 def _in_order(stretches: Iterator[Stretch]) -> Iterator[Stretch]:

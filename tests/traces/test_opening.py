@@ -162,6 +162,14 @@ def test_a_file_that_changes_after_opening_is_still_checked(trace_file):
     with pytest.raises(TraceError):
         list(trace.batches())
 
+def test_the_rows_of_a_short_file_are_read_once(trace_file, monkeypatch):
+    trace = open_trace(trace_file)
+    first = trace.head(10)
+    monkeypatch.setattr(type(trace), "_records", None)
+    again = trace.head(10)
+    assert again.arrival_s.tolist() == first.arrival_s.tolist()
+    assert again.prompt_tokens.tolist() == first.prompt_tokens.tolist()
+
 
 def test_importing_the_package_loads_neither_arrow_nor_numpy():
     code = "import sys, afterwatt.traces; assert not {'pyarrow', 'numpy', 'pandas'} & set(sys.modules), 'heavy import'"
