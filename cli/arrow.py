@@ -8,9 +8,7 @@ from types import ModuleType
 class _NoPandas:
     """Says to whoever looks for it that there is no pandas."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         """Refuse pandas, and know nothing of other modules."""
         del path, target
         if name == "pandas":

@@ -45,7 +45,7 @@ def run_command(study: "StudyConfig", dry_run: bool = False) -> int:
     from afterwatt.studies.running import run_study
 
     with watching(study.quiet) as watch:
-        result = run_study(study, watch=watch)
+        result = run_study(study, watch=watch, spare_core=True)
     if study.json_output:
         output.print_json(result)
     elif not study.quiet:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from afterwatt.hwprofiles.stacks import Spread, model_class
 from afterwatt.reports.rundir import Run
+from afterwatt.sim.beside import both
 from afterwatt.sim.config import RunConfig, Slowness
 
 LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
@@ -24,13 +25,19 @@ SCALARS: Final = {
 Block = dict[str, Any]
 
 
-def prediction(config: RunConfig, nominal: Mapping[str, Any], simulate: Callable[[RunConfig, Path], Run]) -> Block:
+def prediction(
+    config: RunConfig,
+    nominal: Mapping[str, Any],
+    simulate: Callable[[RunConfig, Path], Run],
+    spare_core: bool = False,
+) -> Block:
     """Describe how far a run can be trusted, for `summary.json`.
 
     Args:
         config: the run; with `bounds` its range is found by two further runs.
         nominal: the summary's other blocks.
         simulate: runs a configuration into a directory.
+        spare_core: whether the two further runs may go on at the same time.
 
     Returns:
         The `prediction` block of the summary's contract; `range_90` is null without `bounds` or without an interval.
@@ -52,11 +59,12 @@ def prediction(config: RunConfig, nominal: Mapping[str, Any], simulate: Callable
     plain = replace(config, bounds=False, decisions=False)
     ends = [Slowness(spread["prefill"][end], spread["decode"][end]) for end in (0, 1)]
     with TemporaryDirectory(prefix="afterwatt-") as folder:
-        runs = [
-            simulate(replace(plain, slowness=slowness), Path(folder) / str(number))
-            for number, slowness in enumerate(ends)
-        ]
-        summaries = [nominal, *(run.summary.model_dump() for run in runs)]
+
+        def bound(end: int) -> Block:
+            return simulate(replace(plain, slowness=ends[end]), Path(folder) / str(end)).summary.model_dump()
+
+        further = both(bound, 0, 1) if spare_core else (bound(0), bound(1))
+        summaries = [nominal, *further]
     return said | {"range_90": _ranges(summaries, spread.get("energy"))}
 
 

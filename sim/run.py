@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books
@@ -30,9 +31,17 @@ from afterwatt.sim.workload import Workload
 
 Progress = Callable[[int, float], None]
 """Called now and then with (requests done, virtual seconds)."""
+LEAST_S = 0.05
+"""What a run must take for a process beside it to save more than it costs."""
 
 
-def simulate(config: RunConfig, out: str | Path, progress: Progress | None = None, overwrite: bool = False) -> Run:
+def simulate(
+    config: RunConfig,
+    out: str | Path,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    spare_core: bool = False,
+) -> Run:
     """Simulate one run and write its directory.
 
     Args:
@@ -40,6 +49,7 @@ def simulate(config: RunConfig, out: str | Path, progress: Progress | None = Non
         out: the directory to come.
         progress: called now and then with (requests done, virtual seconds).
         overwrite: replace a run that stands there.
+        spare_core: whether a core is free, on which one of the two runs for the range may go on beside the other.
 
     Returns:
         The run directory, whole.
@@ -56,12 +66,14 @@ def simulate(config: RunConfig, out: str | Path, progress: Progress | None = Non
         decisions = DecisionWriter(writer.file("decisions.parquet")) if config.decisions else None
         sink: Callable[[DecisionEntry], None] | None = decisions.add if decisions else None
         body = Body(config, memory, workload, meter, lambda rows: writer.write("requests", rows), sink, progress)
+        begun_s = perf_counter()
         result = body.run()
+        spare_core = spare_core and perf_counter() - begun_s > LEAST_S
         if decisions is not None:
             decisions.close()
         gaps = result.gaps.table()
         writer.write("itl", {"itl_s": gaps["value"], "tokens": gaps["weight"]})
-        _close(config, memory, result, writer)
+        _close(config, memory, result, writer, spare_core)
     return load_run(out)
 
 
@@ -81,7 +93,7 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     return Meter(step, gpu, replica, memory.replica_block_bytes)
 
 
-def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: RunWriter) -> None:
+def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: RunWriter, spare_core: bool) -> None:
     """Measure capacity, settle energy, carbon and cost, and write what is left of the directory."""
     capacity = measure_capacity(config, memory, config.workload) if result.accepted else None
     load = load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
@@ -103,7 +115,7 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
         "quality": {"perplexity": None, "source": "not measured"},
         **books.summary(),
     }
-    blocks["prediction"] = prediction(config, {**computed, **blocks}, simulate)
+    blocks["prediction"] = prediction(config, {**computed, **blocks}, simulate, spare_core)
     writer.write_summary(assemble_summary(run, blocks, computed))
 
 

@@ -67,6 +67,7 @@ def run_study(
     jobs: int | None = None,
     backend: str | None = None,
     watch: Watch | None = None,
+    spare_core: bool = False,
 ) -> Study:
     """Run every cell of a study and write directories, pages and study.json; what stands there already is kept.
 
@@ -76,6 +77,7 @@ def run_study(
         jobs: runs at a time; None: as many as the study says.
         backend: of joblib, such as `dask` or `ray`, where they are registered; None: processes of this machine.
         watch: told of progress.
+        spare_core: whether a run, where there is one at a time, may take a second core.
 
     Raises:
         Infeasible: no cell fits.
@@ -92,23 +94,23 @@ def run_study(
         others = f" (and {len(refusals) - 1} more cells do not fit either)" if len(refusals) > 1 else ""
         raise Infeasible(refusals[0] + others)
     with no_litter(plan.path):
-        return _run_one(plan, watch) if plan.single else _run_cells(plan, backend, watch)
+        return _run_one(plan, watch, spare_core) if plan.single else _run_cells(plan, backend, watch, spare_core)
 
 
-def _run_one(plan: Plan, watch: Watch) -> Study:
+def _run_one(plan: Plan, watch: Watch, spare_core: bool) -> Study:
     cell = plan.cells[0]
-    run = _simulate(cell.jobs[0], plan.path, plan.study, watch, f"{cell.names.hw} · {cell.names.model}")
+    run = _simulate(cell.jobs[0], plan.path, plan.study, watch, f"{cell.names.hw} · {cell.names.model}", spare_core)
     return Study(plan, (run,), (run,), {}, _pages(plan, [run], [run]))
 
 
-def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str) -> "Run":
+def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str, spare_core: bool = False) -> "Run":
     from afterwatt.sim.run import simulate
 
     with watch.run(label, job.total) as advance:
-        return simulate(job.config, path, advance, study.overwrite)
+        return simulate(job.config, path, advance, study.overwrite, spare_core)
 
 
-def _run_cells(plan: Plan, backend: str | None, watch: Watch) -> Study:
+def _run_cells(plan: Plan, backend: str | None, watch: Watch, spare_core: bool) -> Study:
     from afterwatt.reports.rundir import load_run
 
     _make_folder(plan)
@@ -117,7 +119,7 @@ def _run_cells(plan: Plan, backend: str | None, watch: Watch) -> Study:
     if (study.jobs == 1 and backend is None) or len(todo) < 2:
         for number, (cell, job) in enumerate(todo, 1):
             label = f"{number}/{len(todo)}  {cell.label}" + (f" · seed {job.seed}" if len(plan.seeds) > 1 else "")
-            _simulate(job, plan.path / job.directory, study, watch, label)
+            _simulate(job, plan.path / job.directory, study, watch, label, spare_core)
     else:
         with watch.run(f"{len(todo)} runs", len(todo)) as advance:
             for done, _ in enumerate(_in_parallel(plan, todo, backend), 1):

@@ -1,7 +1,7 @@
 """A trace in a table of requests: opened by one checking pass, walked by as many further passes as wanted.
 
 The checking pass reads every row once, so that a run does not fail half-way through; it also learns the row count, the
-span and what was left out. Of a short trace it keeps the rows, and the file is read again only if it has changed. Memory
+span and what was left out. It keeps the rows of a short trace, whose file is read again only if it has changed. Memory
 is bounded by a chunk, except where sorting was asked for.
 """
 

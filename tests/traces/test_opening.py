@@ -162,6 +162,7 @@ def test_a_file_that_changes_after_opening_is_still_checked(trace_file):
     with pytest.raises(TraceError):
         list(trace.batches())
 
+
 def test_the_rows_of_a_short_file_are_read_once(trace_file, monkeypatch):
     trace = open_trace(trace_file)
     first = trace.head(10)
