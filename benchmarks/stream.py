@@ -47,7 +47,7 @@ def main() -> None:
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kibibytes on Linux
     print(
         f"{summary.requests.arrived:,} requests in {seconds:.0f} s "
-        f"({seconds / summary.requests.arrived * 1e6:.1f} us each), {summary.requests.finished:,} finished, "
+        f"({seconds / options.requests * 1e6:.1f} us each), {summary.requests.finished:,} finished, "
         f"load {summary.load.offered_frac:.2f}, peak memory {peak_bytes / 1e6:.0f} MB"
     )
 

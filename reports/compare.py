@@ -48,8 +48,8 @@ class Entry:
     def attainment_frac(self) -> float | None:
         """Share of requests served within the SLO; those longer than the model's context are nobody's to serve."""
         requests, met = self.summary.requests, self.summary.requests.slo_met
-        servable = requests.arrived - self.summary.rejected_by.get("over_context", 0)
-        return met / servable if met is not None and servable else None
+        servable = (requests.arrived or 0) - self.summary.rejected_by.get("over_context", 0)
+        return met / servable if met is not None and servable > 0 else None
 
     @property
     def meets_slo(self) -> bool | None:
@@ -72,8 +72,8 @@ class Entry:
 
     @cached_property
     def choices(self) -> dict[Choice, str]:
-        """Every (method, allocation) that was drawn, with its column."""
-        return self.run.embodied_draws()
+        """Every (method, allocation) that was drawn, with its column; none where only a part of the carbon was."""
+        return self.run.embodied_draws() if self.run.knows("draws", "operational_gco2e") else {}
 
     def carbon_draws(self, choice: Choice) -> Floats:
         """Give grams of CO2e per output token in every draw, operational and embodied together."""

@@ -72,8 +72,6 @@ def run_context(entry: Entry) -> dict[str, Any]:
     """Give what the page of one run shows."""
     summary, manifest = entry.summary, entry.run.manifest
     series = Series(entry.run)
-    moving = activity.activity(entry.run, series) if len(series) else []
-    burning = [energy.power(series)] if len(series) else []
     return {
         "title": f"{summary.hardware} · {summary.model}",
         "subtitle": _subtitle(entry),
@@ -82,10 +80,10 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "footnotes": manifest.warnings,
         "cards": view.cards(entry),
         "latency": _there(*latency.distributions([entry])),
-        "activity": _there(*moving),
-        "power": _there(*burning),
+        "activity": _there(*activity.activity(entry.run, series)),
+        "power": _there(energy.power(series)),
         "energy": energy.shares(summary),
-        "carbon": _there(carbon.split(entry), _grid(series), carbon.by_choice(entry)),
+        "carbon": _there(carbon.split(entry), carbon.over_time(series), carbon.by_choice(entry)),
         "cost": [drawn] if (drawn := comparison.costs([entry])) else [],
         "grounds": view.grounds(entry),
         "method_notes": summary.carbon_gco2e.notes,
@@ -103,10 +101,6 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "quality": summary.quality,
         "thinning": f"{latency.THINNING} Over time, {series.rule()}.",
     }
-
-
-def _grid(series: Series) -> Figure | None:
-    return carbon.over_time(series) if len(series) else None
 
 
 def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
@@ -179,7 +173,7 @@ def _there(*figures: Figure | None) -> list[Figure]:
 
 def _subtitle(entry: Entry) -> list[str]:
     summary, config = entry.summary, entry.run.manifest.config
-    body = {"sim": "simulated", "emulator": "emulated", "engine": "measured"}[summary.body]
+    body = {"sim": "simulated", "emulator": "emulated", "engine": "measured"}.get(summary.body or "")
     policies = summary.policies
     if isinstance(policies, Mapping):
         policies = ", ".join(f"{name} {value}" for name, value in policies.items() if isinstance(value, str))

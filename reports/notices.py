@@ -77,15 +77,19 @@ def _load(summary: Summary) -> list[Notice]:
 def _lost(summary: Summary) -> list[Notice]:
     requests, found = summary.requests, []
     if requests.rejected:
-        share = percent(requests.rejected / requests.arrived, 2)
-        reasons = [REASONS.get(reason, reason) for reason in summary.rejected_by]
+        reasons = [REASONS.get(reason, reason) for reason in summary.rejected_by] or ["nobody knows why"]
         if len(reasons) > 1:
             counts = summary.rejected_by.values()
             reasons = [f"{count(many)} {reason}" for many, reason in zip(counts, reasons, strict=True)]
+        share = _share(requests.rejected, requests.arrived)
         text = f"{share} of all: {', '.join(reasons)}. They are counted here and in no latency."
         found.append(Notice("warn", f"{plural(requests.rejected, 'request')} rejected", text))
     if requests.unfinished:
-        share = percent(requests.unfinished / requests.arrived, 2)
+        share = _share(requests.unfinished, requests.arrived)
         text = f"{share} of all were still waiting or running when the run ended; no latency includes them."
         found.append(Notice("warn", f"{plural(requests.unfinished, 'request')} unfinished", text))
     return found
+
+
+def _share(some: int, arrived: int | None) -> str:
+    return percent(some / arrived if arrived else None, 2)

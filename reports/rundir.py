@@ -51,13 +51,13 @@ class Run:
     def manifest(self) -> Manifest:
         """What was run, checked against the contract."""
         where = self.path / "manifest.json"
-        return check_manifest(read_json(where), str(where))
+        return check_manifest(read_json(where), str(where), older=True)
 
     @cached_property
     def summary(self) -> Summary:
         """What came of it, checked against the contract."""
         where = self.path / "summary.json"
-        return check_summary(read_json(where), str(where))
+        return check_summary(read_json(where), str(where), older=True)
 
     def file(self, table: str) -> Path:
         """Give the path of a table's parquet file."""
@@ -68,8 +68,12 @@ class Run:
         return self.file(table).is_file()
 
     def column_names(self, table: str) -> list[str]:
-        """Give the columns of a table."""
+        """Give the columns of a table that are in its file."""
         return list(open_parquet(self.file(table)).schema_arrow.names)
+
+    def knows(self, table: str, *names: str) -> bool:
+        """Tell whether the run has all of these columns, which an older one may lack."""
+        return set(names) <= set(self.column_names(table))
 
     def column(self, table: str, name: str) -> Floats:
         """Read one numeric column as float64, null as NaN; so is one that an older run lacks."""

@@ -1,14 +1,15 @@
 """The two JSON files of a run directory as models: what every body writes and every other tool may rely on.
 
-``null`` is unknown and never stands for 0. An unknown key is an error, so that a misspelt one cannot go unnoticed.
+``null`` is unknown and never stands for 0. An unknown key is an error, so that a misspelt one cannot go unnoticed. A
+missing one is an error where a run is written; where an older run is read it is unknown.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from afterwatt.reports.errors import ReportError
 
@@ -22,9 +23,32 @@ Body = Literal["sim", "emulator", "engine"]
 Basis = Literal["measured", "fitted", "pooled", "assumed"]
 Quantile = Literal["mean", "p50", "p90", "p99"]
 M = TypeVar("M", bound=BaseModel)
+OLDER: Final = "a run of an older version"
+"""What a file is validated as when it is read, rather than written."""
 
 
-class Strict(BaseModel):
+class Block(BaseModel):
+    """An object of which an older run may have had fewer keys."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Json, info: ValidationInfo) -> Json:
+        """Put what is unknown for every key that a run lacks, where one is read."""
+        if info.context is not OLDER or not isinstance(data, Mapping):
+            return data
+        required = {name: field for name, field in cls.model_fields.items() if field.is_required()}
+        return {name: _unknown(field.annotation) for name, field in required.items()} | dict(data)
+
+
+def _unknown(kind: Json) -> Json:
+    """Return what stands for the unknown in a field of this type: no keys, a word, or null."""
+    origin: object = get_origin(kind)
+    if origin is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return {}
+    return "unknown" if kind is str else None
+
+
+class Strict(Block):
     """A block in which an unknown key, a NaN or an infinity is an error."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
@@ -59,10 +83,10 @@ class Stats(Strict):
 class Requests(Strict):
     """What became of every request of the trace; arrived = finished + rejected + unfinished."""
 
-    arrived: Count
-    finished: Count
-    rejected: Count
-    unfinished: Count
+    arrived: Count | None
+    finished: Count | None
+    rejected: Count | None
+    unfinished: Count | None
     slo_met: Count | None
 
 
@@ -152,11 +176,11 @@ class Quality(Strict):
 class HardwareLife(Strict):
     """The life of a card or a host as its present owner sees it; ages are seconds since first use."""
 
-    acquired_s: NonNegative
-    service_s: NonNegative
-    total_s: NonNegative
-    second_hand: bool
-    owned: bool
+    acquired_s: NonNegative | None
+    service_s: NonNegative | None
+    total_s: NonNegative | None
+    second_hand: bool | None
+    owned: bool | None
 
 
 class BreakEven(Strict):
@@ -179,8 +203,8 @@ class BreakEven(Strict):
 class Range(Strict):
     """Where a value lies nine times in ten."""
 
-    low: NonNegative
-    high: NonNegative
+    low: NonNegative | None
+    high: NonNegative | None
 
 
 class TimeError(Strict):
@@ -213,7 +237,7 @@ class Prediction(Strict):
     stack: str
     pool: str
     model_class: str
-    basis: Basis
+    basis: Basis | None
     time_error_90: TimeError
     energy_error_90: Range | None
     range_90: Ranges | None
@@ -223,7 +247,7 @@ class Summary(Strict):
     """``summary.json``."""
 
     schema_version: Literal["1"]
-    body: Body
+    body: Body | None
     model: str
     hardware: str
     policies: Json
@@ -270,13 +294,13 @@ class Slo(Strict):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
-class Manifest(BaseModel):
+class Manifest(Block):
     """``manifest.json``: everything needed to run it again. A body may add keys of its own."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, frozen=True)
 
     schema_version: Literal["1"]
-    body: Body
+    body: Body | None
     config: dict[str, Json]
     seed: int | None = None
     versions: dict[str, str] = {}
@@ -322,9 +346,9 @@ def _sentence(error: ValidationError, where: str) -> str:
     return text + (f" (and {more} more)" if more else "")
 
 
-def _validated(model: type[M], data: Json, where: str) -> M:
+def _validated(model: type[M], data: Json, where: str, older: bool = False) -> M:
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=OLDER if older else None)
     except ValidationError as error:
         raise ReportError(_sentence(error, where)) from None
 
@@ -340,32 +364,33 @@ def _check_version(data: Json, where: str) -> None:
         )
 
 
-def check_summary(data: Json, where: str = "summary.json") -> Summary:
+def check_summary(data: Json, where: str = "summary.json", older: bool = False) -> Summary:
     """Hold a summary to the contract.
 
     Args:
         data: what the file holds, parsed.
         where: how to name it in an error.
+        older: whether keys may be missing, which are unknown then.
 
     Raises:
         ReportError: the first thing that is not as the contract says.
     """
     _check_version(data, where)
-    summary = _validated(Summary, data, where)
+    summary = _validated(Summary, data, where, older)
     requests = summary.requests
-    parts = requests.finished + requests.rejected + requests.unfinished
-    if requests.arrived != parts:
+    ended = [count for count in (requests.finished, requests.rejected, requests.unfinished) if count is not None]
+    if len(ended) == 3 and requests.arrived not in (sum(ended), None):
         raise ReportError(
-            f"{where}: {requests.arrived} requests arrived but finished, rejected and unfinished add up to {parts}; "
-            "every request ends in exactly one of them"
+            f"{where}: {requests.arrived} requests arrived but finished, rejected and unfinished add up to "
+            f"{sum(ended)}; every request ends in exactly one of them"
         )
     return summary
 
 
-def check_manifest(data: Json, where: str = "manifest.json") -> Manifest:
+def check_manifest(data: Json, where: str = "manifest.json", older: bool = False) -> Manifest:
     """Hold a manifest to the contract; see :func:`check_summary`."""
     _check_version(data, where)
-    return _validated(Manifest, data, where)
+    return _validated(Manifest, data, where, older)
 
 
 def read_json(path: Path) -> Json:

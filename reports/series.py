@@ -22,15 +22,17 @@ class Series:
 
     def __init__(self, run: Run, most_points: int = MOST_POINTS) -> None:
         self._run = run
-        starts, first, place = np.unique(run.column("timeline", "start_s"), return_index=True, return_inverse=True)
-        self._row_s = run.column("timeline", "interval_s")
+        start_s, row_s, replica = run.columns("timeline", "start_s", "interval_s", "replica")
+        self._kept = ~np.isnan(start_s + row_s + replica)  # else nobody knows when or where that was
+        starts, first, place = np.unique(start_s[self._kept], return_index=True, return_inverse=True)
+        self._row_s = row_s[self._kept]
         lengths = self._row_s[first]
         self.merged = max(1, -(-len(starts) // most_points))
         self.interval_s = float(lengths[0]) if len(lengths) else 0.0
         self._bin: npt.NDArray[np.int64] = place // self.merged
         self.start_s: Floats = starts[:: self.merged]
         self.length_s = _sums(np.arange(len(starts)) // self.merged, lengths, len(self.start_s))
-        self._replica = run.column("timeline", "replica").astype(np.int64)
+        self._replica = replica[self._kept].astype(np.int64)
         self.replicas = len(np.unique(self._replica))
 
     def __len__(self) -> int:
@@ -44,13 +46,18 @@ class Series:
     @property
     def has_energy(self) -> bool:
         """Whether the ledger has been here, and knew every interval's energy."""
-        names = self._run.column_names("timeline")
-        return "energy_j" in names and len(self) > 0 and bool(np.isfinite(self.total("energy_j")).all())
+        return self.knows("energy_j")
+
+    def knows(self, *columns: str) -> bool:
+        """Tell whether the run knows these columns in every interval, of which there must be some."""
+        return len(self) > 0 and all(bool(np.isfinite(self.total(column)).all()) for column in columns)
+
+    def _values(self, column: str) -> Floats:
+        return self._run.column("timeline", column)[self._kept]
 
     def total(self, column: str) -> Floats:
         """Add up a column (joules, tokens, bytes, seconds of all replicas) per bin."""
-        values = self._run.column("timeline", column)
-        return _sums(self._bin, values, len(self))
+        return _sums(self._bin, self._values(column), len(self))
 
     def rate(self, column: str) -> Floats:
         """Give a column per second of time: joules become watts, tokens tokens per second."""
@@ -58,12 +65,12 @@ class Series:
 
     def level(self, column: str) -> Floats:
         """Give the time-weighted mean of a level, added up over replicas (sequences running, waiting)."""
-        values = self._run.column("timeline", column) * self._row_s
+        values = self._values(column) * self._row_s
         return _sums(self._bin, values, len(self)) / self.length_s
 
     def range_over_replicas(self, column: str) -> tuple[Floats, Floats]:
         """Give the least and the greatest replica's time-weighted mean of a level, per bin."""
-        values = self._run.column("timeline", column) * self._row_s
+        values = self._values(column) * self._row_s
         _, replica = np.unique(self._replica, return_inverse=True)
         cells = np.zeros((self.replicas, len(self)))
         np.add.at(cells, (replica, self._bin), values)

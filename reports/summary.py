@@ -27,10 +27,13 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Served(NamedTuple):
-    """What there is to divide joules, grams and dollars by, over the whole run (warm-up included, as in the totals)."""
+    """What there is to divide joules, grams and dollars by, over the whole run (warm-up included, as in the totals).
 
-    requests: int
-    output_tokens: int
+    None where an older run lacks the column that would tell.
+    """
+
+    requests: int | None
+    output_tokens: int | None
     slo_met_requests: int | None
     slo_met_tokens: int | None
 
@@ -64,9 +67,11 @@ def weighted_stats(values: Floats, weights: Floats) -> Block:
 
 
 def counted(run: Run) -> Mask:
-    """Mark the requests whose latencies count: finished, and not cut off as warm-up."""
+    """Mark the requests whose latencies count: finished, and not known to be cut off as warm-up."""
     parts = [
-        pc.and_(_is(batch.column("status"), "finished"), batch.column("in_stats")).to_numpy(zero_copy_only=False)
+        pc.and_(
+            _is(batch.column("status"), "finished"), pc.fill_null(batch.column("in_stats").cast(pa.bool_()), True)
+        ).to_numpy(zero_copy_only=False)
         for batch in iter_columns(run.file("requests"), ["status", "in_stats"])
     ]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.bool_)
@@ -93,7 +98,14 @@ def served(run: Run, slo: Slo | None) -> Served:
             met = pc.and_(met, pc.fill_null(pc.less_equal(batch.column(column), limit), True))
         met_requests += _total(met.cast(pa.int64()))
         met_tokens += _total(produced.filter(met))
-    return Served(requests, tokens, met_requests if limits else None, met_tokens if limits else None)
+    finishes, produces = run.knows("requests", "status"), run.knows("requests", "status", "output_tokens")
+    judges = bool(limits) and run.knows("requests", "status", *limits)
+    return Served(
+        requests if finishes else None,
+        tokens if produces else None,
+        met_requests if judges else None,
+        met_tokens if judges and produces else None,
+    )
 
 
 def outcomes(run: Run) -> tuple[Counter[str], Counter[str]]:
@@ -156,8 +168,8 @@ def summarise(run: Run, done: Served | None = None) -> Block:
         "itl_s": weighted_stats(*run.columns("itl", "itl_s", "tokens")),
         **{name: stats(latency(run, name, mask)) for name in LATENCIES[2:]},
         "throughput": {
-            "requests_per_s": done.requests / length_s if length_s else None,
-            "output_tokens_per_s": done.output_tokens / length_s if length_s else None,
+            "requests_per_s": _rate(done.requests, length_s),
+            "output_tokens_per_s": _rate(done.output_tokens, length_s),
         },
         "bytes_moved": {"ssd_to_dram": None, **dict(zip(MOVED, map(_sum, moved), strict=True))},
     }
@@ -228,6 +240,10 @@ def _is(column: pa.Array, value: str) -> pa.Array:
 
 def _total(column: pa.Array) -> int:
     return int(pc.sum(column).as_py() or 0)
+
+
+def _rate(done: int | None, length_s: float | None) -> float | None:
+    return done / length_s if done is not None and length_s else None
 
 
 def _sum(values: Floats) -> float | None:

@@ -218,8 +218,11 @@ def read_floats(path: Path, columns: Sequence[str]) -> list[Floats]:
     found = [np.empty(open_parquet(path).metadata.num_rows, dtype=np.float64) for _ in columns]
     filled = 0
     for batch in iter_columns(path, columns):
-        for values, out in zip(batch.columns, found, strict=True):
-            out[filled : filled + len(values)] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        for name, values, out in zip(columns, batch.columns, found, strict=True):
+            try:
+                out[filled : filled + len(values)] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            except pa.ArrowException:
+                raise ReportError(f"{path}: {name!r} holds {values.type}, not numbers; it is damaged") from None
         filled += batch.num_rows
     return found
 

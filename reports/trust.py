@@ -18,7 +18,7 @@ NOTHING: Final = "The error of the times is not known: the stack's profile state
 def sentence(summary: Summary) -> str | None:
     """Say what the times stand on and how far measured ones lay from predicted ones; None: nothing is stated."""
     said = summary.prediction
-    if said is None:
+    if said is None or said.basis is None:
         return None
     ground = f"Times are {said.basis} ({said.stack}, {said.pool}): {BASES[said.basis]}."
     errors = [
@@ -38,7 +38,11 @@ def ranges(summary: Summary) -> list[tuple[str, str, str]]:
     if found is None:
         return []
     rows = [
-        (f"{noun} {quantile}", brief(getattr(getattr(summary, name), quantile)), _times(getattr(found, name)[quantile]))
+        (
+            f"{noun} {quantile}",
+            brief(getattr(getattr(summary, name), quantile)),
+            _times(getattr(found, name).get(quantile)),
+        )
         for name, noun in (("ttft_s", "first token"), ("tpot_s", "per token"), ("e2e_s", "answer"))
         for quantile in ("p50", "p90", "p99")
     ]
@@ -52,7 +56,7 @@ def ranges(summary: Summary) -> list[tuple[str, str, str]]:
 def range_of(prediction: Prediction | None, metric: str, quantile: str) -> str:
     """Write the range of one quantile of a latency."""
     found = prediction.range_90 if prediction is not None else None
-    return UNKNOWN if found is None else _times(getattr(found, metric)[quantile])
+    return UNKNOWN if found is None else _times(getattr(found, metric).get(quantile))
 
 
 def _factors(block: Range) -> str:

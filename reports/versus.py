@@ -8,7 +8,7 @@ import numpy as np
 
 from afterwatt.reports.breakeven import Curve, crossings, curves, merged
 from afterwatt.reports.compare import Choice, Entry, contenders, flips, headline_choice, ranking, wins
-from afterwatt.reports.format import UNKNOWN, duration, energy, grams, listing, number, percent, plural, usd
+from afterwatt.reports.format import UNKNOWN, count, duration, energy, grams, listing, number, percent, plural, usd
 from afterwatt.reports.schema import Interval
 from afterwatt.reports.trust import range_of
 from afterwatt.reports.view import Card, Table, co2e
@@ -111,7 +111,7 @@ def comparison_table(group: Sequence[Entry]) -> Table:
 
 def _flagged(entry: Entry) -> str:
     said = entry.summary.prediction
-    flags = [f"times {said.basis}"] if said is not None else []
+    flags = [f"times {said.basis}"] if said is not None and said.basis else []
     if entry.overloaded:
         flags.append("overloaded")
     if entry.meets_slo is False:
@@ -160,12 +160,9 @@ def outcome_table(group: Sequence[Entry]) -> Table:
                 entry.label,
                 summary.model,
                 summary.site or UNKNOWN,
-                f"{requests.arrived:,}",
-                f"{requests.finished:,}",
-                f"{requests.rejected:,}",
-                f"{requests.unfinished:,}",
+                *map(count, (requests.arrived, requests.finished, requests.rejected, requests.unfinished)),
                 number(summary.load.capacity_requests_per_s),
-                "–" if summary.load.devices_needed is None else str(summary.load.devices_needed),
+                count(summary.load.devices_needed),
             ]
         )
     head = [

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from afterwatt.reports.compare import Entry
 from afterwatt.reports.format import (
     UNKNOWN,
@@ -72,7 +74,7 @@ def cards(entry: Entry) -> list[Card]:
 def sentence(entry: Entry) -> str:
     """Say the whole run in one or two sentences."""
     summary, tokens = entry.summary, entry.served.output_tokens
-    if not summary.requests.finished:
+    if summary.requests.finished == 0:
         return "No request was finished."
     told = f"Nine in ten requests wait no longer than {duration(summary.ttft_s.p90)} for the first token"
     if summary.tpot_s.p90 is not None:
@@ -130,7 +132,8 @@ def _does(entry: Entry) -> Card:
 
 def _busy_frac(entry: Entry) -> float | None:
     length = entry.run.column("timeline", "interval_s").sum()
-    return float(1.0 - entry.run.column("timeline", "idle_s").sum() / length) if length else None
+    busy = float(1.0 - entry.run.column("timeline", "idle_s").sum() / length) if length else np.nan
+    return busy if np.isfinite(busy) else None
 
 
 def _pays(entry: Entry) -> Card:

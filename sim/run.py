@@ -100,7 +100,7 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
     writer.write_manifest(manifest_of(config, memory, _versions()))
     requests = writer.settled("requests")  # the ledger counts what was served, and is itself part of the summary
     done = served(requests, requests.manifest.slo())
-    counts = Counts(done.requests, done.output_tokens, done.slo_met_tokens)
+    counts = Counts(done.requests or 0, done.output_tokens or 0, done.slo_met_tokens)
     books = close_books(result.timeline, config.deployment, config.site, counts, books_options(config))
     writer.write("timeline", books.columns)
     writer.write("draws", books.draw_columns())

@@ -28,15 +28,22 @@ def _x(unit: TimeUnit, series: Series) -> dict[str, object]:
 
 
 def activity(run: Run, series: Series) -> list[Figure]:
-    """Draw throughput, queue and batch, KV use, and the share of time per state."""
+    """Draw throughput, queue and batch, KV use, and the share of time per state, as far as they are known."""
+    if not len(series):
+        return []
     unit = style.time_unit(float(series.edges_s[-1]))
-    return [
-        _throughput(series, unit),
-        _requests(run, series, unit),
-        _queue(series, unit),
-        _kv(series, unit),
-        _states(series, unit),
-    ]
+    found = []
+    if series.knows("prompt_tokens", "output_tokens"):
+        found.append(_throughput(series, unit))
+    if run.knows("requests", "arrival_s", "finish_s"):
+        found.append(_requests(run, series, unit))
+    if series.knows("batch_mean", "waiting_mean"):
+        found.append(_queue(series, unit))
+    if series.knows("kv_used_frac"):
+        found.append(_kv(series, unit))
+    if series.knows("prefill_s", "decode_s", "idle_s"):
+        found.append(_states(series, unit))
+    return found
 
 
 def _throughput(series: Series, unit: TimeUnit) -> Figure:

@@ -148,7 +148,7 @@ def _block(span: Floats) -> dict[str, float | None]:
 
 def over_time(series: Series) -> Figure | None:
     """Draw grams per hour and the grid's intensity; None where the intensity is one constant, or energy is unknown."""
-    if not series.has_energy:
+    if not series.knows("energy_j", "operational_gco2e"):
         return None
     grams_per_s, watts = series.rate("operational_gco2e"), series.rate("energy_j")
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -183,15 +183,14 @@ def over_time(series: Series) -> Figure | None:
 
 def per_unit(group: Sequence[Entry], choice: Choice) -> Figure | None:
     """Draw carbon per output token of several runs: operational and embodied, with the interval of their sum."""
-    rows = [entry for entry in group if entry.served.output_tokens]
-    if not rows:
+    served = [(entry, tokens) for entry in group if (tokens := entry.served.output_tokens)]
+    if not served:
         return None
+    rows = [entry for entry, _ in served]
     labels = [entry.label for entry in rows]
-    tokens = [entry.served.output_tokens for entry in rows]
     columns = ("operational_gco2e", rows[0].choices[choice])
     medians = [
-        [float(np.median(entry.run.column("draws", column))) / count for entry, count in zip(rows, tokens, strict=True)]
-        for column in columns
+        [float(np.median(entry.run.column("draws", column))) / tokens for entry, tokens in served] for column in columns
     ]
     spans = [np.quantile(entry.carbon_draws(choice), [0.05, 0.5, 0.95]) for entry in rows]
     factor, unit = prefix_of(max(float(span[2]) for span in spans), "g")

@@ -30,7 +30,7 @@ def power(series: Series) -> Figure | None:
     )
     keys = []
     for name, watts in parts.items():
-        if not watts.any():
+        if not (watts > 0.0).any():  # of one that is not known neither
             continue
         label, colour = style.COMPONENT_NAMES[name], style.COMPONENT_COLOURS[name]
         plot.add_trace(
@@ -107,10 +107,16 @@ def _bars(
 
 def per_token(group: Sequence[Entry]) -> Figure | None:
     """Draw joules per output token of several runs, stacked by component."""
-    known = [e for e in group if e.summary.energy_j.by_component and e.served.output_tokens]
+    known = [
+        (entry, total_j, tokens)
+        for entry in group
+        if entry.summary.energy_j.by_component
+        and (total_j := entry.summary.energy_j.total) is not None
+        and (tokens := entry.served.output_tokens)
+    ]
     if not known:
         return None
-    labels = [entry.label for entry in known]
+    labels = [entry.label for entry, *_ in known]
     plot = style.figure(
         x={"title": "energy at the site per output token (J)", "showgrid": True, "rangemode": "tozero"},
         y={"title": "", "showgrid": False, "autorange": "reversed"},
@@ -120,9 +126,7 @@ def per_token(group: Sequence[Entry]) -> Figure | None:
     )
     keys = []
     for name in (*COMPONENTS, "standby"):
-        values = [
-            (entry.summary.energy_j.by_component.get(name) or 0.0) / entry.served.output_tokens for entry in known
-        ]
+        values = [(entry.summary.energy_j.by_component.get(name) or 0.0) / tokens for entry, _, tokens in known]
         if not any(values):
             continue
         label, colour = style.COMPONENT_NAMES[name], style.COMPONENT_COLOURS[name]
@@ -132,7 +136,7 @@ def per_token(group: Sequence[Entry]) -> Figure | None:
             go.Bar(x=values, y=labels, orientation="h", name=label, legendgroup=label, marker=bar, hovertemplate=hover)
         )
         keys.append(Key(label, colour, "area", label))
-    totals = [(entry.summary.energy_j.total or 0.0) / entry.served.output_tokens for entry in known]
+    totals = [total_j / tokens for _, total_j, tokens in known]
     for label, total in zip(labels, totals, strict=True):
         plot.add_annotation(
             x=total, y=label, text=f"  {number(total)} J", xanchor="left", showarrow=False,
