@@ -6,10 +6,12 @@ imply: `modeling_<family>.py` beside them. `max_position_embeddings` is taken as
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from afterwatt.modelspecs.decoders import DECODERS, Decoder
 from afterwatt.modelspecs.errors import ModelError, hint
 from afterwatt.modelspecs.spec import ModelSpec
 
@@ -75,7 +77,7 @@ class _Config:
 
 
 def _llama_like(config: _Config, default_kv_heads: int | None, max_context: int) -> dict[str, Any]:
-    """What Llama, Mistral, Mixtral and Qwen2 share.
+    """What Llama's likes share.
 
     Args:
         config: the file.
@@ -100,18 +102,16 @@ def _llama_like(config: _Config, default_kv_heads: int | None, max_context: int)
     }
 
 
-def _llama(config: _Config) -> dict[str, Any]:
-    attention_bias = config.flag("attention_bias", default=False)
-    return _llama_like(config, None, 2048) | {
-        "qkv_bias": attention_bias,
-        "attention_out_bias": attention_bias,
-        "ffn_bias": config.flag("mlp_bias", default=False),
+def _decoder(config: _Config, family: Decoder) -> dict[str, Any]:
+    on = family.windowed and (family.window_flag is None or config.flag(family.window_flag, default=False))
+    windowed = on and not config.is_null("sliding_window")
+    return _llama_like(config, family.kv_heads, family.max_context) | {
+        **{
+            flag: told if told is True else config.flag(str(told), default=False)
+            for flag, told in family.biases.items()
+        },
+        "sliding_window": config.count("sliding_window", default=4096) if windowed else None,
     }
-
-
-def _mistral(config: _Config) -> dict[str, Any]:
-    window = None if config.is_null("sliding_window") else config.count("sliding_window", default=4096)
-    return _llama_like(config, 8, 131_072) | {"sliding_window": window}
 
 
 def _mixtral(config: _Config) -> dict[str, Any]:
@@ -119,14 +119,6 @@ def _mixtral(config: _Config) -> dict[str, Any]:
         "experts": config.count("num_local_experts", default=8),
         "active_experts": config.count("num_experts_per_tok", default=2),
         "sliding_window": config.count("sliding_window") if config.has("sliding_window") else None,
-    }
-
-
-def _qwen2(config: _Config) -> dict[str, Any]:
-    windowed = config.flag("use_sliding_window", default=False) and not config.is_null("sliding_window")
-    return _llama_like(config, 32, 32_768) | {
-        "qkv_bias": True,
-        "sliding_window": config.count("sliding_window", default=4096) if windowed else None,
     }
 
 
@@ -315,10 +307,8 @@ def _gptj(config: _Config) -> dict[str, Any]:
 
 READERS: Mapping[str, Callable[[_Config], dict[str, Any]]] = MappingProxyType(
     {
-        "llama": _llama,
-        "mistral": _mistral,
+        **{name: partial(_decoder, family=family) for name, family in DECODERS.items()},
         "mixtral": _mixtral,
-        "qwen2": _qwen2,
         "opt": _opt,
         "falcon": _falcon,
         "bloom": _bloom,
@@ -328,7 +318,7 @@ READERS: Mapping[str, Callable[[_Config], dict[str, Any]]] = MappingProxyType(
         "gemma": _gemma,
         "gemma2": _gemma2,
         "gemma3_text": _gemma3,
-        "ministral3": _mistral,
+        "ministral3": partial(_decoder, family=DECODERS["mistral"]),
         "phi": _phi,
         "phi3": _phi3,
         "gptj": _gptj,

@@ -16,7 +16,7 @@ import torch
 
 from afterwatt.engine.model.config import ModelConfig
 from afterwatt.engine.model.devices import DtypePolicy
-from afterwatt.engine.model.weights import Place, Weights, allocate, places
+from afterwatt.engine.model.weights import Place, Weights, allocate, head_name, places
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.engine.runtime.layout import Layout, read_layout
 from afterwatt.engine.runtime.manifest import FileRecord, check_files, check_tensor, read_manifest
@@ -24,7 +24,6 @@ from afterwatt.engine.runtime.shards import CHUNK_BYTES, Shard, TensorEntry
 
 STORED: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _HARMLESS: Final = "rotary_emb.inv_freq"
-_HEAD: Final = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +71,18 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolic
     """
     weights = allocate(config, policy, device)
     wanted = places(config, weights)
-    _check_names(checkpoint.layout, wanted, tied=config.spec.tied_embeddings)
+    tied_head = head_name(config) if config.spec.tied_embeddings else None
+    _check_names(checkpoint.layout, wanted, tied_head)
     for shard in checkpoint.layout.shards.values():
         with shard.path.open("rb", buffering=0) as file:
             for entry in shard.tensors.values():
                 _read(file, shard, entry, wanted.get(entry.name), checkpoint.records)
-    if config.spec.tied_embeddings:
-        _check_tied_head(checkpoint.layout, weights)
+    if tied_head is not None:
+        _check_tied_head(checkpoint.layout, tied_head, weights)
     return weights
 
 
-def _check_names(layout: Layout, wanted: Mapping[str, Place], tied: bool) -> None:
+def _check_names(layout: Layout, wanted: Mapping[str, Place], tied_head: str | None) -> None:
     """Refuse a checkpoint of another model, or of a part of one, before anything of it is read."""
     seen = set()
     for shard, entry in layout.entries():
@@ -91,13 +91,13 @@ def _check_names(layout: Layout, wanted: Mapping[str, Place], tied: bool) -> Non
         seen.add(entry.name)
         place = wanted.get(entry.name)
         if place is None:
-            if entry.name.endswith(_HARMLESS) or (tied and entry.name == _HEAD and entry.dtype in STORED):
+            if entry.name.endswith(_HARMLESS) or (entry.name == tied_head and entry.dtype in STORED):
                 continue
             raise CheckpointError(f"{shard.path}: tensor {entry.name!r} is not one that config.json implies")
-        if entry.shape != place.shape:
+        if entry.shape != place.into.shape:
             raise CheckpointError(
                 f"{shard.path}: tensor {entry.name!r} has shape {list(entry.shape)}, but config.json implies "
-                f"{list(place.shape)}"
+                f"{list(place.into.shape)}"
             )
         if entry.dtype not in STORED:
             raise CheckpointError(
@@ -161,16 +161,16 @@ def _fill(file: BinaryIO, path: Path, memory: memoryview) -> None:
         done += got
 
 
-def _check_tied_head(layout: Layout, weights: Weights) -> None:
+def _check_tied_head(layout: Layout, name: str, weights: Weights) -> None:
     """Refuse a stored LM head that is not the embedding it is said to be."""
     for shard, entry in layout.entries():
-        if entry.name != _HEAD:
+        if entry.name != name:
             continue
         if entry.shape != tuple(weights.head.shape):
-            raise CheckpointError(f"{shard.path}: tensor {_HEAD!r} has shape {list(entry.shape)}, unlike the embedding")
+            raise CheckpointError(f"{shard.path}: tensor {name!r} has shape {list(entry.shape)}, unlike the embedding")
         with shard.path.open("rb", buffering=0) as file:
             for rows, piece in _pieces(file, shard, entry, None):
                 if not torch.equal(piece.to(weights.head), weights.head[rows]):
                     raise CheckpointError(
-                        f"{shard.path}: tensor {_HEAD!r} differs from the embedding, but config.json ties them"
+                        f"{shard.path}: tensor {name!r} differs from the embedding, but config.json ties them"
                     )

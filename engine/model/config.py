@@ -1,8 +1,8 @@
 """What the arithmetic of a checkpoint needs to know beside its shape, from its Hugging Face `config.json`.
 
-The shape itself is `modelspecs.hf`'s to read. Fields and defaults as in huggingface/transformers 5.24,
-`models/{llama,mistral,qwen2}/configuration_*.py`, and `modeling_rope_utils.py` for rotary positions in both spellings
-(`rope_theta` with `rope_scaling`; `rope_parameters`). What cannot be computed rightly is refused, never approximated.
+The shape itself is `modelspecs.hf`'s to read, what families differ in stands in `modelspecs.decoders`. Rotary positions
+as in huggingface/transformers 5.24, `modeling_rope_utils.py`, in both spellings (`rope_theta` with `rope_scaling`;
+`rope_parameters`). What cannot be computed rightly is refused, never approximated.
 """
 
 import json
@@ -13,19 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from afterwatt.engine.runtime.errors import CheckpointError
+from afterwatt.modelspecs.decoders import DECODERS
 from afterwatt.modelspecs.errors import ModelError
 from afterwatt.modelspecs.hf import read_hf_config
 from afterwatt.modelspecs.spec import ModelSpec
 
-FAMILIES: Final = ("llama", "mistral", "qwen2")
 ACTIVATIONS: Final = ("silu", "relu")
 _DEFAULT_THETA: Final = 10_000.0
 _DEFAULT_EPS: Final = 1e-6
-_DEFAULT_IDS: Final[Mapping[str, Mapping[str, int]]] = {
-    "llama": {"bos_token_id": 1, "eos_token_id": 2},
-    "mistral": {"bos_token_id": 1, "eos_token_id": 2},
-    "qwen2": {},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +88,25 @@ def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
             raise CheckpointError(f"{file}: max_context = {max_context} must be from 1 to {spec.max_context}")
         spec = replace(spec, max_context=max_context)
     _check_computable(file, spec, fields)
+    told = {**DECODERS[spec.family].token_ids, **fields}
     return ModelConfig(
         spec=spec,
         rms_norm_eps=_number(file, fields, "rms_norm_eps", _DEFAULT_EPS, least=0.0),
         rope=rope,
         activation=fields.get("hidden_act") or "silu",
-        bos_ids=_ids(file, {**_DEFAULT_IDS[spec.family], **fields}, "bos_token_id", spec.vocab),
-        eos_ids=_ids(file, {**_DEFAULT_IDS[spec.family], **fields}, "eos_token_id", spec.vocab),
+        bos_ids=_ids(file, told, "bos_token_id", spec.vocab),
+        eos_ids=_ids(file, told, "eos_token_id", spec.vocab),
     )
 
 
 def _check_computable(file: Path, spec: ModelSpec, fields: Mapping[str, Any]) -> None:
-    if spec.family not in FAMILIES or "text_config" in fields:
-        raise CheckpointError(f"{file}: {spec.family!r} models are not computed; known: {_words(FAMILIES)}")
+    if spec.family not in DECODERS or "text_config" in fields:
+        raise CheckpointError(f"{file}: {spec.family!r} models are not computed; known: {', '.join(DECODERS)}")
     if fields.get("quantization_config"):
         raise CheckpointError(f"{file}: quantization_config is set; the engine reads F32, F16 and BF16 weights only")
     activation = fields.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
-        raise CheckpointError(f"{file}: hidden_act = {activation!r} is not computed; known: {_words(ACTIVATIONS)}")
+        raise CheckpointError(f"{file}: hidden_act = {activation!r} is not computed; known: {', '.join(ACTIVATIONS)}")
     if spec.sliding_window is not None and spec.sliding_window < spec.max_context:
         raise CheckpointError(
             f"{file}: sliding_window = {spec.sliding_window} is shorter than the context of {spec.max_context} tokens "
@@ -168,7 +164,3 @@ def _ids(file: Path, fields: Mapping[str, Any], name: str, vocab: int) -> tuple[
     if not all(type(number) is int and 0 <= number < vocab for number in ids):
         raise CheckpointError(f"{file}: {name} = {value!r} must be ids below vocab_size = {vocab}")
     return tuple(ids)
-
-
-def _words(names: tuple[str, ...]) -> str:
-    return ", ".join(names)

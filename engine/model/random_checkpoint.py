@@ -18,14 +18,14 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from afterwatt.engine.model.config import FAMILIES, ModelConfig, Rope
+from afterwatt.engine.model.config import ModelConfig, Rope
 from afterwatt.engine.model.devices import DTYPES, DtypePolicy
-from afterwatt.engine.model.weights import allocate, places
+from afterwatt.engine.model.weights import Place, allocate, places
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.layout import CONFIG, INDEX, SINGLE
+from afterwatt.modelspecs.decoders import DECODERS
 from afterwatt.modelspecs.spec import ModelSpec
 
-_ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 _TORCH_NAMES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SHARD_BYTES: Final = 512 << 20
 """Default bound of a shard, and so of the memory that writing takes."""
@@ -37,7 +37,7 @@ def write_random(
     """Write a random checkpoint, whole or not at all.
 
     Args:
-        spec: its shape, of one of the three families.
+        spec: its shape, of a family in `modelspecs.decoders`.
         directory: to make; must not exist yet.
         dtype: fp32, fp16 or bf16.
         seed: of its values.
@@ -46,8 +46,8 @@ def write_random(
     Raises:
         EngineError: the directory exists or cannot be written, the family is unknown, or the dtype.
     """
-    if spec.family not in FAMILIES:
-        raise EngineError(f"{spec.name} is of the family {spec.family!r}; the engine computes {', '.join(FAMILIES)}")
+    if spec.family not in DECODERS:
+        raise EngineError(f"{spec.name} is of the family {spec.family!r}; the engine computes {', '.join(DECODERS)}")
     if dtype not in DTYPES:
         raise EngineError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
     if directory.exists():
@@ -92,8 +92,9 @@ def shrunk(spec: ModelSpec, **sizes: int | None) -> ModelSpec:
 
 def _config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
     """Return a config.json that transformers reads too."""
+    family = DECODERS[spec.family]
     fields: dict[str, Any] = {
-        "architectures": [_ARCHITECTURES[spec.family]],
+        "architectures": [family.architecture],
         "model_type": spec.family,
         "vocab_size": spec.vocab,
         "hidden_size": spec.hidden,
@@ -111,62 +112,60 @@ def _config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    if spec.family == "llama":
-        fields |= {"attention_bias": spec.qkv_bias, "mlp_bias": spec.ffn_bias}
-    if spec.family == "mistral":
+    fields |= {told: getattr(spec, flag) for flag, told in family.biases.items() if isinstance(told, str)}
+    if family.windowed and family.window_flag is None:
         fields["sliding_window"] = None
     return fields
 
 
 def _write_shards(spec: ModelSpec, directory: Path, dtype: torch.dtype, seed: int, shard_bytes: int) -> None:
-    groups = list(_grouped(_shapes(spec), dtype, shard_bytes))
+    groups = list(_grouped(_tensors(spec), dtype, shard_bytes))
     weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         name = SINGLE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        tensors = {key: _drawn(key, shape, spec, seed).to(dtype) for key, shape in group.items()}
+        tensors = {key: _drawn(key, place, spec, seed).to(dtype) for key, place in group.items()}
         save_file(tensors, directory / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, name)
     if len(groups) > 1:
-        total = sum(math.prod(shape) * dtype.itemsize for group in groups for shape in group.values())
+        total = sum(place.into.numel() * dtype.itemsize for group in groups for place in group.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+def _tensors(spec: ModelSpec) -> dict[str, Place]:
     """Return the tensors of a checkpoint: those that loading one would ask for."""
     config = ModelConfig(spec, 1e-5, Rope(), "silu")
     weights = allocate(config, DtypePolicy(torch.float32, torch.float32, torch.float32), torch.device("meta"))
-    return {name: place.shape for name, place in places(config, weights).items()}
+    return places(config, weights)
 
 
-def _grouped(
-    shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, shard_bytes: int
-) -> Iterator[dict[str, tuple[int, ...]]]:
+def _grouped(tensors: Mapping[str, Place], dtype: torch.dtype, shard_bytes: int) -> Iterator[dict[str, Place]]:
     """Cut the tensors into shards, in order."""
-    group: dict[str, tuple[int, ...]] = {}
+    group: dict[str, Place] = {}
     size = 0
-    for name, shape in shapes.items():
-        own = math.prod(shape) * dtype.itemsize
+    for name, place in tensors.items():
+        own = place.into.numel() * dtype.itemsize
         if group and size + own > shard_bytes:
             yield group
             group, size = {}, 0
-        group[name] = shape
+        group[name] = place
         size += own
     yield group
 
 
-def _drawn(name: str, shape: tuple[int, ...], spec: ModelSpec, seed: int) -> torch.Tensor:
+def _drawn(name: str, place: Place, spec: ModelSpec, seed: int) -> torch.Tensor:
     """Draw one tensor, fp32."""
-    if name.endswith("norm.weight"):
+    shape = place.into.shape
+    if place.part in ("norm", "attention_norm", "ffn_norm"):
         return torch.ones(shape)
     key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
     if name.endswith("bias"):
         spread = 0.02
-    elif name.endswith("embed_tokens.weight"):
+    elif place.part == "embedding":
         spread = shape[-1] ** -0.5 if spec.tied_embeddings else 1.0
     else:
         spread = shape[-1] ** -0.5
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
+        if place.part in ("attention_out", "down"):
             spread /= math.sqrt(2 * spec.layers)
     return torch.empty(shape).normal_(0.0, spread, generator=generator)

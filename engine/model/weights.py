@@ -5,12 +5,15 @@ Query, key and value matrices are one matrix, gate and up another: one product e
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from afterwatt.engine.model.config import ModelConfig
 from afterwatt.engine.model.devices import DtypePolicy
 from afterwatt.engine.model.rope import pair_order
+from afterwatt.modelspecs.decoders import DECODERS
+from afterwatt.modelspecs.spec import ModelSpec
 
 
 @dataclass(slots=True)
@@ -72,17 +75,16 @@ class Weights:
         return sum(tensor.nbytes for tensor in self.tensors())
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a tensor of a checkpoint goes.
 
     Attributes:
-        shape: what it must have there.
-        into: rows of a weight that take it.
+        part: which it is; see `modelspecs.decoders.LLAMA_NAMES`.
+        into: rows of a weight that take it, and have its shape.
         order: row i of the tensor goes to row order[i] of `into`; None: to row i.
     """
 
-    shape: tuple[int, ...]
+    part: str
     into: torch.Tensor
     order: torch.Tensor | None = None
 
@@ -127,41 +129,48 @@ def allocate(config: ModelConfig, policy: DtypePolicy, device: torch.device) -> 
 
 
 def places(config: ModelConfig, weights: Weights) -> dict[str, Place]:
-    """Return every tensor that a checkpoint of this model must have, by name, and where it goes.
-
-    Names as transformers 5.24 writes them, `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py`.
-    """
+    """Return every tensor that a checkpoint of this model must have, by name, and where it goes."""
     spec = config.spec
-    found = {
-        "model.embed_tokens.weight": _whole(weights.embedding),
-        "model.norm.weight": _whole(weights.norm),
-    }
-    if not spec.tied_embeddings:
-        found["lm_head.weight"] = _whole(weights.head)
-    widths = [spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.head_dim]
-    orders = (pair_order(spec.heads, spec.head_dim), pair_order(spec.kv_heads, spec.head_dim), None)
+    names = DECODERS[spec.family].names
+    parts = [("embedding", weights.embedding), ("norm", weights.norm)]
+    parts += [] if spec.tied_embeddings else [("head", weights.head)]
+    found = {f"{names[part]}.weight": Place(part, into) for part, into in parts}
     for number, layer in enumerate(weights.layers):
-        at = f"model.layers.{number}."
-        found[f"{at}input_layernorm.weight"] = _whole(layer.attention_norm)
-        found[f"{at}post_attention_layernorm.weight"] = _whole(layer.ffn_norm)
-        for kind, fused in (("weight", layer.qkv), ("bias", layer.qkv_bias)):
-            for name, part, order in zip(
-                "qkv", torch.split(fused, widths) if fused is not None else (), orders, strict=False
-            ):
-                found[f"{at}self_attn.{name}_proj.{kind}"] = Place(tuple(part.shape), part, order)
-        for kind, fused in (("weight", layer.gate_up), ("bias", layer.gate_up_bias)):
-            for name, part in zip(
-                ("gate", "up"), torch.split(fused, spec.ffn) if fused is not None else (), strict=False
-            ):
-                found[f"{at}mlp.{name}_proj.{kind}"] = _whole(part)
-        found[f"{at}self_attn.o_proj.weight"] = _whole(layer.out)
-        found[f"{at}mlp.down_proj.weight"] = _whole(layer.down)
-        if layer.out_bias is not None:
-            found[f"{at}self_attn.o_proj.bias"] = _whole(layer.out_bias)
-        if layer.down_bias is not None:
-            found[f"{at}mlp.down_proj.bias"] = _whole(layer.down_bias)
+        for part, weight, bias, order in _parts(spec, layer):
+            name = names[part].format(layer=number)
+            found[f"{name}.weight"] = Place(part, weight, order)
+            if bias is not None:
+                found[f"{name}.bias"] = Place(part, bias, order)
     return found
 
 
-def _whole(tensor: torch.Tensor) -> Place:
-    return Place(tuple(tensor.shape), tensor)
+def head_name(config: ModelConfig) -> str:
+    """Return what a checkpoint calls the LM head, which may be there although it is tied."""
+    return f"{DECODERS[config.spec.family].names['head']}.weight"
+
+
+Part = tuple[str, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+
+
+def _parts(spec: ModelSpec, layer: LayerWeights) -> Iterator[Part]:
+    """Yield (part, its rows of a weight, those of a bias, their order) of a layer."""
+    yield "attention_norm", layer.attention_norm, None, None
+    yield "ffn_norm", layer.ffn_norm, None, None
+    widths = [heads * spec.head_dim for heads in (spec.heads, spec.kv_heads, spec.kv_heads)]
+    orders = (pair_order(spec.heads, spec.head_dim), pair_order(spec.kv_heads, spec.head_dim), None)
+    fused = _split(layer.qkv, layer.qkv_bias, widths)
+    yield from (
+        (part, *rows, order) for part, rows, order in zip(("query", "key", "value"), fused, orders, strict=True)
+    )
+    fused = _split(layer.gate_up, layer.gate_up_bias, [spec.ffn, spec.ffn])
+    yield from ((part, *rows, None) for part, rows in zip(("gate", "up"), fused, strict=True))
+    yield "attention_out", layer.out, layer.out_bias, None
+    yield "down", layer.down, layer.down_bias, None
+
+
+def _split(
+    weight: torch.Tensor, bias: torch.Tensor | None, rows: list[int]
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Return the parts of a fused weight and its bias."""
+    biases = [None] * len(rows) if bias is None else torch.split(bias, rows)
+    return list(zip(torch.split(weight, rows), biases, strict=True))

@@ -175,3 +175,47 @@ def test_a_figure_per_request_is_a_line_in_three_files_at_most(house: Path, name
     read = subprocess.run(command, cwd=house, env=environment(house), capture_output=True, text=True)
     wanted = "sim True engine True 1" if name == "queue_s" else "sim [0, 0, 0] engine [2, 2, 2] 1"
     assert read.stdout.replace("\n", " ").strip() == wanted, read.stderr
+
+
+FAMILY = """
+import json, sys
+import torch
+from dataclasses import replace
+from pathlib import Path
+from safetensors.torch import load_file
+from afterwatt.engine.model.checkpoint import load_weights, open_checkpoint
+from afterwatt.engine.model.config import read_config
+from afterwatt.engine.model.devices import DtypePolicy
+from afterwatt.engine.model.random_checkpoint import write_random
+from afterwatt.modelspecs import load_model
+small = dict(layers=2, hidden=32, heads=4, kv_heads=2, head_dim=8, ffn=48, vocab=64, max_context=64)
+shape = replace(load_model("llama-2-7b"), **small, family="olive", qkv_bias=True, published_params=None)
+write_random(shape, Path("olive"), "fp32")
+config = read_config(Path("olive"))
+fp32 = DtypePolicy(torch.float32, torch.float32, torch.float32)
+weights = load_weights(open_checkpoint(Path("olive")), config, fp32, torch.device("cpu"))
+said = json.loads(Path("olive/config.json").read_text())["architectures"]
+stored = load_file("olive/model.safetensors")
+same = torch.equal(weights.layers[1].down, stored["trunk.1.last.weight"])
+print(*said, config.spec.qkv_bias, config.eos_ids, weights.layers[0].qkv_bias.shape[0], same)
+"""
+
+
+@pytest.mark.slow
+def test_a_family_of_the_engine_is_one_entry(house: Path):
+    """It is read from config.json, made up and loaded, under names of its own."""
+    pytest.importorskip("torch")
+    file = house / "afterwatt" / "modelspecs" / "decoders.py"
+    entry = """
+        "olive": Decoder(
+            architecture="OliveForCausalLM",
+            max_context=512,
+            biases={"qkv_bias": True},
+            token_ids={"eos_token_id": 7},
+            names=LLAMA_NAMES | {"down": "trunk.{layer}.last"},
+        ),
+"""
+    before, start, after = file.read_text().partition('\n        "llama": Decoder(')
+    assert start
+    file.write_text(f"{before}{entry}{start}{after}")
+    assert run(house, FAMILY) == "OliveForCausalLM True () 64 True"

@@ -1,6 +1,7 @@
 """config.json: both spellings, defaults, and refusal of what would be computed wrongly. Formats by device."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from afterwatt.engine.model.config import Rope, read_config
 from afterwatt.engine.model.devices import dtype_policy, find_device
 from afterwatt.engine.model.rope import RopeTable, frequencies
 from afterwatt.engine.runtime.errors import CheckpointError, EngineError
+from afterwatt.modelspecs.decoders import DECODERS
 from tests.engine.model.tiny import LLAMA3, SHAPE
 
 
@@ -19,6 +21,40 @@ def config(folder: Path, max_context: int | None = None, **changes):
         json.dumps({name: value for name, value in fields.items() if value != "absent"})
     )
     return read_config(folder, max_context)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_what_a_family_leaves_out_is_what_transformers_puts_there(tmp_path: Path, family: str):
+    fields = dict.fromkeys(("num_key_value_heads", "max_position_embeddings"), "absent")
+    said = {"num_attention_heads": 32, "hidden_size": 64, "sliding_window": None}
+    read = config(tmp_path, model_type=family, **fields, **said)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+    architecture = DECODERS[family].architecture.removesuffix("ForCausalLM")
+    theirs = getattr(transformers, f"{architecture}Config")(num_attention_heads=32, hidden_size=64)
+    assert read.spec.kv_heads == theirs.num_key_value_heads
+    assert read.spec.max_context == theirs.max_position_embeddings
+    assert (read.bos_ids, read.eos_ids) == tuple(
+        () if one is None else (one,) for one in (theirs.bos_token_id, theirs.eos_token_id)
+    )
+    assert read.spec.qkv_bias == bool(getattr(theirs, "attention_bias", family == "qwen2"))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "window"),
+    [
+        ("llama", {"sliding_window": 16}, None),
+        ("mistral", {"sliding_window": 16}, 16),
+        ("mistral", {}, 4096),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {"sliding_window": 16}, None),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True}, 16),
+        ("qwen2", {"sliding_window": None, "use_sliding_window": True}, None),
+    ],
+)
+def test_a_window_counts_where_the_family_looks_at_it(tmp_path: Path, family: str, fields, window: int | None):
+    assert config(tmp_path, 16, model_type=family, **fields).spec.sliding_window == window
 
 
 def test_defaults_are_those_of_transformers(tmp_path: Path):

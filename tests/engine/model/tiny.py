@@ -11,6 +11,7 @@ import torch
 from afterwatt.engine.model.compute import TorchCompute, load_model
 from afterwatt.engine.model.options import ComputeOptions
 from afterwatt.engine.runtime.compute import GREEDY, Sampling, StepBatch
+from afterwatt.modelspecs.decoders import DECODERS
 
 VOCAB = 97
 SHAPE = {
@@ -31,7 +32,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
+    **{family: (family, {}) for family in DECODERS},
     "llama-mha": ("llama", {"num_key_value_heads": 4}),
     "llama-mqa": ("llama", {"num_key_value_heads": 1}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
@@ -40,9 +41,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}}),
     "llama-wide-heads": ("llama", {"head_dim": 16}),
     "llama-relu": ("llama", {"hidden_act": "relu"}),
-    "mistral": ("mistral", {"sliding_window": None, "head_dim": 8}),
+    "mistral-heads": ("mistral", {"sliding_window": None, "head_dim": 8}),
     "mistral-theta": ("mistral", {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6}}),
-    "qwen2": ("qwen2", {}),
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "num_attention_heads": 8}),
 }
 
@@ -53,9 +53,9 @@ def oracle(kind: str) -> Any:
         warnings.simplefilter("ignore")
         import transformers
     family, changes = KINDS[kind]
-    name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[family]
-    config = getattr(transformers, f"{name}Config")(**{**SHAPE, **changes}, pad_token_id=None)
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    architecture = DECODERS[family].architecture
+    made = getattr(transformers, f"{architecture.removesuffix('ForCausalLM')}Config")
+    model = getattr(transformers, architecture)(made(**{**SHAPE, **changes}, pad_token_id=None)).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for tensor_name, tensor in model.named_parameters():
