@@ -167,7 +167,7 @@ def _print_profile(rows: Sequence["Row"]) -> None:
         if row.field in {"key", "name", "note"}:
             continue
         mark = sources.cite(f"{row.source} ({row.checked})") if row.source else ""
-        cells.append([row.field, _value(row), row.kind, mark])
+        cells.append([row.field, _value(row) + (f", {row.of}" if row.of else ""), row.kind, mark])
     columns = [Column("", folds=False), Column("value"), Column("kind", folds=False), Column("from", folds=False)]
     title = f"{plain.get('key', '')}: {plain.get('name', '')}".strip(": ")
     print_table(columns, cells, title=title, note=plain.get("note"))
@@ -209,6 +209,7 @@ def _row_json(row: "Row") -> dict[str, Any]:
         "value": value,
         **interval,
         "unit": row.unit or None,
+        "of": row.of or None,
         "kind": row.kind or None,
         "source": row.source or None,
         "checked": row.checked or None,

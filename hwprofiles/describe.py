@@ -25,6 +25,7 @@ class Row(NamedTuple):
         kind: kind of the fact; empty for a plain value.
         source: where it comes from; empty for a plain value.
         checked: ISO date; empty for a plain value.
+        of: what electricity an intensity is of, one of `sites.MIXES`; empty for anything else.
     """
 
     field: str
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     kind: str
     source: str
     checked: str
+    of: str = ""
 
 
 class CatalogueRow(NamedTuple):
@@ -133,7 +135,8 @@ def _list_rows(name: str, items: Sequence[object]) -> Iterator[Row]:
             yield _fact_row(f"{name}.{item.method}{part}", item.gco2e, unit_of(name))
         elif isinstance(item, IntensityFact):
             year = f".{item.year}" if item.year is not None else ""
-            yield _fact_row(f"intensity.{item.basis}{year}", item.gco2e_per_kwh, "gCO2e/kWh")
+            row = _fact_row(f"intensity.{item.basis}{year}", item.gco2e_per_kwh, "gCO2e/kWh")
+            yield row._replace(of=item.mix)
 
 
 def _fact_row(name: str, fact: Fact, unit: str) -> Row:
@@ -152,8 +155,9 @@ def describe_catalogue() -> list[CatalogueRow]:
         rows.append(CatalogueRow("link", key, link.name, f"{link.bytes_per_s / 1e9:.4g} GB/s each way"))
     for key in catalogue.site_names():
         site = catalogue.load_site(key)
-        basis = site.bases[0]
-        line = f"{site.intensity_gco2e_per_kwh(basis):.0f} gCO2e/kWh ({basis})"
+        average = site.average(site.bases[0])
+        year = "year not stated" if average.year is None else str(average.year)
+        line = f"{average.gco2e_per_kwh:.0f} gCO2e/kWh ({average.basis}, {average.mix}, {year})"
         rows.append(CatalogueRow("site", key, site.name, line))
     return rows
 

@@ -3,7 +3,7 @@
 Reading the published file formats is `hwprofiles.gridfiles`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from afterwatt.hwprofiles.errors import HardwareError
@@ -29,9 +29,10 @@ class HourlyGrid:
         step_s: length of a step.
         basis: one of `GRID_BASES`.
         zone: grid zone.
-        source: the file and what is known of where it comes from.
+        source: the file.
         estimated_frac: share of steps that the publisher estimated; None if the file does not say.
         repeat_year: whether times outside of the series are answered by its whole years, repeated (see `mean_over`).
+        origin: whose numbers they are, as far as it is known.
     """
 
     times: "Floats"
@@ -42,6 +43,12 @@ class HourlyGrid:
     source: str
     estimated_frac: float | None = None
     repeat_year: bool = False
+    origin: str = field(default="", kw_only=True)
+
+    @property
+    def label(self) -> str:
+        """Return file, zone and basis."""
+        return f"{self.source}, {self.zone or 'zone not said'}, {self.basis}"
 
     @property
     def start_s(self) -> float:
@@ -68,7 +75,8 @@ class HourlyGrid:
         """Return the time-weighted mean intensity of each interval [start, end), exact for the step series.
 
         An interval of no length gets the value in force at its start. With `repeat_year`, a time outside of the series
-        is moved by whole multiples of 365 days (hours of the day stay, days of the week shift).
+        is moved into it by whole years of 365 days, as many at once as the series holds (hours of the day stay, days of
+        the week shift); a time that the series covers is never moved.
 
         Args:
             start_s: seconds since the epoch, any shape.
@@ -92,9 +100,9 @@ class HourlyGrid:
             self._check_span(start, end)
         from_cycle, from_step, from_s = self._locate(start)
         to_cycle, to_step, to_s = self._locate(end)
-        sums = np.concatenate(([0.0], np.cumsum(self.gco2e_per_kwh[: self._steps()]))) * self.step_s
         value = self.gco2e_per_kwh
-        whole = (to_cycle - from_cycle) * sums[-1] + (sums[to_step] - sums[from_step])
+        sums = np.concatenate(([0.0], np.cumsum(value[:-1]))) * self.step_s
+        whole = self._periods(to_cycle, sums) - self._periods(from_cycle, sums) + (sums[to_step] - sums[from_step])
         integral = whole + value[to_step] * to_s - value[from_step] * from_s
         same = (to_cycle == from_cycle) & (to_step == from_step)
         length = np.where(same, 1.0, end - start)
@@ -110,22 +118,37 @@ class HourlyGrid:
                 "or repeat_year"
             )
 
-    def _steps(self) -> int:
-        """Return how many steps make a period: all, or as many as fit into whole 365-day years."""
-        if not self.repeat_year:
-            return len(self.times)
-        years = int((self.end_s - self.start_s) // S_PER_CALENDAR_YEAR)
-        return round(years * S_PER_CALENDAR_YEAR / self.step_s)
+    @property
+    def _period_s(self) -> float:
+        """Return the length of the whole 365-day years that the series holds."""
+        return (self.end_s - self.start_s) // S_PER_CALENDAR_YEAR * S_PER_CALENDAR_YEAR
 
-    def _locate(self, at_s: "Floats") -> "tuple[Floats, npt.NDArray[np.int64], Floats]":
-        """Return (period, step within it, seconds into the step) of each time; the very end is in the last step."""
+    def _periods(self, cycle: "Floats", sums: "Floats") -> "Floats":
+        """Return the integral of so many periods: of the last ones behind the series, of the first ones before it."""
         import numpy as np
 
-        steps = self._steps()
+        if not self.repeat_year:
+            return np.zeros_like(cycle)
+
+        def integral(at_s: float) -> float:
+            step = min(int((at_s - self.start_s) // self.step_s), len(self.times) - 1)
+            return float(sums[step] + self.gco2e_per_kwh[step] * (at_s - self.start_s - step * self.step_s))
+
+        last = integral(self.end_s) - integral(self.end_s - self._period_s)
+        return np.where(cycle > 0.0, cycle * last, cycle * integral(self.start_s + self._period_s))
+
+    def _locate(self, at_s: "Floats") -> "tuple[Floats, npt.NDArray[np.int64], Floats]":
+        """Return (periods moved by, step, seconds into the step) of each time; the very end is in the last step."""
+        import numpy as np
+
         offset = at_s - self.start_s
-        cycle = np.floor(offset / (steps * self.step_s)) if self.repeat_year else np.zeros_like(offset)
-        offset = offset - cycle * (steps * self.step_s)
-        step = np.clip(np.floor(offset / self.step_s).astype(np.int64), 0, steps - 1)
+        cycle = np.zeros_like(offset)
+        if self.repeat_year:
+            behind = np.floor((at_s - self.end_s) / self._period_s) + 1.0
+            before = np.floor(offset / self._period_s)
+            cycle = np.where(at_s >= self.end_s, behind, np.minimum(before, 0.0))
+            offset = offset - cycle * self._period_s
+        step = np.clip(np.floor(offset / self.step_s).astype(np.int64), 0, len(self.times) - 1)
         return cycle, step, offset - step * self.step_s
 
 

@@ -213,6 +213,14 @@ class Table:
         except HardwareError as fault:
             raise self.error(f"{self._path}: {fault}") from None
 
+    def of_source(self, key: str, choices: Sequence[str]) -> str | None:
+        """Return what the entry of this number's source says under a key of its own; None if nothing."""
+        source = self.text("source")
+        said = (self._sources.find(source) or {}).get(key)
+        if said is not None and said not in choices:
+            raise self.error(f"source {source!r}: {key} = {said!r} must be one of {', '.join(choices)}")
+        return said
+
     def _number(self, key: str, rule: Rule) -> float:
         value = self._get(key)
         name = self._path if key == "value" else self._name(key)
@@ -294,7 +302,7 @@ def _parse(path: Path, label: str) -> dict[str, Any]:
         raise HardwareError(f"{label}: no such file") from None
     except OSError as fault:
         raise HardwareError(f"{label}: cannot be read ({fault.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except (ValueError, RecursionError) as fault:  # tomllib's own, UTF-8, numbers of thousands of digits, deep nesting
         raise HardwareError(f"{label}: not valid TOML: {fault}") from None
 
 
@@ -304,7 +312,7 @@ def _check_sources(entries: object, label: str) -> None:
     for name, entry in entries.items():
         if not _SOURCE_ID.match(name):
             raise HardwareError(f"{label}: source id {name!r} must be of lower-case letters, digits and hyphens")
-        wrong = not isinstance(entry, dict) or not set(entry) <= {"text", "checked", "kind"}
+        wrong = not isinstance(entry, dict) or not set(entry) <= {"text", "checked", "kind", "mix"}
         if wrong or not isinstance(entry.get("text"), str) or len(entry["text"]) < 8:
             example = '{ text = "https://...", checked = 2026-11-20, kind = "datasheet" }'
             raise HardwareError(f"{label}: source {name!r} must be a table such as {example}")

@@ -112,7 +112,7 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
     return {
         "title": _title(group),
         "subtitle": _shared(group),
-        "lead": "",
+        "lead": "; ".join(dict.fromkeys(filter(None, (entry.run.manifest.grid() for entry in group)))),
         "alarms": _alarms(group),
         "cards": versus.verdicts(group),
         "comparison": versus.comparison_table(group),

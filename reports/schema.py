@@ -329,6 +329,14 @@ class Manifest(Block):
         slo = _validated(Slo, raw, "manifest.json: config.slo")
         return slo if slo.thresholds() else None
 
+    def grid(self) -> str | None:
+        """Name file, zone and basis of the hourly grid; None where the run has none."""
+        carbon = self.config.get("carbon")
+        grid = carbon.get("grid") if isinstance(carbon, dict) else None
+        if not isinstance(grid, dict):
+            return None
+        return f"grid: {grid.get('file')}, {grid.get('zone') or 'zone not said'}, {grid.get('basis')}"
+
 
 def _sentence(error: ValidationError, where: str) -> str:
     """Say the first thing that is wrong, where, with its value, and how many more there are."""

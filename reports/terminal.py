@@ -203,6 +203,8 @@ def print_runs(runs: Sequence[Run], console: "Console | None" = None, report: Pa
         for said in (_limits(group[0]), sentence(group[0].summary)):
             if said is not None:
                 console.print(said, style="dim", highlight=False)
+    for grid in dict.fromkeys(filter(None, (entry.run.manifest.grid() for entry in group))):
+        console.print(grid, style="dim", highlight=False, markup=False, soft_wrap=True)
     _print_notices(group, console)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)

@@ -268,10 +268,13 @@ def grounds(entry: Entry) -> list[str]:
     lines = []
     if carbon.intensity_gco2e_per_kwh is not None:
         basis = f", {carbon.basis} basis" if carbon.basis else ""
+        average = "average intensity (not marginal, no certificates)"
         lines.append(
             f"Electricity at {number(carbon.intensity_gco2e_per_kwh)} gCO₂e/kWh on average over the energy used"
-            f"{basis}, location-based average intensity (not marginal, no certificates)."
+            f"{basis}, location-based {'signal, no average' if carbon.basis == 'marginal' else average}."
         )
+    if grid := entry.run.manifest.grid():
+        lines.append(f"{grid[0].upper()}{grid[1:]}.")
     for noun, life in (known.lives if known else {}).items():
         before = f"acquired {duration(life.acquired_s)} old, " if life.acquired_s else "new, "
         owned = ", already owned" if life.owned else ""

@@ -63,7 +63,9 @@ def _slots(config: RunConfig) -> Iterator[str]:
 
 
 def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[str, Any]:
-    carbon = asdict(config.carbon) | {"grid": None if config.carbon.grid is None else config.carbon.grid.source}
+    grid = config.carbon.grid
+    said = None if grid is None else {"file": grid.source, "zone": grid.zone, "basis": grid.basis, "from": grid.origin}
+    carbon = asdict(config.carbon) | {"grid": said}
     return {
         "hw": config.deployment.name,
         "model": config.model.name,

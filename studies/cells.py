@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Deployment
     from afterwatt.hwprofiles.grid import HourlyGrid
     from afterwatt.sim.config import CarbonOptions, RunConfig
+    from afterwatt.studies.grids import GridFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,7 @@ def cross(study: StudyConfig) -> list[Cell]:
     return [Cell(*names) for names in crossed]
 
 
-def resolve(
-    study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, series: "HourlyGrid | None" = None
-) -> "RunConfig":
+def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids: "GridFile") -> "RunConfig":
     """Look up everything a cell names and check the choices of its account, before anything is simulated.
 
     Args:
@@ -44,11 +43,11 @@ def resolve(
         cell: what this one is.
         arrivals: its workload.
         seed: of everything random.
-        series: hourly carbon of --grid, if there is one (see `open_series`).
+        grids: the file of --grid, if there is one.
 
     Raises:
         HardwareError, ModelError, PolicyError: a name or a file is wrong.
-        OptionError: the start of an hourly grid is not known.
+        OptionError: the start of an hourly grid is not known, or it is of another place.
     """
     from afterwatt.hwprofiles.catalogue import load_site
     from afterwatt.hwprofiles.stacks import default_stack, load_stack
@@ -59,7 +58,7 @@ def resolve(
 
     deployment = _deployment(cell.hw)
     site = load_site(cell.site)
-    grid = series
+    grid = grids.of(site)
     if grid is None and study.start_utc is not None:
         grid = site.hourly_grid(study.repeat_year)
     start_utc = study.start_utc or (arrivals.start_utc if grid is not None else None)
@@ -109,20 +108,11 @@ def _describes_device(path: Path) -> bool:
     return "device" not in keys and "memory_bytes" in keys
 
 
-def open_series(study: StudyConfig) -> "HourlyGrid | None":
-    """Read the hourly series of --grid, once for all cells; None where none is asked for."""
-    from afterwatt.hwprofiles.gridfiles import load_grid
-
-    if study.grid is None:
-        return None
-    return load_grid(study.grid, study.grid_zone, study.basis, repeat_year=study.repeat_year)
-
-
 def _carbon(study: StudyConfig, grid: "HourlyGrid | None") -> "CarbonOptions":
     from afterwatt.sim.config import CarbonOptions
 
     chosen = {
-        "basis": study.basis,
+        "basis": study.basis if grid is None else grid.basis,
         "duty_frac": study.duty_frac,
         "between": study.between,
         "embodied_method": study.embodied,

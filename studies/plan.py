@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from afterwatt.studies.cells import Cell, cross, open_series, resolve
+from afterwatt.studies.cells import Cell, cross, resolve
 from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
+from afterwatt.studies.grids import GridFile
 from afterwatt.studies.identity import digest_of, workload_identity
 from afterwatt.studies.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
 from afterwatt.studies.workloads import Arrivals, open_arrivals, same_for_every_seed
@@ -79,9 +80,9 @@ def plan_study(study: StudyConfig) -> Plan:
     """
     seeds = tuple(range(study.seed, study.seed + study.replications))
     arrivals, note = _arrivals(study, list(seeds))
-    series = open_series(study)
+    grids = GridFile(study)
     found = [
-        (cell, [resolve(study, cell, one, seed, series) for one, seed in zip(arrivals, seeds, strict=True)])
+        (cell, [resolve(study, cell, one, seed, grids) for one, seed in zip(arrivals, seeds, strict=True)])
         for cell in cross(study)
     ]
     names = [_names(cell, configs[0]) for cell, configs in found]

@@ -317,15 +317,50 @@ def test_a_site_never_mixes_bases() -> None:
         for basis in site.bases:
             rows = [float(row.gco2e_per_kwh) for row in site.intensities if row.basis == basis]
             assert float(site.intensity_gco2e_per_kwh(basis)) in rows
-        newest = max((row.year or 0) for row in site.intensities if row.basis == "lifecycle")
-        centre = float(site.intensity_gco2e_per_kwh())
-        assert centre in [
-            float(row.gco2e_per_kwh)
-            for row in site.intensities
-            if row.basis == "lifecycle" and (row.year or 0) == newest
+        averages = [row for row in site.intensities if row.basis == "lifecycle"]
+        mixes = {row.mix for row in averages}
+        mix = "consumption" if "consumption" in mixes else "production"
+        newest = max((row.year or 0) for row in averages if row.mix == mix)
+        centre = site.average()
+        assert (centre.mix, centre.year or 0) == (mix, newest)
+        assert float(centre.gco2e_per_kwh) in [
+            float(row.gco2e_per_kwh) for row in averages if row.mix == mix and (row.year or 0) == newest
         ]
     with pytest.raises(hw.HardwareError, match="site world has no direct intensity; it has lifecycle, unstated"):
         hw.load_site("world").intensity_gco2e_per_kwh("direct")
+
+
+@pytest.mark.parametrize(
+    ("key", "used", "made"),
+    [("ch", 152.3, 34.8), ("nl", 398.2, 267.6), ("be", 171.3, 138.1), ("fi", 147.2, 79.2), ("kr", 490.8, 430.6)],
+)
+def test_a_place_counts_what_it_uses_and_not_what_it_makes(key: str, used: float, made: float) -> None:
+    """grid.csv: Electricity Maps' mean of 2022 is of consumption; Our World in Data's of 2023 is of production."""
+    average = hw.load_site(key).average()
+    assert (float(average.gco2e_per_kwh), average.mix, average.year) == (used, "consumption", 2022)
+    assert average.gco2e_per_kwh.low != made, "an average of a later year and of another mix is no bound of it"
+    kept = next(row for row in hw.load_site(key).intensities if float(row.gco2e_per_kwh) == made)
+    assert kept.mix == "production"
+
+
+def test_every_shipped_average_of_a_known_basis_says_its_mix() -> None:
+    alone = {key for key in hw.site_names() if hw.load_site(key).average().mix == "production"}
+    assert alone == {"au", "ca", "cn", "dk", "it", "jp", "world"}, "no source says what these use"
+    for key in hw.site_names():
+        for row in hw.load_site(key).intensities:
+            assert (row.mix == "unstated") == (row.basis == "unstated"), (key, row)
+
+
+def test_a_users_average_may_say_its_mix(tmp_path: Path) -> None:
+    text = (DATA_DIR / "sites" / "fr.toml").read_text(encoding="utf-8").partition("intensity = [")[0]
+    row = (
+        '{ basis = "lifecycle", year = 2024, value = 50, source = "own meter", checked = 2026-01-01, kind = "measured"'
+    )
+    (tmp_path / "attic.toml").write_text(f'{text}intensity = [ {row}, mix = "production" }}, {row} }} ]')
+    assert [row.mix for row in hw.load_site(str(tmp_path / "attic.toml")).intensities] == ["unstated", "production"]
+    (tmp_path / "attic.toml").write_text(f'{text}intensity = [ {row}, mix = "imports" }} ]')
+    with pytest.raises(hw.HardwareError, match="mix = 'imports' is not known; expected one of consumption"):
+        hw.load_site(str(tmp_path / "attic.toml"))
 
 
 def test_a_users_site_may_bring_an_hourly_series(tmp_path: Path) -> None:
@@ -354,8 +389,9 @@ def test_descriptions_show_every_fact_with_its_provenance() -> None:
         shown = [row for row in rows if row.kind]
         profile = load(folder, hw.ALIASES.get(key, key))
         assert sorted(float(row.value) for row in shown) == sorted(float(fact) for fact in facts_in(profile))
-        for field, value, unit, kind, source, checked in shown:
+        for field, value, unit, kind, source, checked, of in shown:
             assert isinstance(value, hw.Fact)
+            assert bool(of) == field.startswith("intensity.")
             assert unit, field
             assert kind in KINDS
             assert source
