@@ -1,6 +1,6 @@
 """Hold predictions against published measurements, by running the simulator on each.
 
-    python benchmarks/fidelity.py                         # the reference table, with points held out; writes the page
+    python benchmarks/fidelity.py                         # the published points, some held out; writes the page
     python benchmarks/fidelity.py --points own.csv        # another table: shipped profiles, nothing fitted or written
     python benchmarks/fidelity.py --no-refit              # shipped profiles only
     python benchmarks/fidelity.py --json -                # everything as JSON (a file, or - for standard output)
@@ -8,7 +8,8 @@
 
 Prints how many rows can be run and why the others cannot; errors by software, card and metric; how often the 90 %
 intervals hold, and how wide they are; and the rows farthest off. docs/fidelity.md and its figure are made of the same
-numbers. The tables themselves are not part of this repository: ../shared/reference/points.csv by default.
+numbers. Published points are those of fidelity/data/points.csv; a table of one's own has the same columns
+(docs/stacks.md). Tables of kernels and runs are not part of this repository: they are looked for in ../shared.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from afterwatt.fidelity.page.page import fidelity_page, summary_of  # noqa: E402
 from afterwatt.fidelity.page.parity import parity_plot  # noqa: E402
 from afterwatt.fidelity.page.sections import other_sections  # noqa: E402
 from afterwatt.fidelity.page.terminal import as_text  # noqa: E402
-from afterwatt.fidelity.points.table import PointsError, read_points  # noqa: E402
+from afterwatt.fidelity.points.table import PUBLISHED, PointsError, read_points  # noqa: E402
 from afterwatt.fidelity.serving.replay import replay  # noqa: E402
 from afterwatt.fidelity.serving.replay_score import replay_text  # noqa: E402
 from afterwatt.fidelity.serving.run import ReplayError, read_run  # noqa: E402
@@ -76,12 +77,8 @@ def main() -> int:
     chosen = options()
     if chosen.replay is not None:
         return replay_run(chosen)
-    path = chosen.points or SHARED / "reference" / "points.csv"
-    if chosen.points is None and not path.exists():
-        sys.stderr.write(f"{path.resolve()} is not there; give a table of measured points with --points FILE\n")
-        return 2
     try:
-        table = read_points(path)
+        table = read_points(chosen.points or PUBLISHED)
     except PointsError as fault:
         sys.stderr.write(f"{fault}\n")
         return 2

@@ -28,7 +28,7 @@ def fit(
         str | None,
         typer.Argument(
             metavar="[TABLE]",
-            help="A CSV of measured points; docs/fidelity.md has its columns. May be left out with --kernels.",
+            help="A CSV of measured points; docs/stacks.md has its columns. May be left out with --kernels.",
             show_default=False,
         ),
     ] = None,

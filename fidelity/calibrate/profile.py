@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from afterwatt.fidelity.calibrate.measure import Calibration
-from afterwatt.fidelity.points.hardware import read_hardware
-from afterwatt.fidelity.points.refusals import Refused
+from afterwatt.fidelity.cards import recognise
 from afterwatt.hwprofiles.devices import ARCHITECTURES, PRECISIONS, SOCKET, Device
 from afterwatt.hwprofiles.embodied import EmbodiedFact
+from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.power import anchors_of
 from afterwatt.hwprofiles.units import BYTES_PER_GIB
@@ -33,10 +33,9 @@ def known_card(calibration: Calibration) -> Device | None:
     machine = calibration.machine
     if machine.device == "cpu":
         return None
-    gib = machine.memory_bytes / BYTES_PER_GIB
     try:
-        found = read_hardware(machine.name, hints=f"{gib:.0f} GB").device
-    except Refused:
+        found = recognise(machine.name).device
+    except HardwareError:
         return None
     close = math.isclose(float(found.memory_bytes), machine.memory_bytes, rel_tol=_SAME_MEMORY_FRAC)
     return found if close else None

@@ -143,7 +143,7 @@ def _candidate(scenario: Scenario, run: "_Run | None", names: Iterable[str]) -> 
     place, kind = place_of(scenario), model_class(scenario.model, scenario.precision)
     if run is None or not _fits(scenario):
         return Candidate(scenario, place, kind, lambda stack: predict(scenario, stack).value, None)
-    source = f"{scenario.point.source} | {scenario.point.url_or_id}"
+    source = f"{scenario.point.source} | {scenario.point.url}"
     reading = Reading(
         place, tuple(sorted(names)), log(scenario.measured), run.log_metric(scenario), scenario.widen, source
     )

@@ -1,6 +1,6 @@
 """Writes the shipped profiles anew.
 
-    python -m afterwatt.fidelity.fit.ship POINTS.csv [--splitwise PERF_MODEL.csv] [--into FOLDER]
+    python -m afterwatt.fidelity.fit.ship [POINTS.csv] [--splitwise PERF_MODEL.csv] [--into FOLDER]
 
 Splitwise's own table, where it is given, stands in for the medians of it that a table of points may hold. Prints how
 far the fits are off, in and out of sample, and how the intervals do.
@@ -19,7 +19,7 @@ from afterwatt.fidelity.fit.intervals import BASES, KINDS, Miss
 from afterwatt.fidelity.fit.profile import write_profile
 from afterwatt.fidelity.fit.report import FitReport, judge
 from afterwatt.fidelity.points.scenario import WITHOUT_FLASH, scenarios_of
-from afterwatt.fidelity.points.table import read_points
+from afterwatt.fidelity.points.table import PUBLISHED, read_points
 from afterwatt.fidelity.serving.splitwise_score import points as splitwise_points
 from afterwatt.hwprofiles.stacks import STACKS_DIR
 
@@ -32,7 +32,7 @@ WITHOUT_POINTS: Final = ("zero-inference",)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit, write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("points", help="CSV of measured points")
+    parser.add_argument("points", nargs="?", default=str(PUBLISHED), help="CSV of points [the published ones]")
     parser.add_argument("--splitwise", help="splitwise-sim's perf_model.csv")
     parser.add_argument("--into", default=str(STACKS_DIR), help="folder to write to")
     parser.add_argument("--folds", type=int, default=None, help="groups are held out in so many folds [each by itself]")

@@ -22,20 +22,6 @@ from afterwatt.fidelity.points.score import (
 
 WORST_SHOWN: Final = 20
 LONGEST_LINE: Final = 118
-KNOWN_TROUBLES: Final = (
-    ("ANOMALOUS", "the source's own figure is a tenth of its neighbours'"),
-    ("T4 AWQ load test", "the source contradicts itself: rate, answers and throughput do not fit together"),
-    ("machine-read", "read off a figure by machine"),
-    ("secondary", "quoted at second hand"),
-    ("superlinear", "prompts of 16 and more sequences slow down beyond proportion in this source"),
-    ("Vulkan", "Vulkan instead of CUDA kernels"),
-    ("FlexGen+4bit", "its cache is unpacked from 4 bits in every step, which is not modelled"),
-    ("Petals", "servers over a network; how many requests were under way is not stated"),
-    ("DeepSeek-V2", "latent attention, taken as grouped-query attention"),
-    ("LFM2", "convolutions instead of attention in most layers; its shape is generic"),
-    ("AQLM", "code books are looked up weight by weight, which is not modelled"),
-)
-"""Words of a row -> what they mean for its error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,18 +266,16 @@ def _worst(results: Sequence[Scored]) -> str:
     rows = []
     for one in worst(results, WORST_SHOWN):
         point = one.scenario.point
-        said = f"{point.source} | {point.model} | {point.weight_precision} | {point.notes}"
-        why = "; ".join(words for word, words in KNOWN_TROUBLES if word in said)
         rows.append(
             [
                 str(point.row),
                 point.source,
                 one.scenario.deployment.name,
                 f"{one.scenario.model.name}, {one.scenario.precision.name}",
-                point.metric,
+                point.shown_metric,
                 f"{point.value:.4g}",
                 f"{one.predicted:.4g}",
-                why or one.basis,
+                point.doubt or one.basis,
             ]
         )
     head = ("row", "source", "cards", "model", "metric", "measured", "predicted", "why, or what it stands on")
@@ -379,7 +363,7 @@ def _point(one: Scored) -> dict[str, object]:
         "model": scenario.model.name,
         "precision": scenario.precision.name,
         "load": scenario.load.name,
-        "metric": scenario.point.metric,
+        "metric": scenario.point.shown_metric,
         "measured": scenario.measured,
         "predicted": one.predicted,
         "low": one.low,

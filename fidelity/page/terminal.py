@@ -109,7 +109,7 @@ def _worst(found: Assessment) -> list[str]:
         scenario, point = one.scenario, one.scenario.point
         model = f"{scenario.model.name} {scenario.precision.name}"
         figures = (f"{point.value:.4g}", f"{one.predicted:.4g}", _interval(one), one.basis, point.source[:40])
-        rows.append((str(point.row), scenario.deployment.name, model, point.metric, *figures))
+        rows.append((str(point.row), scenario.deployment.name, model, point.shown_metric, *figures))
     return _columns(rows)
 
 

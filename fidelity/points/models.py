@@ -1,6 +1,5 @@
 """From a model and its weight format in words to a `ModelSpec` and a `Precision`."""
 
-import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,12 +11,6 @@ from afterwatt.modelspecs.spec import ModelSpec
 
 WIDEN: Final = {EXACT: 1.0, SIBLING: 1.0, GENERIC: 1.3}
 """How much wider the interval gets by the way a shape was found."""
-
-_STORED_AS: Final = (
-    ("gpt-fast", r"^int8$", "int8-head", "gpt-fast quantises every linear layer, the head too"),
-    ("mlc", r"^int4$", "q4f16", "MLC's int4 is q4f16: 4.5 bits, the head too"),
-)
-"""(stack, format in words, what it is there, why)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +27,16 @@ class Read:
     widen: float
 
 
-def read_precision(text: str, model: str, stack: str | None) -> tuple[Precision, tuple[str, ...]]:
+def read_precision(name: str) -> Precision:
     """Return the weight format that a row names.
 
-    Args:
-        text: the cell.
-        model: the model cell, which may name the format too ("LLaMA-2-7B AWQ").
-        stack: name of the software.
-
     Raises:
-        Refused: the format is missing, mixed or unknown.
+        Refused: it is unknown.
     """
-    word = text.strip()
-    if not word:
-        raise Refused(Reason.UNKNOWN_PRECISION, "weight_precision is empty")
-    if re.search(r"\bmixed\b|/|sparse", word, re.IGNORECASE):
-        raise Refused(Reason.NOT_ONE_SETUP, f"weights in {word!r} are no single format")
-    if re.search(r"gpt-oss", model, re.IGNORECASE) and re.match(r"q[3-8]_|mxfp4", word, re.IGNORECASE):
-        return load_precision("mxfp4"), ("gpt-oss files keep their MXFP4 experts whatever they are called",)
-    for name, pattern, stored, why in _STORED_AS:
-        if name == stack and re.search(pattern, word, re.IGNORECASE):
-            return load_precision(stored), (why,)
     try:
-        return load_precision(word), ()
+        return load_precision(name)
     except ModelError as fault:
-        raise Refused(Reason.UNKNOWN_PRECISION, f"weights in {word!r}: {fault}") from None
+        raise Refused(Reason.UNKNOWN_PRECISION, f"weights in {name!r}: {fault}") from None
 
 
 def read_model(text: str, params_b: float | None) -> Read:

@@ -134,7 +134,7 @@ def _weights(scenario: Scenario) -> str:
 
 
 def _source(scenario: Scenario) -> tuple[str, str]:
-    return scenario.point.source, scenario.point.url_or_id
+    return scenario.point.source, scenario.point.url
 
 
 def _near(one: float, other: float, factor: float) -> bool:

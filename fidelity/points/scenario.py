@@ -1,23 +1,18 @@
 """From a measured point to a run: cards, model, format, software, policies and requests, and all that was assumed.
 
-`scenario_of` reads a row as its source meant it (`fidelity.points.habits`); what cannot be run gives a `Refusal` with a
-reason from a short list. Nothing here knows what was predicted.
+What cannot be run gives a `Refusal` with a reason from a short list. Nothing here knows what was predicted.
 """
 
-import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Final
 
-from afterwatt.fidelity.points.habits import habit_of
-from afterwatt.fidelity.points.hardware import read_hardware
 from afterwatt.fidelity.points.loads import Load, LoadWorkload
 from afterwatt.fidelity.points.models import read_model, read_precision, with_context
 from afterwatt.fidelity.points.refusals import Reason, Refusal, Refused
-from afterwatt.fidelity.points.table import Point, PointTable
+from afterwatt.fidelity.points.table import MARK, Point, PointTable
 from afterwatt.fidelity.points.workloads import Asked, asked_of
-from afterwatt.hwprofiles.catalogue import load_site
+from afterwatt.hwprofiles.catalogue import load_device, load_site
 from afterwatt.hwprofiles.deployment import Deployment, make_deployment
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.errors import HardwareError
@@ -43,6 +38,8 @@ FEW_TOKENS: Final = 64
 """Tokens of an iteration up to which a prompt's piece counts as decoding."""
 GPUS_PER_GROUP: Final = 8
 """Widest tensor-parallel group: what one server holds."""
+BY_LAYERS: Final = ("llama.cpp-cuda", "exllama", "transformers", "petals", "ntransformer")
+"""Stacks whose GPUs commonly hold whole layers, one after another, instead of sharing every layer."""
 ON_CHIP_BYTES: Final = 0.01
 """What is moved per head and query-key pair with flash attention: next to nothing."""
 WITHOUT_FLASH: Final = {"llama.cpp-cuda": "llama.cpp-2024"}
@@ -59,7 +56,7 @@ PHASES: Final = {
 """What a metric's time is made of."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """A measured point as a run.
 
@@ -196,111 +193,69 @@ def scenario_of(point: Point) -> Scenario | Refusal:
 
 
 def _scenario(point: Point) -> Scenario:
-    _refuse_beforehand(point)
-    habit = habit_of(point)
-    hints = f"{point.notes} {point.url_or_id}"
-    hardware = read_hardware(point.hardware, hints, habit.form)
-    device = hardware.device
-    assumed = list(hardware.assumed)
-    stack = habit.stack or default_stack(device)
-    if habit.stack is None:
+    if point.excluded:
+        raise Refused(_reason(point.excluded), point.why)
+    if point.offload != "none":
+        raise Refused(Reason.OFFLOAD, f"weights lie in {point.offload}")
+    device = _device(point.device)
+    assumed = point.assumed.split(MARK) if point.assumed else []
+    stack = point.stack or default_stack(device)
+    if not point.stack:
         assumed.append(f"software: not stated, {stack} taken")
-    elif re.search(r"\bvulkan\b|\brocm\b|\bsycl\b", hints, re.IGNORECASE):
-        assumed.append(f"software: {stack} taken for another back end of it")
-    precision, said = read_precision(point.weight_precision, point.model, habit.stack)
-    assumed += said
     read = read_model(point.model, point.params_b)
-    assumed += read.assumed
-    count, marks = _count(point, hardware.count)
-    assumed += marks
-    tp, pp = _split(read.model, count, _shared_by(hints, habit.layers))
-    asked = asked_of(point, habit, pp)
-    assumed += asked.assumed
+    tp, pp = _split(read.model, point, stack)
+    asked = asked_of(point, stack, pp)
     model, said = with_context(read.model, asked.load.longest_tokens)
-    assumed += said
-    deployment = _deployment(device, count, tp, pp)
     scenario = Scenario(
-        point,
-        stack,
-        deployment,
-        model,
-        precision,
-        asked.policies,
-        asked.load,
-        asked.metric,
-        point.value,
-        tuple(assumed),
-        asked.widen * read.widen,
-        habit.kv_bytes or (1.0 if stack == "tensorrt-llm" and precision.name == "fp8" else None),
-        habit.flash,
-        count if habit.per_gpu and asked.metric.startswith("throughput") else 1,
-        hardware.power_limit_w,
-        bool(re.search(r"\bwall\b|system power|whole (?:machine|system)|at the plug", point.notes, re.IGNORECASE)),
+        point=point,
+        stack=stack,
+        deployment=_deployment(device, point.gpus, tp, pp),
+        model=model,
+        precision=read_precision(point.precision),
+        policies=asked.policies,
+        load=asked.load,
+        metric=point.metric,
+        measured=point.value,
+        assumed=(*assumed, *read.assumed, *asked.assumed, *said),
+        widen=point.widen * read.widen,
+        kv_bytes=point.kv_bytes,
+        flash=point.flash,
+        divide=point.gpus if point.per_gpu else 1,
+        power_limit_w=point.power_limit_w,
+        whole_machine=point.joules_of == "machine",
     )
     return _made_to_fit(scenario, asked)
 
 
-def _refuse_beforehand(point: Point) -> None:
-    """Refuse what no reading of the other cells can turn into a run."""
-    if point.offload != "none":
-        raise Refused(Reason.OFFLOAD, f"weights lie in {point.offload}")
-    said = f"{point.model} | {point.hardware}"
-    if re.search(r"\bdraft\b", said, re.IGNORECASE) or re.search(
-        r"speculative (?:sampling|decoding)|\bmedusa\b|\beagle\b|draft-max", point.notes, re.IGNORECASE
-    ):
-        raise Refused(Reason.SPECULATION, "a draft model proposes tokens")
-    if re.search(r"\bsparse\b|neuron-level|\bexpert cache\b", f"{said} | {point.notes}", re.IGNORECASE):
-        raise Refused(Reason.OTHER_ALGORITHM, "activations are skipped")
-    if re.search(r"\b(?:image|video|audio)s?\b", f"{point.prompt_tokens} | {point.batch}", re.IGNORECASE):
-        raise Refused(Reason.OTHER_ALGORITHM, "pictures or sound are encoded too")
-    if match := re.search(
-        r"\b(average|avg) over\b|\b(low|high) end\b|\banalytic\b|\bpaper statement\b|\bupper bound\b",
-        f"{said} | {point.notes}",
-        re.IGNORECASE,
-    ):
-        raise Refused(Reason.NOT_ONE_SETUP, f"the source says {match[0]!r}")
+def _reason(word: str) -> Reason:
+    found = Reason.__members__.get(word.upper().replace("-", "_"))
+    if found is None:
+        known = ", ".join(reason.name.lower().replace("_", "-") for reason in Reason)
+        raise Refused(Reason.NOT_ONE_SETUP, f"excluded = {word!r} is no reason; known: {known}")
+    return found
 
 
-def _count(point: Point, told: int | None) -> tuple[int, list[str]]:
-    """Return how many GPUs; a count in the hardware's words beats a 1 in its column."""
-    stated = point.num_gpus
-    if stated is None:
-        return (told, []) if told else (1, ["GPUs: not stated, one taken"])
-    if told and told != stated:
-        return max(told, stated), [f"GPUs: {max(told, stated)} taken, the row says {stated} and {told}"]
-    return stated, []
+def _device(name: str) -> Device:
+    try:
+        return load_device(name)
+    except HardwareError as fault:
+        raise Refused(Reason.UNKNOWN_GPU, str(fault)) from None
 
 
-def _shared_by(hints: str, layers: bool) -> str:
-    """Return what GPUs divide among them: layers, heads (and what belongs to them), or rows of every matrix.
-
-    Args:
-        hints: what the row says.
-        layers: whether that is usual where it says nothing.
-    """
-    if re.search(r"\brow[ -](split|parallel)|(split[ -]mode|-sm)[ =:]+row\b", hints, re.IGNORECASE):
-        return "rows"
-    if re.search(r"\btensor[ -](split|parallel)|(split[ -]mode|-sm)[ =:]+tensor\b", hints, re.IGNORECASE):
-        return "heads"
-    return "layers" if layers else "heads"
-
-
-def _split(model: ModelSpec, count: int, shared: str) -> tuple[int, int]:
-    """Return tensor-parallel degree and pipeline stages.
-
-    Rows of a matrix can be divided among any number of GPUs (llama.cpp's split mode row), heads only by a divisor.
+def _split(model: ModelSpec, point: Point, stack: str) -> tuple[int, int]:
+    """Return tensor-parallel degree and pipeline stages: as stated, whole layers, or the widest degree there is.
 
     Raises:
         Refused: no split gives every GPU a share.
     """
-    degrees = [1] if shared == "layers" else list(range(min(count, GPUS_PER_GROUP), 0, -1))
-    for tp in degrees:
-        if count % tp == 0 and (shared == "rows" or model.heads % tp == 0) and count // tp <= model.layers:
+    count = point.gpus
+    degrees = [1] if stack in BY_LAYERS else [n for n in range(GPUS_PER_GROUP, 0, -1) if model.heads % n == 0]
+    for tp in degrees if point.tp is None else [point.tp]:
+        if count % tp == 0 and count // tp <= model.layers:
             return tp, count // tp
     raise Refused(Reason.NO_SPLIT, f"{model.layers} layers cannot be split over {count} GPUs")
 
 
-@cache
 def _deployment(device: Device, count: int, tp: int, pp: int) -> Deployment:
     try:
         return make_deployment(device, count, tp, pp)

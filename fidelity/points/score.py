@@ -152,7 +152,7 @@ def by(found: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Error
 
 HARDWARE: Final[Callable[[Scored], str]] = lambda one: one.scenario.deployment.device.name  # noqa: E731
 STACK: Final[Callable[[Scored], str]] = lambda one: one.scenario.stack  # noqa: E731
-METRIC: Final[Callable[[Scored], str]] = lambda one: one.scenario.point.metric  # noqa: E731
+METRIC: Final[Callable[[Scored], str]] = lambda one: one.scenario.point.shown_metric  # noqa: E731
 BASIS: Final[Callable[[Scored], str]] = lambda one: one.basis  # noqa: E731
 
 

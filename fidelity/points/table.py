@@ -1,40 +1,26 @@
-"""A table of measured points: a CSV with the columns of `COLUMNS`, one published or own measurement a row.
+"""A table of measured points: a CSV with columns of `Point`, one published or own measurement a row.
 
-    source,url_or_id,hardware,num_gpus,model,params_b,weight_precision,batch,prompt_tokens,output_tokens,metric,value,
-    offload,notes
+    source,device,stack,model,precision,batch,prompt_tokens,output_tokens,metric,value
 
-What is not known stays empty; `batch`, `prompt_tokens` and `output_tokens` may be words ("~350-930", "ShareGPT"), as
-sources write them. `fidelity.points.scenario` makes a run of a row.
+An empty cell is a fact that holds as usual (the column's default), or that there is no such thing. `PUBLISHED` is the
+table of published measurements: every fact of a row is resolved there into a column, with what was assumed where its
+source leaves one open. `fidelity.points.scenario` makes a run of a row.
 """
 
 import csv
+import dataclasses
 import hashlib
 import io
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final, Literal
 
-COLUMNS: Final = (
-    "source",
-    "url_or_id",
-    "hardware",
-    "num_gpus",
-    "model",
-    "params_b",
-    "weight_precision",
-    "batch",
-    "prompt_tokens",
-    "output_tokens",
-    "metric",
-    "value",
-    "offload",
-    "notes",
-)
-REQUIRED: Final = ("hardware", "model", "metric", "value")
-"""Columns that must be there and filled in; the others may be empty, or missing altogether."""
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+PUBLISHED: Final = Path(__file__).parents[1] / "data" / "points.csv"
 METRICS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
         "decode_tok_s": (1e-4, 1e7),
@@ -47,49 +33,99 @@ METRICS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     }
 )
 """What can be measured, and the bounds outside of which a value is a slip of the unit (in that metric's own unit)."""
-OFFLOADS: Final = ("none", "dram", "ssd")
-MAX_GPUS: Final = 4096
-MAX_PARAMS_B: Final = 100_000.0
 MAX_TEXT: Final = 2000
 MAX_ROWS: Final = 1_000_000
+MOST_REQUESTS: Final = 20_000
+MARK: Final = " | "
+"""Between two assumptions of a row."""
 
 
 class PointsError(ValueError):
     """A table of points that cannot be read; the text names file, row, column, value, rule and way out."""
 
 
-@dataclass(frozen=True, slots=True)
+Metric = Literal[
+    "decode_tok_s", "prefill_tok_s", "throughput_tok_s", "throughput_req_s", "ttft_s", "tpot_s", "energy_j_per_tok"
+]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Count = Annotated[int, Field(ge=1, le=MOST_REQUESTS)]
+Tokens = Annotated[float, Field(ge=1.0, le=1e7)]
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Point:
-    """One measured point, as published.
+    """One measured point.
 
     Attributes:
         row: line of the table it begins on; the header is line 1.
-        source, url_or_id: who measured it, and where that stands.
-        hardware: the card in words.
-        num_gpus: how many; None if not stated.
-        model: in words; params_b: billions of parameters, None if not stated.
-        weight_precision: in words.
-        batch, prompt_tokens, output_tokens: as text: a number, a range, a data set, or empty.
-        metric: one of `METRICS`; value: in the unit that the metric's name ends in.
-        offload: `none`, `dram` or `ssd`: where weights lie that are not on the GPU.
-        notes: remarks.
+        source, url, checked: who measured it, where that stands, and the day it was read.
+        device: key of the catalogue, or a device TOML; of an excluded row, the card in the source's words.
+        gpus: how many; tp: how many share every layer, the others hold other layers (None: as the stack commonly does).
+        stack: software ("": what is common on the device).
+        model: key of the catalogue, or a name with its size; params_b: billions of parameters.
+        precision: of the weights.
+        batch: equal requests that start at once. Instead of it: `users`: sequences of an engine that is kept full;
+            `requests`: so many of mixed lengths, all there at once, or with `rate_per_s`, arriving.
+        prompt_tokens, output_tokens: of a request, or their mean; context_tokens: cached before the clock starts.
+        iteration_tokens, batching: budget and rule of an iteration, where the stack's usual ones do not hold.
+        metric: what is read off the run; published_as: what the source calls it, where that is another.
+        value: in the unit that the metric's name ends in.
+        per_gpu: a throughput is that of one of the GPUs.
+        kv_bytes: per cached element, where not as usual; flash: attention scores stay on the chip.
+        power_limit_w: below the card's own; mean_power_w: measured, of all GPUs; joules_of: what was metered.
+        offload: where weights lie that are not on the GPU.
+        widen: factor on the interval's log width for what was assumed; assumed: what, and why, one by `MARK`.
+        doubt: what is known to be the matter with the figure.
+        excluded, why: why the row is no run of the simulator: a `Reason`, and in this case.
     """
 
-    row: int
-    source: str
-    url_or_id: str
-    hardware: str
-    num_gpus: int | None
-    model: str
-    params_b: float | None
-    weight_precision: str
-    batch: str
-    prompt_tokens: str
-    output_tokens: str
-    metric: str
+    row: int = 0
+    source: Text = ""
+    url: Text = ""
+    checked: Text = ""
+    device: Name
+    gpus: Annotated[int, Field(ge=1, le=4096)] = 1
+    tp: Annotated[int, Field(ge=1, le=4096)] | None = None
+    stack: Text = ""
+    model: Name
+    params_b: Annotated[float, Field(ge=1e-3, le=1e5)] | None = None
+    precision: Text = "fp16"
+    batch: Count | None = None
+    users: Count | None = None
+    requests: Count | None = None
+    rate_per_s: Annotated[float, Field(gt=0.0, lt=1e5)] | None = None
+    prompt_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    context_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    iteration_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    batching: Literal["chunked", "prefill-first"] | None = None
+    metric: Metric
+    published_as: Metric | None = None
     value: float
-    offload: str = "none"
-    notes: str = ""
+    per_gpu: bool = False
+    kv_bytes: Annotated[float, Field(ge=0.25, le=8.0)] | None = None
+    flash: bool = True
+    power_limit_w: Annotated[float, Field(ge=5.0, le=3000.0)] | None = None
+    mean_power_w: Annotated[float, Field(gt=0.0, le=1e7)] | None = None
+    joules_of: Literal["gpus", "machine"] = "gpus"
+    offload: Literal["none", "dram", "ssd"] = "none"
+    widen: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
+    assumed: Text = ""
+    doubt: Text = ""
+    excluded: Text = ""
+    why: Text = ""
+
+    @property
+    def shown_metric(self) -> str:
+        """Return what its source calls the metric."""
+        return self.published_as or self.metric
+
+
+_FIELDS: Final = dataclasses.fields(Point)
+COLUMNS: Final = tuple(field.name for field in _FIELDS if field.name != "row")
+REQUIRED: Final = ("device", "model", "metric", "value")
+"""Columns that must be there and filled in; the others may be empty, or missing altogether."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +187,7 @@ def _rows(name: str, text: str) -> list[Point]:
     except csv.Error as error:
         raise PointsError(f"{name}, row {line}: {error}; quote text that holds commas or quotes") from None
     if header is None:
-        raise PointsError(f"{name} is empty; its first line must be: {','.join(COLUMNS)}")
+        raise PointsError(f"{name} is empty; its first line must name columns: {', '.join(COLUMNS)}")
     return points
 
 
@@ -172,59 +208,18 @@ def _point(name: str, line: int, header: tuple[str, ...], cells: list[str]) -> P
         raise PointsError(
             f"{name}, row {line}: {len(cells)} cells under {len(header)} columns; quote text that holds commas"
         )
-    values = dict.fromkeys(COLUMNS, "") | dict(zip(header, (cell.strip() for cell in cells), strict=True))
-
-    def wrong(column: str, rule: str) -> PointsError:
-        return PointsError(f"{name}, row {line}, column {column}: {values[column][:60]!r} {rule}")
-
-    for column in REQUIRED:
-        if not values[column]:
-            raise wrong(column, "is empty; fill it in or remove the row")
-    for column, value in values.items():
-        if len(value) > MAX_TEXT:
-            raise wrong(column, f"... is longer than {MAX_TEXT} characters; shorten it")
-    metric = values["metric"]
-    if metric not in METRICS:
-        raise wrong("metric", f"is no metric; write one of {', '.join(METRICS)}")
-    offload = values["offload"].lower() or "none"
-    if offload not in OFFLOADS:
-        raise wrong("offload", f"is not known; write one of {', '.join(OFFLOADS)}")
-    low, high = METRICS[metric]
-    count = _number(values, "num_gpus", 1, MAX_GPUS, wrong)
-    if count is not None and count != int(count):
-        raise wrong("num_gpus", "must be a whole number")
-    measured = _number(values, "value", low, high, wrong)
-    assert measured is not None
-    return Point(
-        row=line,
-        source=values["source"],
-        url_or_id=values["url_or_id"],
-        hardware=values["hardware"],
-        num_gpus=None if count is None else int(count),
-        model=values["model"],
-        params_b=_number(values, "params_b", 1e-3, MAX_PARAMS_B, wrong),
-        weight_precision=values["weight_precision"],
-        batch=values["batch"],
-        prompt_tokens=values["prompt_tokens"],
-        output_tokens=values["output_tokens"],
-        metric=metric,
-        value=measured,
-        offload=offload,
-        notes=values["notes"],
-    )
-
-
-def _number(
-    values: Mapping[str, str], column: str, low: float, high: float, wrong: Callable[[str, str], PointsError]
-) -> float | None:
-    """Return a cell as a number within bounds; None where it is empty."""
-    text = values[column]
-    if not text:
-        return None
+    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+    if empty := [column for column in REQUIRED if not values[column]]:
+        raise PointsError(f"{name}, row {line}, column {empty[0]}: it is empty; fill it in or remove the row")
     try:
-        number = float(text)
-    except ValueError:
-        raise wrong(column, "is not a number; write it with a decimal point and no unit") from None
-    if not (math.isfinite(number) and low <= number <= high):
-        raise wrong(column, f"must lie in {low:g} to {high:,g}; check its unit")
-    return number
+        point = Point(row=line, **{column: value for column, value in values.items() if value})  # type: ignore[arg-type]
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        column, rule = str(first["loc"][0]), str(first["msg"])
+        said = f"{values[column][:60]!r} cannot be: {rule[0].lower()}{rule[1:]}"
+        raise PointsError(f"{name}, row {line}, column {column}: {said}; correct it or leave it empty") from None
+    low, high = METRICS[point.shown_metric]
+    if not low <= point.value <= high:
+        said = f"{values['value'][:60]!r} must lie in {low:g} to {high:,g}; check its unit"
+        raise PointsError(f"{name}, row {line}, column value: {said}")
+    return point

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from afterwatt.fidelity.points.table import read_points
+from afterwatt.fidelity.points.table import PUBLISHED, read_points
 from afterwatt.fidelity.power.fit import (
     Card,
     KernelPower,
@@ -33,7 +33,6 @@ from afterwatt.hwprofiles.power import ANCHORS_FILE, PowerModel, anchors_of
 
 KERNELS: Final = "kernels/aiconfigurator/h200_sxm"
 SPLITWISE: Final = "traces/splitwise_sim/perf_model_llama2_70b.csv"
-POINTS: Final = "reference/points.csv"
 CHECKED: Final = "2026-11-20"
 SEVERAL_RATES: Final = 0.3
 """Runs of a card tell a line where their rates spread over at least this share of the largest."""
@@ -88,7 +87,7 @@ def fit_all(shared: Path, tables: Sequence[KernelWatts] | None = None) -> Fitted
     runs, _ = read_runs(shared / SPLITWISE)
     mine = run_work([run for run in runs if run.hardware.startswith("a100")])
     fitted = fit_runs(mine, float(a100.tdp_w), float(a100.idle_w), attention_w)
-    served = served_runs(read_points(shared / POINTS).points)
+    served = served_runs(read_points(PUBLISHED).points)
     cards = read_cards()
     laws = [
         _law(h200, kernels.busy_w, kernels.j_per_byte),
@@ -335,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m afterwatt.fidelity.power.anchors", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--shared", type=Path, required=True, help="folder with kernels/, traces/ and reference/")
+    parser.add_argument("--shared", type=Path, required=True, help="folder with kernels/ and traces/")
     parser.add_argument("--write", action="store_true", help=f"replace {ANCHORS_FILE.name}")
     options = parser.parse_args(arguments)
     fitted = fit_all(options.shared)

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from afterwatt.fidelity.fit.fit import candidates, fit_candidates, place_of
 from afterwatt.fidelity.points.predict import measure, run_columns
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of
-from afterwatt.fidelity.points.table import Point, read_points
+from afterwatt.fidelity.points.table import PUBLISHED, Point, read_points
 from afterwatt.fidelity.power.anchors import (
     KERNELS,
-    POINTS,
     SPLITWISE,
     Fitted,
     LeftOut,
@@ -147,14 +146,14 @@ def score(shared: Path) -> PowerScores:
     """Score the power model against all tables below a folder of published data.
 
     Args:
-        shared: with kernels/, traces/ and reference/; a missing one leaves its part out.
+        shared: with kernels/ and traces/; a missing one leaves its part out.
     """
-    kernels, splitwise, points = shared / KERNELS, shared / SPLITWISE, shared / POINTS
+    kernels, splitwise = shared / KERNELS, shared / SPLITWISE
     tables = read_kernel_watts(kernels) if (kernels / "gemm").is_dir() else []
-    served = score_served(read_points(points).points) if points.is_file() else ()
+    served = score_served(read_points(PUBLISHED).points)
     runs: tuple[RunScore, ...] = ()
     left: tuple[LeftOut, ...] = ()
-    if tables and splitwise.is_file() and points.is_file():
+    if tables and splitwise.is_file():
         fitted = fit_all(shared, tables)
         left = tuple(leave_one_architecture_out(fitted))
         runs = score_runs(splitwise, fitted)
@@ -287,7 +286,7 @@ def _scenario(setup: Setup) -> Scenario:
 
 
 def score_served(points: Iterable[Point]) -> tuple[ServedScore, ...]:
-    """Score the points of joules per token whose remarks tell the power."""
+    """Score the points of joules per token with measured power."""
     return tuple(_served_score(served) for served in served_runs(points))
 
 

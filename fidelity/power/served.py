@@ -1,13 +1,12 @@
 """Watts of serving runs at their measured speed: what is left of the error of joules when time is taken as measured.
 
-A point of joules per token whose remarks tell the mean power (ML.ENERGY's) says, through both, how many tokens per
+A point of joules per token with the mean power beside it (ML.ENERGY's) says, through both, how many tokens per
 second there were, and thus how long an iteration of the full batch took. What an iteration moves and computes follows
 from the lengths of prompts and answers, which for these points are assumed.
 """
 
-import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,6 @@ from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.power import PowerModel, gpu_power_model
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import StepModel, StepShape
-
-_WATTS: Final = re.compile(r"avg (?:GPU )?power (?:total )?([0-9.]+) W")
 
 
 class Served(NamedTuple):
@@ -54,17 +51,11 @@ class Served(NamedTuple):
         return self.power(gpu_power_model(self.scenario.deployment.device, self.computed_in))
 
 
-def measured_watts(point: Point) -> float | None:
-    """Return the mean power of all GPUs that a point's remarks tell, or None."""
-    found = _WATTS.search(point.notes)
-    return float(found[1]) if found else None
-
-
 def served_runs(points: Iterable[Point]) -> list[Served]:
-    """Return the serving runs among points of joules per token whose remarks tell the power."""
+    """Return the serving runs among points of joules per token with measured power."""
     runs = []
     for point in points:
-        watts = measured_watts(point) if point.metric == "energy_j_per_tok" else None
+        watts = point.mean_power_w if point.metric == "energy_j_per_tok" else None
         scenario = scenario_of(point) if watts is not None else None
         if watts is not None and isinstance(scenario, Scenario) and scenario.load.seats is not None:
             runs.append(_served(scenario, watts, scenario.load.seats))

@@ -26,8 +26,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.fidelity.points.hardware import read_hardware
-from afterwatt.fidelity.points.refusals import Refused
+from afterwatt.fidelity.cards import recognise
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.errors import ModelError
@@ -287,7 +286,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _set_up(meta: Mapping[str, Any], path: Path) -> _SetUp:
     try:
         return _vllm(meta) if "engine_kwargs" in meta else _said(meta)
-    except (PolicyError, HardwareError, ModelError, Refused, ReplayError) as fault:
+    except (PolicyError, HardwareError, ModelError, ReplayError) as fault:
         raise ReplayError(f"{path}: {fault}") from None
 
 
@@ -334,6 +333,6 @@ def _cards(meta: Mapping[str, Any], tp: int, replicas: int) -> tuple[str, tuple[
     name = (meta.get("hardware") or {}).get("device_name")
     if not isinstance(name, str):
         raise ReplayError('the record does not say which card it ran on; add "hw": "rtx4090", or 2xrtx4090:tp2, to it')
-    card = read_hardware(name)
+    card = recognise(name)
     count = tp * replicas
     return (card.device.key if count == 1 else f"{count}x{card.device.key}:tp{tp}"), card.assumed

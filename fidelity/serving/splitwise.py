@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from afterwatt.fidelity.points.table import Point, PointsError
+from afterwatt.fidelity.points.table import Metric, Point, PointsError
 
 COLUMNS: Final = (
     "model",
@@ -38,11 +38,9 @@ COLUMNS: Final = (
     "tensor_parallel",
 )
 SYNTHETIC: Final = ("h100-80gb-pcap",)
-HARDWARE: Final[Mapping[str, str]] = MappingProxyType({"a100-80gb": "A100 80GB SXM", "h100-80gb": "H100 80GB SXM"})
-"""The table's names -> in the words of a table of points; both are DGX machines, hence SXM cards on NVSwitch."""
-MODELS: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
-    {"llama2-70b": ("LLaMA-2-70B", 70.0), "bloom-176b": ("BLOOM-176B", 176.0)}
-)
+HARDWARE: Final = MappingProxyType({"a100-80gb": "a100-80", "h100-80gb": "h100-sxm"})
+"""The table's names -> cards of the catalogue: both are DGX machines, hence SXM cards on NVSwitch."""
+MODELS: Final = MappingProxyType({"llama2-70b": "llama-2-70b", "bloom-176b": "bloom-176b"})
 SOURCE: Final = "Splitwise-sim measured"
 URL: Final = "github.com/Mutinifni/splitwise-sim data/perf_model.csv @8f99e7d (Splitwise, arXiv:2311.18677)"
 STACK: Final = "splitwise"
@@ -125,25 +123,21 @@ class Setup:
 
     def points(self) -> tuple[Point, Point]:
         """Return the set-up as two measured points: medians of TTFT and TPOT over its repeats."""
-        model, params_b = MODELS[self.model]
-        note = f"median of {len(self.runs)} runs; whole batch prompt phase"
 
-        def point(metric: str, value: float) -> Point:
+        def point(metric: Metric, value: float) -> Point:
             return Point(
                 row=self.runs[0].row,
                 source=SOURCE,
-                url_or_id=URL,
-                hardware=HARDWARE[self.hardware],
-                num_gpus=self.tp,
-                model=model,
-                params_b=params_b,
-                weight_precision="fp16",
-                batch=str(self.batch),
-                prompt_tokens=str(self.prompt_tokens),
-                output_tokens=str(self.answered_tokens),
+                url=URL,
+                device=HARDWARE[self.hardware],
+                gpus=self.tp,
+                stack=STACK,
+                model=MODELS[self.model],
+                batch=self.batch,
+                prompt_tokens=self.prompt_tokens,
+                output_tokens=self.answered_tokens,
                 metric=metric,
                 value=value,
-                notes=note,
             )
 
         ttft_s = statistics.median(run.ttft_s for run in self.runs)

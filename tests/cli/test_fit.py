@@ -8,11 +8,11 @@ from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.stacks import load_pools, load_stack
 from tests.cli.running import elsewhere, left_in
 
-HEAD = "source,hardware,num_gpus,model,params_b,weight_precision,batch,prompt_tokens,output_tokens,metric,value,notes\n"
+HEAD = "source,device,stack,model,params_b,precision,batch,prompt_tokens,output_tokens,metric,value\n"
 ROWS = """\
-mine,Tesla M40 24GB,1,LLaMA-2-7B,6.74,Q4_0,1,,128,decode_tok_s,21,llama.cpp
-mine,Tesla M40 24GB,1,LLaMA-2-7B,6.74,Q4_0,1,512,,prefill_tok_s,180,llama.cpp
-mine,Tesla M99,1,LLaMA-2-7B,6.74,Q4_0,1,512,,prefill_tok_s,180,llama.cpp
+mine,m40,llama.cpp-cuda,LLaMA-2-7B,6.74,q4_0,1,1,128,decode_tok_s,21
+mine,m40,llama.cpp-cuda,LLaMA-2-7B,6.74,q4_0,1,512,,prefill_tok_s,180
+mine,m99,llama.cpp-cuda,LLaMA-2-7B,6.74,q4_0,1,512,,prefill_tok_s,180
 """
 
 
@@ -45,14 +45,14 @@ def test_own_points_become_a_profile_that_simulate_takes(table):
 def test_the_table_says_what_moved_and_what_was_left_out(table):
     said = elsewhere(table, "afterwatt", "fit", "own.csv")
     assert said.code == 0
-    for words in ("llama.cpp-cuda: 2 points", "quantised_compute_efficiency", "after 1 of its points", "M99"):
+    for words in ("llama.cpp-cuda: 2 points", "quantised_compute_efficiency", "after 1 of its points", "m99"):
         assert words in said.out
     assert left_in(table) == ["own.csv"]
 
 
 def test_a_folder_gets_a_profile_for_each_stack(table):
     (table / "own.csv").write_text(
-        HEAD + ROWS + "mine,T4,1,OPT-6.7B,6.7,fp16,2,512,32,throughput_tok_s,25,Accelerate\n"
+        HEAD + ROWS + "mine,t4,transformers,OPT-6.7B,6.7,fp16,2,512,32,throughput_tok_s,25\n"
     )
     one = elsewhere(table, "afterwatt", "fit", "own.csv", "--out", "mine.toml")
     assert one.code == 2

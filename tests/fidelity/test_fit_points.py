@@ -30,8 +30,7 @@ from afterwatt.hwprofiles.stacks import (
     stated_pools,
 )
 
-NOTES = "llama.cpp"
-CARDS = {"p40": "Tesla P40 24GB", "p100-16": "P100 PCIe 16GB", "rtx3090": "RTX 3090 24GB"}
+CARDS = ("p40", "p100-16", "rtx3090")
 MODELS = {"LLaMA-2-7B": 6.74, "LLaMA-2-13B": 13.0, "Qwen2.5-14B": 14.8, "TinyLlama-1.1B": 1.1}
 # What every card of this world deviates by, and what the RTX 3090 does on top.
 COMMON = {"mem_efficiency": 0.85, "step_overhead_s": 2.0, "quantised_compute_efficiency": 1.4}
@@ -39,11 +38,10 @@ OWN = {"mem_efficiency": 1.1, "dequant_int4_ops_per_weight": 0.7}
 
 
 def blank(card: str, model: str, metric: str, source: str) -> Point:
-    lengths = {"prompt_tokens": "512", "output_tokens": "1"} if "prefill" in metric else {"output_tokens": "128"}
-    cells = {"prompt_tokens": "1", "output_tokens": "1"} | lengths
+    prompt, output = (512, 1) if "prefill" in metric else (1, 128)
     return Point(
-        row=2, source=source, url_or_id="made", hardware=CARDS[card], num_gpus=1, model=model, params_b=MODELS[model],
-        weight_precision="Q4_0", batch="1", metric=metric, value=1.0, notes=NOTES, **cells,
+        row=2, source=source, url="made", device=card, stack="llama.cpp-cuda", model=model, params_b=MODELS[model],
+        precision="q4_0", batch=1, prompt_tokens=prompt, output_tokens=output, metric=metric, value=1.0,
     )  # fmt: skip
 
 
@@ -56,7 +54,7 @@ def truth_on(card: str):
 
 
 @cache
-def world(cards: tuple[str, ...] = tuple(CARDS), error: float = 0.0) -> tuple[Point, ...]:
+def world(cards: tuple[str, ...] = CARDS, error: float = 0.0) -> tuple[Point, ...]:
     """Points that the simulator makes of the true parameters, with or without errors of measurement."""
     draw = np.random.default_rng(3)
     points = []
@@ -121,7 +119,7 @@ def test_points_of_one_card_move_another_only_by_what_they_share():
 
 def test_what_is_held_out_changes_nothing():
     points = world()
-    changed = [replace(point, value=point.value * 3.0) if point.hardware == CARDS["p40"] else point for point in points]
+    changed = [replace(point, value=point.value * 3.0) if point.device == "p40" else point for point in points]
     before, after = (leave_one_device_out(ready(table)) for table in (points, changed))
     for one, other in zip(before, after, strict=True):
         if one.candidate.place.device == "p40":
@@ -234,7 +232,7 @@ def test_a_refit_starts_from_the_profile(tmp_path):
     """Own points of a new card, without the table that the profile came from: the others stay where they were."""
     path = tmp_path / "mine.toml"
     write_profile(path, report().text("llama.cpp-cuda"))
-    own = replace(world()[0], hardware="Tesla M40 24GB", model="LLaMA-2-7B", value=11.0, row=2)
+    own = replace(world()[0], device="m40-24", model="LLaMA-2-7B", value=11.0, row=2)
     again = fit_table(PointTable("own.csv", (own,), "1" * 64), str(path))
     assert errors(again.in_sample)[0] < errors(again.devices)[0]
     text = tmp_path / "again.toml"
@@ -316,7 +314,7 @@ def test_shipped_profiles_of_one_software_differ_by_what_scores_move_alone(tmp_p
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for point in world(("p40", "rtx3090")):
-            writer.writerow({column: getattr(point, column) for column in COLUMNS})
+            writer.writerow({column: "" if (cell := getattr(point, column)) is None else cell for column in COLUMNS})
     ship.main([str(table), "--into", str(tmp_path), "--folds", "3"])
     assert "cross-validated: 16 points" in capsys.readouterr().out
     flash, old = (load_pools(str(tmp_path / f"llama.cpp-{name}.toml")) for name in ("cuda", "2024"))

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afterwatt.fidelity.points.table import COLUMNS, METRICS, REQUIRED, PointsError, PointTable, read_points
+from afterwatt.fidelity.points.table import COLUMNS, METRICS, PUBLISHED, REQUIRED, PointsError, PointTable, read_points
 
-SHARED = Path(__file__).parents[2] / "../shared/reference/points.csv"
 ROW = {
     "source": "mine",
-    "hardware": "Tesla P40 24GB",
-    "num_gpus": "1",
-    "model": "LLaMA-2-7B",
+    "device": "p40",
+    "gpus": "1",
+    "stack": "llama.cpp-cuda",
+    "model": "llama-2-7b",
     "params_b": "6.74",
-    "weight_precision": "Q4_0",
+    "precision": "q4_0",
     "batch": "1",
     "prompt_tokens": "512",
     "metric": "prefill_tok_s",
@@ -52,19 +52,19 @@ def complaint(tmp_path: Path, text: str | bytes) -> str:
 
 
 def test_a_row_keeps_its_line_and_its_values(tmp_path: Path):
-    text = table(ROW, ROW | {"notes": "two\nlines"}, ROW | {"value": "1e3"})
+    text = table(ROW, ROW | {"assumed": "two\nlines"}, ROW | {"value": "1e3"})
     found = read(tmp_path, text)
     assert [point.row for point in found.points] == [2, 3, 5]
     assert [point.value for point in found.points] == [900.0, 900.0, 1000.0]
-    assert found.points[0].num_gpus == 1
-    assert found.points[0].output_tokens == ""
+    assert found.points[0].gpus == 1
+    assert found.points[0].output_tokens is None
     assert found.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_columns_may_come_in_any_order_and_optional_ones_may_be_missing(tmp_path: Path):
     columns = tuple(reversed(REQUIRED))
     (point,) = read(tmp_path, table(ROW, columns=columns)).points
-    assert (point.hardware, point.num_gpus, point.params_b, point.offload) == ("Tesla P40 24GB", None, None, "none")
+    assert (point.device, point.gpus, point.params_b, point.offload) == ("p40", 1, None, "none")
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path):
@@ -75,20 +75,23 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "column", "rule"),
     [
-        ({"metric": "tokens"}, "metric", "is no metric"),
+        ({"metric": "tokens"}, "metric", "'tokens' cannot be: input should be 'decode_tok_s', 'prefill_tok_s'"),
         ({"metric": ""}, "metric", "is empty"),
-        ({"value": "fast"}, "value", "is not a number"),
-        ({"value": "nan"}, "value", "must lie in"),
-        ({"value": "inf"}, "value", "must lie in"),
-        ({"value": "-1"}, "value", "must lie in"),
+        ({"value": "fast"}, "value", "valid number"),
+        ({"value": "nan"}, "value", "finite number"),
+        ({"value": "inf"}, "value", "finite number"),
+        ({"value": "-1"}, "value", "'-1' must lie in 0.0001 to 1e+08; check its unit"),
         ({"value": "0"}, "value", "must lie in"),
         ({"value": ""}, "value", "is empty"),
-        ({"num_gpus": "1.5"}, "num_gpus", "whole number"),
-        ({"num_gpus": "0"}, "num_gpus", "must lie in"),
-        ({"params_b": "6740000000"}, "params_b", "check its unit"),
-        ({"offload": "tape"}, "offload", "none, dram, ssd"),
-        ({"hardware": " "}, "hardware", "is empty"),
-        ({"notes": "x" * 5000}, "notes", "longer"),
+        ({"metric": "ttft_s", "published_as": "prefill_tok_s", "value": "2e8"}, "value", "must lie in"),
+        ({"gpus": "1.5"}, "gpus", "valid integer"),
+        ({"gpus": "0"}, "gpus", "greater than or equal to 1"),
+        ({"params_b": "6740000000"}, "params_b", "less than or equal to 100000"),
+        ({"offload": "tape"}, "offload", "'none', 'dram' or 'ssd'"),
+        ({"device": " "}, "device", "is empty"),
+        ({"batch": "~50"}, "batch", "valid integer"),
+        ({"flash": "maybe"}, "flash", "valid boolean"),
+        ({"assumed": "x" * 5000}, "assumed", "at most 2000 characters"),
     ],
 )
 def test_a_wrong_cell_is_named_with_its_row_column_value_and_rule(tmp_path: Path, change, column, rule):
@@ -111,8 +114,9 @@ def test_bounds_belong_to_the_metric(tmp_path: Path, metric: str):
         ("", "is empty"),
         ("\n\n", "is empty"),
         (table(), "no point below its header"),
-        ("model,value\n", "'hardware' is missing"),
+        ("model,value\n", "'device' is missing"),
         (table(ROW, columns=(*COLUMNS, "speed")), "'speed' is not known"),
+        (table(ROW, columns=(*COLUMNS, "row")), "'row' is not known"),
         (table(ROW, columns=(*COLUMNS, "model")), "stands twice"),
         (table(ROW) + "one,two\n", "row 3: 2 cells"),
         (table(ROW) + '"open\n', "row 3"),
@@ -157,8 +161,7 @@ def test_any_cells_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     assert outcome(path) in (1, "one line")
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the table of points does not lie in ../shared/reference")
-def test_the_reference_table_is_read_whole():
-    found = read_points(SHARED)
-    with SHARED.open(encoding="utf-8", newline="") as file:
+def test_the_published_table_is_read_whole():
+    found = read_points(PUBLISHED)
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
         assert len(found.points) == len(list(csv.DictReader(file)))

@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "benchmarks" / "fidelity.py"
 ROWS = (
     ROW,
-    ROW | {"metric": "decode_tok_s", "prompt_tokens": "", "output_tokens": "128", "value": "55"},
-    ROW | {"hardware": "H100 80GB", "metric": "ttft_s", "value": "0.02", "weight_precision": "fp16", "notes": "vLLM"},
-    ROW | {"hardware": "RTX 6090"},
+    ROW | {"metric": "decode_tok_s", "prompt_tokens": "1", "output_tokens": "128", "value": "55"},
+    ROW | {"device": "h100-sxm", "metric": "ttft_s", "value": "0.02", "precision": "fp16", "stack": "vllm"},
+    ROW | {"device": "rtx6090"},
     ROW | {"offload": "ssd"},
 )
 
@@ -63,7 +63,7 @@ def test_errors_are_relative_to_what_was_measured():
 
 
 def test_groups_hold_every_point_once():
-    scores = [one(1, 2), one(1, 2, hardware="RTX 4090 24GB"), one(1, 3)]
+    scores = [one(1, 2), one(1, 2, device="rtx4090"), one(1, 3)]
     grouped = by(scores, lambda score: score.scenario.device_key)
     assert {name: errors.count for name, errors in grouped.items()} == {"rtx3090": 2, "rtx4090": 1}
 
@@ -75,7 +75,7 @@ def test_intervals_count_those_that_have_one():
 
 def test_an_interval_of_time_turns_over_for_a_rate():
     rate = around(run_of(), 100.0, math.log(0.5), math.log(4.0))
-    wait = around(run_of(metric="ttft_s", prompt_tokens="9"), 100.0, math.log(0.5), math.log(4.0))
+    wait = around(run_of(metric="ttft_s", prompt_tokens=9), 100.0, math.log(0.5), math.log(4.0))
     widen = run_of().widen
     assert rate == pytest.approx((100.0 / 4.0**widen, 100.0 / 0.5**widen))
     assert wait == pytest.approx((50.0, 400.0))
@@ -99,8 +99,8 @@ def test_two_sources_about_one_set_up_are_a_pair():
 
 
 def test_twins_are_compared_per_byte_of_bandwidth():
-    cards = ("A100 PCIe 80GB", "A100 SXM 80GB")
-    rows = [run_of(hardware=card, row=number) for number, card in enumerate(cards, 2)]
+    cards = ("a100-80-pcie", "a100-80")
+    rows = [run_of(device=card, row=number) for number, card in enumerate(cards, 2)]
     floor = noise_floor(rows)
     assert floor is not None
     speeds = [scenario.deployment.bandwidth_bytes_per_s for scenario in rows]
@@ -111,11 +111,11 @@ def test_twins_are_compared_per_byte_of_bandwidth():
 def test_other_lengths_models_and_cards_are_no_pair():
     base = {"source": "llama.cpp PR 1"}
     others = [
-        {"output_tokens": "8000"},
+        {"output_tokens": 8000},
         {"model": "TinyLlama-1.1B", "params_b": 1.1},
-        {"hardware": "RTX 4090"},
-        {"metric": "prefill_tok_s", "prompt_tokens": "512"},
-        {"num_gpus": 2},
+        {"device": "rtx4090"},
+        {"metric": "prefill_tok_s", "prompt_tokens": 512},
+        {"gpus": 2},
         {"source": "llama.cpp PR 1"},
     ]
     assert [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of
-from afterwatt.fidelity.points.table import read_points
-from afterwatt.fidelity.power.anchors import KERNELS, POINTS, SPLITWISE, fit_all, pools_of
+from afterwatt.fidelity.points.table import PUBLISHED, read_points
+from afterwatt.fidelity.power.anchors import KERNELS, SPLITWISE, fit_all, pools_of
 from afterwatt.fidelity.power.fit import fit_folds, fit_without_each, held_out_watts, run_watts, run_work
 from afterwatt.fidelity.power.score import (
     KernelScore,
@@ -22,7 +22,7 @@ from afterwatt.fidelity.power.score import (
     watts_interval,
 )
 from afterwatt.fidelity.power.section import HELD_OUT, section_of
-from afterwatt.fidelity.power.served import measured_watts, served_runs
+from afterwatt.fidelity.power.served import served_runs
 from afterwatt.fidelity.power.tables import DEVICE, GEMM, KernelWatts, Repeats, read_kernel_watts
 from afterwatt.fidelity.serving.splitwise import read_runs
 from afterwatt.hwprofiles.catalogue import load_device
@@ -32,7 +32,6 @@ from tests.fidelity.test_points_scenario import POINT
 SHARED = Path(__file__).parents[2] / "../shared"
 has_kernels = pytest.mark.skipif(not (SHARED / KERNELS / GEMM).is_file(), reason="kernel tables are not in ../shared")
 has_runs = pytest.mark.skipif(not (SHARED / SPLITWISE).is_file(), reason="Splitwise's runs are not in ../shared")
-has_points = pytest.mark.skipif(not (SHARED / POINTS).is_file(), reason="measured points are not in ../shared")
 
 
 def scenario(**changes) -> Scenario:
@@ -43,28 +42,23 @@ def scenario(**changes) -> Scenario:
 
 def serving(**changes):
     told = {
-        "source": "ML.ENERGY leaderboard",
-        "hardware": "H100 80GB",
+        "stack": "vllm",
+        "device": "h100-sxm",
         "model": "LLaMA-3.1-8B",
         "params_b": 8.0,
-        "weight_precision": "bf16",
-        "batch": "16",
-        "prompt_tokens": "lm-arena-chat",
-        "output_tokens": "~350-930",
+        "precision": "bf16",
+        "batch": None,
+        "users": 16,
+        "prompt_tokens": 600.0,
+        "output_tokens": 570.0,
         "metric": "energy_j_per_tok",
         "value": 0.25,
-        "notes": "GPU energy per output token; avg GPU power total 500.0 W; batch=max_num_seqs",
+        "mean_power_w": 500.0,
     }
     return replace(POINT, **(told | changes))
 
 
 # -- at measured speed ------------------------------------------------------------------------------------------------
-
-
-def test_watts_are_read_from_the_remarks_in_either_wording():
-    assert measured_watts(serving()) == 500.0
-    assert measured_watts(serving(notes="avg power 639.4 W; conf high")) == 639.4
-    assert measured_watts(serving(notes="conf high")) is None
 
 
 def test_joules_and_watts_tell_the_speed_and_that_the_iteration():
@@ -76,7 +70,7 @@ def test_joules_and_watts_tell_the_speed_and_that_the_iteration():
 
 
 def test_points_without_watts_or_of_other_metrics_are_passed_over():
-    assert served_runs([serving(notes=""), serving(metric="throughput_tok_s", value=2000.0)]) == []
+    assert served_runs([serving(mean_power_w=None), serving(metric="throughput_tok_s", value=2000.0)]) == []
 
 
 def test_the_same_work_in_half_the_time_draws_more_but_not_twice_as_much():
@@ -85,7 +79,7 @@ def test_the_same_work_in_half_the_time_draws_more_but_not_twice_as_much():
 
 
 def test_several_gpus_share_the_work_and_the_watts():
-    one, two = served_runs([serving(), serving(num_gpus=2)])
+    one, two = served_runs([serving(), serving(gpus=2)])
     assert two.watts == 250.0
     assert two.flops == pytest.approx(one.flops / 2)
 
@@ -109,7 +103,7 @@ def test_an_interval_holds_the_prediction_and_is_a_point_where_nothing_is_drawn(
 
 
 def test_a_simulated_average_lies_between_busy_and_the_peak():
-    run = scenario(batch="4", prompt_tokens="500", output_tokens="50")
+    run = scenario(batch=4, prompt_tokens=500, output_tokens=50)
     average_w, peak_w = simulated_watts(run, run.stack_profile())
     device = run.deployment.device
     model = gpu_power_model(device, "fp32" if "fp16" not in device.flops_per_s else "fp16")
@@ -117,7 +111,7 @@ def test_a_simulated_average_lies_between_busy_and_the_peak():
 
 
 def test_a_model_that_draws_the_same_whatever_it_does_is_metered_as_that():
-    run = scenario(batch="4", prompt_tokens="500", output_tokens="50")
+    run = scenario(batch=4, prompt_tokens=500, output_tokens=50)
     idle_w = float(run.deployment.device.idle_w)
     model = gpu_power_model(
         run.deployment.device, "fp32" if "fp16" not in run.deployment.device.flops_per_s else "fp16"
@@ -175,8 +169,9 @@ def test_readings_that_are_a_kernels_own_are_claimed_apart_and_noise_stands_besi
     assert "40.0 % of 700" in section.text
 
 
-def test_without_any_table_there_is_no_score(tmp_path):
-    assert score(tmp_path) == PowerScores((), (), (), (), ())
+def test_without_tables_of_kernels_and_runs_the_published_points_are_scored_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("afterwatt.fidelity.power.score.score_served", tuple)
+    assert score(tmp_path) == PowerScores((), (), (), read_points(PUBLISHED).points, ())
 
 
 # -- real tables ------------------------------------------------------------------------------------------------------
@@ -198,9 +193,8 @@ def test_power_of_runs_on_a_degree_never_seen_is_within_eight_per_cent():
     assert np.median(np.abs(np.concatenate(errors))) <= 0.08
 
 
-@has_points
 def test_power_of_served_runs_at_their_measured_speed_is_inside_its_interval():
-    found = served_runs(read_points(SHARED / POINTS).points)
+    found = served_runs(read_points(PUBLISHED).points)
     errors = [run.default_power() / run.watts - 1.0 for run in found]
     assert len(found) >= 16
     assert np.median(np.abs(errors)) <= 0.12
@@ -213,7 +207,6 @@ def test_power_of_served_runs_at_their_measured_speed_is_inside_its_interval():
 
 @has_kernels
 @has_runs
-@has_points
 def test_the_shipped_anchors_are_what_the_fit_gives_and_hold_on_shapes_never_seen():
     tdp_w = float(load_device(DEVICE).tdp_w)
     tables = read_kernel_watts(SHARED / KERNELS)

@@ -26,29 +26,29 @@ def times(scenario: Scenario) -> TimeModel:
 
 
 def test_a_prompt_takes_what_the_physics_says():
-    scenario = run_of(metric="ttft_s", prompt_tokens="300", output_tokens="1")
+    scenario = run_of(metric="ttft_s", prompt_tokens=300, output_tokens=1)
     first, _, _ = times(scenario).step(0, 0, [(None, 300, 0)], 1, 1)
     assert predict(scenario).value == pytest.approx(first * S_PER_PS, rel=1e-12)
 
 
 def test_prompts_per_second_are_tokens_over_that_time():
-    ttft = predict(run_of(metric="ttft_s", prompt_tokens="300", output_tokens="1")).value
-    rate = predict(run_of(metric="prefill_tok_s", prompt_tokens="300", output_tokens="")).value
+    ttft = predict(run_of(metric="ttft_s", prompt_tokens=300, output_tokens=1)).value
+    rate = predict(run_of(metric="prefill_tok_s", prompt_tokens=300, output_tokens=None)).value
     assert rate == pytest.approx(300 / ttft, rel=1e-12)
 
 
 def test_decoding_takes_what_the_physics_says():
-    scenario = run_of(prompt_tokens="10", output_tokens="101")
+    scenario = run_of(prompt_tokens=10, output_tokens=101)
     model = times(scenario)
     spent = sum(model.step(1, 10 + number + 1, (), 1, 1)[0] for number in range(100)) * S_PER_PS
     found = predict(scenario).value
     assert found == pytest.approx(100 / spent, rel=0.01)
-    tpot = predict(run_of(prompt_tokens="10", output_tokens="101", metric="tpot_s")).value
+    tpot = predict(run_of(prompt_tokens=10, output_tokens=101, metric="tpot_s")).value
     assert tpot == pytest.approx(1 / found, rel=1e-9)
 
 
 def test_throughput_of_a_batch_is_its_answers_over_the_whole_time():
-    changes = {"batch": "4", "prompt_tokens": "64", "output_tokens": "32", "weight_precision": "fp16", "notes": "vLLM"}
+    changes = {"batch": 4, "prompt_tokens": 64, "output_tokens": 32, "precision": "fp16", "stack": "vllm"}
     scenario = run_of(metric="throughput_tok_s", **changes)
     columns, _ = run_columns(scenario, scenario.stack_profile())
     assert predict(scenario).value == pytest.approx(4 * 32 / float(np.max(columns["finish_s"])), rel=1e-12)
@@ -56,10 +56,10 @@ def test_throughput_of_a_batch_is_its_answers_over_the_whole_time():
 
 def test_a_deeper_cache_costs_attention_only():
     def rate(depth: int) -> float:
-        changes = {"metric": "prefill_tok_s", "batch": "64", "prompt_tokens": "512", "output_tokens": ""}
-        return predict(run_of(notes=f"at KV depth {depth}, microbatch 64", **changes)).value
+        return predict(run_of(context_tokens=depth, **changes)).value
 
-    scenario = run_of(metric="prefill_tok_s", batch="64", prompt_tokens="512", notes="depth 1024, microbatch 64")
+    changes = {"metric": "prefill_tok_s", "iteration_tokens": 64, "prompt_tokens": 512, "output_tokens": 1}
+    scenario = run_of(context_tokens=1024, **changes)
     model = times(scenario)
     spent = sum(model.step(0, 0, [(None, 64, 1024 + 64 * piece)], int(piece == 7), 1)[0] for piece in range(8))
     assert rate(1024) == pytest.approx(512 / (spent * S_PER_PS), rel=1e-9)
@@ -68,14 +68,14 @@ def test_a_deeper_cache_costs_attention_only():
 
 def test_pieces_of_a_prompt_overlap_in_a_pipeline():
     """Two pieces over two stages: three stage times instead of four."""
-    one = predict(run_of(metric="prefill_tok_s", prompt_tokens="512", num_gpus=2, output_tokens="")).value
-    two = predict(run_of(metric="prefill_tok_s", prompt_tokens="1024", num_gpus=2, output_tokens="")).value
+    one = predict(run_of(metric="prefill_tok_s", prompt_tokens=512, gpus=2, output_tokens=None)).value
+    two = predict(run_of(metric="prefill_tok_s", prompt_tokens=1024, gpus=2, output_tokens=None)).value
     assert 1.15 * one < two <= one * 4 / 3 * 1.001
 
 
 def test_a_full_engine_is_measured_while_it_is_full():
-    scenario = run_of(source="ML.ENERGY", hardware="H100 80GB", weight_precision="bf16", batch="16",
-                      prompt_tokens="lm-arena-chat", output_tokens="~390", metric="throughput_tok_s")  # fmt: skip
+    scenario = run_of(stack="vllm", device="h100-sxm", precision="bf16", batch=None, users=16,
+                      prompt_tokens=600, output_tokens=390, metric="throughput_tok_s")  # fmt: skip
     tpot = replace(scenario, metric="tpot_s")
     full = predict(scenario).value * predict(tpot).value
     assert 0.8 * 16 < full <= 16.2
@@ -87,8 +87,8 @@ def test_points_of_one_run_share_a_simulation(monkeypatch: pytest.MonkeyPatch):
     calls = []
     original = module.run_columns
     monkeypatch.setattr(module, "run_columns", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
-    rate = run_of(prompt_tokens="16", output_tokens="33")
-    wait = run_of(prompt_tokens="16", output_tokens="33", metric="tpot_s")
+    rate = run_of(prompt_tokens=16, output_tokens=33)
+    wait = run_of(prompt_tokens=16, output_tokens=33, metric="tpot_s")
     found = predict_all([rate, wait])
     assert len(calls) == 1
     assert [one.value for one in found] == [predict(rate).value, predict(wait).value]
@@ -96,7 +96,7 @@ def test_points_of_one_run_share_a_simulation(monkeypatch: pytest.MonkeyPatch):
 
 def test_it_is_the_run_that_the_command_makes(tmp_path):
     """The columns of a run directory give the same figure: nothing is predicted on the side."""
-    scenario = run_of(prompt_tokens="40", output_tokens="20", weight_precision="fp16", metric="energy_j_per_tok")
+    scenario = run_of(prompt_tokens=40, output_tokens=20, precision="fp16", metric="energy_j_per_tok")
     stack = scenario.stack_profile()
     columns, curve = run_columns(scenario, stack, energy=True)
     run = simulate(scenario.config(stack), tmp_path / "run")
@@ -110,7 +110,7 @@ def test_it_is_the_run_that_the_command_makes(tmp_path):
 
 
 def test_faster_memory_never_slows_decoding_down():
-    scenario = run_of(prompt_tokens="16", output_tokens="33")
+    scenario = run_of(prompt_tokens=16, output_tokens=33)
     stack = scenario.stack_profile()
     slow = stack.with_values({"mem_efficiency": 0.3})
     fast = stack.with_values({"mem_efficiency": 0.9})
@@ -120,7 +120,7 @@ def test_faster_memory_never_slows_decoding_down():
 def test_energy_counts_the_gpus_alone():
     curve = EnergyCurve(np.array([0.0, 1.0, 3.0]), np.array([0.0, 100.0, 500.0]))
     assert curve.between(0.5, 2.0) == pytest.approx(50.0 + 200.0)
-    scenario = run_of(metric="energy_j_per_tok", prompt_tokens="40", output_tokens="20")
+    scenario = run_of(metric="energy_j_per_tok", prompt_tokens=40, output_tokens=20)
     device = scenario.deployment.device
     columns, _ = run_columns(scenario, scenario.stack_profile())
     longest = float(np.max(columns["finish_s"])) * float(device.tdp_w) / 20
@@ -128,7 +128,7 @@ def test_energy_counts_the_gpus_alone():
 
 
 def test_a_run_that_did_not_finish_is_no_figure():
-    scenario = run_of(prompt_tokens="16", output_tokens="33")
+    scenario = run_of(prompt_tokens=16, output_tokens=33)
     columns, _ = run_columns(scenario, scenario.stack_profile())
     broken = dict(columns) | {"finish_s": np.array([np.nan])}
     with pytest.raises(ValueError, match="not every request"):

@@ -56,7 +56,7 @@ def test_repeats_are_gathered_and_their_median_is_the_point(tmp_path: Path) -> N
     assert [(setup.batch, len(setup.runs)) for setup in setups] == [(8, 3), (1, 1)]
     ttft, tpot = setups[0].points()
     assert (ttft.metric, ttft.value, tpot.metric, tpot.value) == ("ttft_s", 0.21, "tpot_s", 0.05)
-    assert (ttft.num_gpus, ttft.batch, ttft.prompt_tokens, ttft.output_tokens) == (2, "8", "512", "128")
+    assert (ttft.gpus, ttft.batch, ttft.prompt_tokens, ttft.output_tokens) == (2, 8, 512, 128)
 
 
 @given(st.integers(2, 120))
