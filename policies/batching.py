@@ -1,7 +1,6 @@
 """Continuous batching: which sequences run in the next iteration."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from mypy_extensions import mypyc_attr
 
@@ -98,6 +97,8 @@ class ChunkedPrefill:
         return BatchDecision(True, tuple(chunks)) if chunks else DECODE_ALL
 
 
-BATCHING: Mapping[str, Callable[[], BatchPolicy]] = MappingProxyType(
-    {"prefill-first": PrefillFirst, "chunked": ChunkedPrefill, "decode-first": DecodeFirst}
-)
+BATCHING: Mapping[str, Callable[[], BatchPolicy]] = {
+    "prefill-first": PrefillFirst,
+    "chunked": ChunkedPrefill,
+    "decode-first": DecodeFirst,
+}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
 
 from afterwatt.policies.sequence import S
 from afterwatt.policies.views import Prefilling
@@ -22,6 +22,30 @@ prefill_chunk_of: Callable[[tuple[Any, int, int]], PrefillChunk[Any]] = partial(
 """Makes one of a plain tuple; see `policies.views`."""
 
 
+class Move(NamedTuple):
+    """Memory to move between the tiers of a worker: `units` of it, from `src` to `dst`.
+
+    A scheduler counts in units (a KV block, say) and does not say where they lie: that and their bytes the body knows.
+
+    Attributes:
+        what: that moves; owner: id of the sequence whose it is.
+        units: how many; src, dst: tiers.
+        needed: by when: before the plan's first iteration, layer by layer within it, or some time later.
+        urgency: who goes first on a link that others want too; low numbers do.
+    """
+
+    what: Literal["kv", "weights", "draft"]
+    owner: int
+    units: int
+    src: Literal["hbm", "dram", "ssd"]
+    dst: Literal["hbm", "dram", "ssd"]
+    needed: Literal["before", "by-layer", "later"] = "before"
+    urgency: int = 0
+
+
+NO_MOVES: tuple[Move, ...] = ()
+
+
 @dataclass(slots=True)
 class StepPlan(Generic[S]):
     """What a worker does next.
@@ -35,7 +59,8 @@ class StepPlan(Generic[S]):
         repeat: further identical iterations that hold after the first.
         open_to_arrivals: whether a request that arrives now could change the plan of the next boundary.
         running: admitted sequences of the group; used_blocks: KV blocks that sequences hold, of all groups.
-        swap_out_blocks, swap_in_blocks: KV blocks to move to and from host memory before the first iteration.
+        moves: memory to move, in this order.
+        ask_at_s: when the plan no longer holds: the iteration that ends then, or is under way, is its last.
     """
 
     group: int
@@ -47,14 +72,30 @@ class StepPlan(Generic[S]):
     open_to_arrivals: bool
     running: int
     used_blocks: int
-    swap_out_blocks: int = 0
-    swap_in_blocks: int = 0
+    moves: tuple[Move, ...] = NO_MOVES
+    ask_at_s: float | None = None
 
 
 class Idle(NamedTuple):
-    """Nothing to do until something arrives, or until a time."""
+    """Nothing to do until something happens, or until a time: the body asks again then, if nothing did."""
 
     wake_at_s: float | None = None
+
+
+def earlier(one: Idle, other: Idle) -> Idle:
+    """Return which of two asks to be woken first."""
+    if one.wake_at_s is None or other.wake_at_s is None:
+        return other if one.wake_at_s is None else one
+    return min(one, other)
+
+
+def first_tick(time_s: float, ticks_per_s: int) -> int:
+    """Return the first tick of a clock whose number of seconds is not below a time: who waits for it is there then."""
+    tick = round(time_s * ticks_per_s)
+    if tick / ticks_per_s >= time_s:
+        return tick
+    numerator, denominator = time_s.as_integer_ratio()
+    return -(-numerator * ticks_per_s // denominator)
 
 
 @dataclass(slots=True)

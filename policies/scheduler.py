@@ -7,14 +7,27 @@ engine, spends the time. Several plans may be outstanding, one per decode group:
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from math import inf
 from typing import Any, Generic
 
 from mypy_extensions import mypyc_attr
 
 from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.exchange import Exchange
 from afterwatt.policies.kv import KvPool
-from afterwatt.policies.plans import Applied, Idle, PrefillChunk, Shown, StepOutcome, StepPlan, prefill_chunk_of
-from afterwatt.policies.sequence import DecodeGroup, S
+from afterwatt.policies.lane import Lane
+from afterwatt.policies.plans import (
+    NO_MOVES,
+    Applied,
+    Idle,
+    PrefillChunk,
+    Shown,
+    StepOutcome,
+    StepPlan,
+    earlier,
+    prefill_chunk_of,
+)
+from afterwatt.policies.sequence import S
 from afterwatt.policies.sizes import RejectReason, SchedulerConfig
 from afterwatt.policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling, candidate_of
 
@@ -23,23 +36,6 @@ UNBOUNDED = 1 << 60
 NOBODY: tuple[Candidate, ...] = ()
 NO_CHUNKS: tuple[Any, ...] = ()
 NONE_BEGUN: tuple[Prefilling, ...] = ()
-
-
-class _Lane(Generic[S]):
-    """What one decode group holds besides its decoding members."""
-
-    __slots__ = ("decode", "group", "plan", "prefilling", "view")
-
-    def __init__(self, group: int, block_tokens: int) -> None:
-        self.group = group
-        self.decode: DecodeGroup[S] = DecodeGroup(block_tokens)
-        self.prefilling: list[S] = []
-        self.plan: StepPlan[S] | None = None  # that is in flight
-        self.view: BatchView | None = None  # that it was made on
-
-
-def _begun(lane: _Lane[S]) -> Items[Prefilling]:
-    return [Prefilling(seq.seq_id, seq.fill_tokens - seq.kv_tokens) for seq in lane.prefilling]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -61,7 +57,7 @@ class Scheduler(Generic[S]):
         self.waiting: deque[S] = deque()
         self.swapped: deque[S] = deque()
         self.outstanding_tokens = 0
-        self._by_group = [_Lane[S](group, config.block_tokens) for group in range(config.groups)]
+        self._by_group = [Lane[S](group, config.block_tokens) for group in range(config.groups)]
         self._lanes = list(self._by_group)  # in the order in which they are asked
         self._limits = BatchLimits(-(-config.max_seqs // config.groups), config.token_budget)
         self._watermark_blocks = config.watermark_blocks
@@ -70,7 +66,7 @@ class Scheduler(Generic[S]):
         # Groups share the memory: what one does changes what another may, so that no plan holds beyond its iteration.
         self._shared = config.groups > 1
         self._strides = batching.steady and not self._shared
-        self._swap_free = config.swap_blocks
+        self._exchange = Exchange(config.swap_blocks)
         self._looked: dict[int, tuple[S, int, int]] = {}  # id -> (whom, prefix blocks found, own blocks found)
         self._looked_evictable = 0
         self._queue_exhausted = False
@@ -80,7 +76,6 @@ class Scheduler(Generic[S]):
         self.grown_blocks = 0  # KV blocks that the decoding of the last outcome took
         self.moved = False  # whether any of these lists holds somebody
         self._told = False  # whether a body has been given them with a plan
-        self._owed_swap_out = 0  # KV blocks moved out when no plan came of it
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -111,30 +106,35 @@ class Scheduler(Generic[S]):
         """Decide what runs next in the next group that is not in flight."""
         if self._told:
             self._forget()
+        idle = IDLE
         for lane in self._lanes:
             if lane.plan is not None:
                 continue
-            if self.waiting or lane.prefilling or self.swapped or not self._steady:
+            if self.waiting or lane.prefilling or self.swapped:
                 plan = self._choose(lane, now_s)
-            elif lane.decode.members:
-                plan = self._decode_on(lane) or self._choose(lane, now_s)
-            else:
+            elif not lane.decode.members:
                 continue
-            if plan is not None:
-                self._told = self.moved
-                lane.plan = plan
-                if self._shared:
-                    self._lanes.remove(lane)  # the others come first next time
-                    self._lanes.append(lane)
-                return plan
-        return IDLE
+            elif self.moved or not self._steady:
+                plan = self._choose(lane, now_s)
+            else:
+                plan = self._decode_on(lane) or self._choose(lane, now_s)
+            if isinstance(plan, Idle):
+                idle = earlier(idle, plan)
+                continue
+            self._told = self.moved
+            lane.plan = plan
+            if self._shared:
+                self._lanes.remove(lane)  # the others come first next time
+                self._lanes.append(lane)
+            return plan
+        return idle
 
     def _forget(self) -> None:
         """Begin new lists of who was preempted, admitted and resumed: the body has been told of these."""
         self._told = self.moved = False
         self.preempted, self.admitted, self.resumed = [], [], []
 
-    def _decode_on(self, lane: _Lane[S]) -> StepPlan[S] | None:
+    def _decode_on(self, lane: Lane[S]) -> StepPlan[S] | None:
         """Plan a group in which there is nothing to choose from; None if its next iteration lacks memory."""
         decode, pool = lane.decode, self.pool
         available = pool.free_blocks + pool.evictable_blocks
@@ -146,30 +146,36 @@ class Scheduler(Generic[S]):
         members, context, used = len(decode.members), decode.context_tokens(), pool.total_blocks - available
         return StepPlan(lane.group, members, context, NO_CHUNKS, members, iterations - 1, True, members, used)
 
-    def _choose(self, lane: _Lane[S], now_s: float) -> StepPlan[S] | None:
+    def _choose(self, lane: Lane[S], now_s: float) -> StepPlan[S] | Idle:
         """Ask the batching policy, and plan what it says."""
         decode, pool = lane.decode, self.pool
-        swap_in = self._swap_in(lane) if self.swapped else 0
+        if self.swapped:
+            self._swap_in(lane)
         need = decode.next_blocks()
         room = self._room()
         if need > room:
-            freed, need = self._make_room(lane)
-            self._owed_swap_out += freed
+            need = self._make_room(lane)
             room = self._room()
         members = len(decode.members)
         free_blocks = room - need - self._watermark_blocks
         limits = self._share_of_seats() if self._shared else self._limits
-        begun = _begun(lane) if lane.prefilling else NONE_BEGUN
+        begun = lane.begun() if lane.prefilling else NONE_BEGUN
         lane.view = view = BatchView(now_s, members, begun, self._candidates(need), free_blocks, limits)
         decision = self.batching.select(view)
         chunks = self._admit(lane, decision.chunks) if decision.chunks else NO_CHUNKS
         decoding = members if decision.decode else 0
+        ask_at_s = decision.ask_at_s
+        if ask_at_s is not None and not now_s < ask_at_s < inf:
+            raise PolicyError(
+                f"{type(self.batching).__name__} wants to be asked again at {ask_at_s:.10g} s, and it is "
+                f"{now_s:.10g} s; name a time to come"
+            )
         if not (decoding or chunks):
-            return None
-        swap_out, self._owed_swap_out = self._owed_swap_out, 0
+            return IDLE if ask_at_s is None else Idle(ask_at_s)
         iterations, finishing = self._prompt_stride(chunks)
-        if swap_out:
-            iterations = 1  # the room it made may let an older swapped sequence back in at the next boundary
+        moves, make_room = self._exchange.take() if self.moved else (NO_MOVES, False)
+        if make_room:
+            iterations = 1  # who was swapped out before may come back at the next boundary
         context = 0
         if decoding:
             context = decode.context_tokens()
@@ -186,8 +192,8 @@ class Scheduler(Generic[S]):
             self._queue_exhausted,
             members + len(lane.prefilling),
             pool.total_blocks - pool.free_blocks - pool.evictable_blocks,
-            swap_out,
-            swap_in,
+            moves,
+            ask_at_s,
         )
 
     def _share_of_seats(self) -> BatchLimits:
@@ -287,7 +293,7 @@ class Scheduler(Generic[S]):
         """Return how many prefix blocks of a sequence may be found: whole ones, and one token is left to compute."""
         return min(seq.prompt_tokens, seq.fill_tokens - 1) // unit
 
-    def _admit(self, lane: _Lane[S], chosen: tuple[Chunk, ...]) -> tuple[PrefillChunk[S], ...]:
+    def _admit(self, lane: Lane[S], chosen: tuple[Chunk, ...]) -> tuple[PrefillChunk[S], ...]:
         """Give the chosen candidates their blocks; return the chunks to compute."""
         pool = self.pool
         chunks: list[PrefillChunk[S]] = []
@@ -306,7 +312,7 @@ class Scheduler(Generic[S]):
             pool.take(pool.blocks_for(seq.fill_tokens) - seq.held * pool.unit_blocks, seq.seq_id)
         return tuple(chunks)
 
-    def _admit_one(self, lane: _Lane[S], seq_id: int) -> S:
+    def _admit_one(self, lane: Lane[S], seq_id: int) -> S:
         """Take a candidate out of the queue and hold the prefix blocks it matched."""
         found = self._looked.get(seq_id)
         if found is None:
@@ -356,20 +362,19 @@ class Scheduler(Generic[S]):
         """Return the KV blocks that the first iterations of the plans in flight are about to take."""
         return sum(lane.decode.next_blocks() for lane in self._lanes if lane.plan is not None and lane.plan.decoding)
 
-    def _make_room(self, lane: _Lane[S]) -> tuple[int, int]:
-        """Preempt the youngest until the next decode iteration fits: (blocks swapped out, blocks it needs)."""
-        swapped = 0
+    def _make_room(self, lane: Lane[S]) -> int:
+        """Preempt the youngest until the next decode iteration fits; return the blocks that it needs."""
         while True:
             need = lane.decode.next_blocks()
             if need <= self._room():
-                return swapped, need
+                return need
             victim = (
                 lane.prefilling[-1] if lane.prefilling else lane.decode.members[next(reversed(lane.decode.members))]
             )
-            swapped += self._preempt(lane, victim)
+            self._preempt(lane, victim)
 
-    def _preempt(self, lane: _Lane[S], seq: S) -> int:
-        """Take a sequence's memory away; return the KV blocks moved to host memory (0: to be recomputed)."""
+    def _preempt(self, lane: Lane[S], seq: S) -> None:
+        """Take a sequence's memory away: its KV goes to host memory, or is to be computed again."""
         seq.preemptions += 1
         self.moved = True
         if seq in self.resumed:
@@ -384,10 +389,9 @@ class Scheduler(Generic[S]):
         pool, shared = self.pool, seq.held * self.pool.unit_blocks
         blocks = pool.blocks_for(seq.kv_tokens)
         self._release(seq, blocks if decoding else pool.blocks_for(seq.fill_tokens))
-        if decoding and blocks <= self._swap_free:
-            self._swap_free -= blocks
+        if decoding and self._exchange.put(seq.seq_id, blocks):
             self.swapped.append(seq)
-            return blocks
+            return
         if self.config.keep_preempted:
             pool.leave(seq.seq_id, shared, seq.kv_tokens // pool.block_tokens - shared)
         self.outstanding_tokens += seq.kv_tokens
@@ -396,15 +400,13 @@ class Scheduler(Generic[S]):
             self.outstanding_tokens += 1  # the token that decoding would have read is part of the prompt now
         seq.kv_tokens = 0
         self.waiting.appendleft(seq)
-        return 0
 
     def _release(self, seq: S, blocks: int) -> None:
         self.pool.release(seq.prefix[: seq.held], blocks - seq.held * self.pool.unit_blocks, seq.seq_id)
         seq.held = 0
 
-    def _swap_in(self, lane: _Lane[S]) -> int:
-        """Bring swapped sequences back while they fit; return the KV blocks to move."""
-        moved = 0
+    def _swap_in(self, lane: Lane[S]) -> None:
+        """Bring swapped sequences back while they fit."""
         while self.swapped:
             seq = self.swapped[0]
             blocks = self.pool.blocks_for(seq.kv_tokens)
@@ -415,12 +417,10 @@ class Scheduler(Generic[S]):
                 break
             self.swapped.popleft()
             self.pool.take(blocks, seq.seq_id)
-            self._swap_free += blocks
             lane.decode.join(seq)
             self.resumed.append(seq)
             self.moved = True
-            moved += blocks
-        return moved
+            self._exchange.fetch(seq.seq_id, blocks)
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
@@ -448,7 +448,7 @@ class Scheduler(Generic[S]):
             finished += self._stop(lane, outcome.stopped)
         return first, finished
 
-    def _stop(self, lane: _Lane[S], stopped: Items[int]) -> list[S]:
+    def _stop(self, lane: Lane[S], stopped: Items[int]) -> list[S]:
         """End sequences of which a body has found that nothing follows the token they have just emitted."""
         ended = []
         for seq_id in stopped:
@@ -462,7 +462,7 @@ class Scheduler(Generic[S]):
             ended.append(seq)
         return ended
 
-    def _fill(self, lane: _Lane[S], plan: StepPlan[S], iterations: int, finished: list[S]) -> list[S]:
+    def _fill(self, lane: Lane[S], plan: StepPlan[S], iterations: int, finished: list[S]) -> list[S]:
         """Advance prompts; those completed emit a token and decode on, or are done."""
         first: list[S] = []
         for seq, tokens, past in plan.chunks:

@@ -83,10 +83,18 @@ chunk_of: Callable[[tuple[int, int]], Chunk] = partial(tuple.__new__, Chunk)
 
 @dataclass(slots=True)
 class BatchDecision:
-    """What runs next: one token for every decoding sequence (or none of them), and these prompt chunks."""
+    """What runs next.
+
+    Attributes:
+        decode: one token for every decoding sequence, or for none of them.
+        chunks: the prompt pieces.
+        ask_at_s: when to ask again at the latest, a time to come (None: when something has happened). A steady policy
+            stands by its answer until then.
+    """
 
     decode: bool
     chunks: tuple[Chunk, ...] = ()
+    ask_at_s: float | None = None
 
 
 class ReplicaView(NamedTuple):
@@ -117,7 +125,8 @@ class BatchPolicy(Protocol):
     Attributes:
         steady: whether the answer stays the same while time passes, free blocks shrink and the one prompt it is
             working on gets shorter by equal chunks; and whether it decodes when there is nothing else to do. A policy
-            that watches the clock says no, and is asked at every boundary.
+            that watches the clock says until when (`BatchDecision.ask_at_s`), or says no and is asked at every
+            boundary.
     """
 
     steady: bool

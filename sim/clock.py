@@ -101,12 +101,13 @@ class VirtualEnvironment(simpy.Environment):
     def step(self) -> None:
         """Handle the next event; what is left of one that was brought forward is skipped."""
         try:
-            self._now, _, _, event = heappop(self._queue)  # type: ignore[assignment]
+            now, _, _, event = heappop(self._queue)
         except IndexError:
             raise EmptySchedule from None
         callbacks = event.callbacks
         if callbacks is None:
             return
+        self._now = now  # type: ignore[assignment]
         event.callbacks = None  # type: ignore[assignment]
         for callback in callbacks:
             callback(event)
@@ -118,10 +119,11 @@ class VirtualEnvironment(simpy.Environment):
         queue = self._queue
         end = simpy.Event(self) if until is None else until
         while queue and end.callbacks is not None:
-            self._now, _, _, event = heappop(queue)  # type: ignore[assignment]
+            now, _, _, event = heappop(queue)
             callbacks = event.callbacks
             if callbacks is None:
                 continue
+            self._now = now  # type: ignore[assignment]
             event.callbacks = None  # type: ignore[assignment]
             for callback in callbacks:
                 callback(event)

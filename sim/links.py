@@ -1,11 +1,12 @@
 """Links and disks: one transfer at a time, in order of priority and then of asking."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, groupby
 
 import simpy
 
+from afterwatt.policies.plans import Move
 from afterwatt.sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
 
 
@@ -52,3 +53,8 @@ class Link:
             yield Alarm(env, self._rank, self.duration_ps(size_bytes))
             self.moved_bytes += size_bytes
             env.schedule(done, self._rank)  # type: ignore[arg-type]
+
+
+def together(moves: Sequence[Move]) -> list[int]:
+    """Return the units of each run of moves that go the same way one after another: one transfer takes them all."""
+    return [sum(move.units for move in run) for _, run in groupby(moves, lambda move: (move.what, move.src, move.dst))]

@@ -8,11 +8,11 @@ from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.policies.log import DecisionLog
 from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
 from afterwatt.policies.scheduler import Scheduler
-from afterwatt.sim.clock import S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.links import Link
+from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
+from afterwatt.sim.links import Link, together
 from afterwatt.sim.recorder import Lane, pack_jump, pack_level_jump, pack_stride
 from afterwatt.sim.ticket import Ticket
-from afterwatt.sim.worker import note_admissions, note_prefills, resting
+from afterwatt.sim.worker import note_admissions, note_finished, note_prefills, resting
 
 
 class PipelineWorker:
@@ -90,10 +90,11 @@ class PipelineWorker:
     def _run(self) -> Generator[simpy.Event, None, None]:
         env, scheduler = self._env, self.scheduler
         while not self._stopped:
-            plan = scheduler.plan(env.now * S_PER_PS)
+            plan = scheduler.plan(env.now / PS_PER_S)
             if isinstance(plan, Idle):
-                self._rest = rest = resting(env)
+                self._rest = rest = resting(env, plan.wake_at_s, self._plan_rank)
                 yield rest
+                self._rest = None
                 continue
             lane = self.lanes[plan.group]
             begin = env.now
@@ -102,8 +103,8 @@ class PipelineWorker:
             self._note_levels()
             if self._log is not None:
                 self._log.write(self.number, begin * S_PER_PS, plan, 1, scheduler)
-            for blocks in (plan.swap_out_blocks, plan.swap_in_blocks):
-                if blocks and self._swap is not None:
+            if plan.moves and self._swap is not None:
+                for blocks in together(plan.moves):
                     yield self._swap.transfer(blocks * self._block_bytes)
             if self._stopped:
                 return
@@ -135,15 +136,11 @@ class PipelineWorker:
         start, end = begin - lane.origin_ps, now - lane.origin_ps
         lane.strides += pack_stride(
             *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
-            *(0, 0, 0, plan.swap_out_blocks + plan.swap_in_blocks),
+            *(0, 0, 0, sum(move.units for move in plan.moves)),
         )
         lane.noted += 1
         self._note_levels()
         if plan.chunks:
             note_prefills(lane, plan.chunks, first_tokens, now)
-        for ticket in finished:
-            ticket.finish_ps = now
-            if ticket.seq_id in lane.live:
-                lane.leave(ticket)
-            self._on_finish(ticket)
+        note_finished(lane, finished, now, self._on_finish)
         self._wake()

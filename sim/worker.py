@@ -6,10 +6,10 @@ from math import sqrt
 import simpy
 
 from afterwatt.policies.log import DecisionLog
-from afterwatt.policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan
+from afterwatt.policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan, first_tick
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.links import Link
+from afterwatt.sim.links import Link, together
 from afterwatt.sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.times import IterationTimes
@@ -93,6 +93,7 @@ class Worker:
         self._stride: Alarm
         self._stopped = False
         self._came = False
+        self._slept_ps = 0  # since the last iteration
         self._start_ps = self._first_ps = self._slope_ps = self._steps = 0
         env.process(self._run())
 
@@ -144,7 +145,7 @@ class Worker:
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, scheduler, step_time, wake_time = self._env, self.scheduler, self._times.step, self._times.wake_ps
+        env, scheduler, step_time = self._env, self.scheduler, self._times.step
         lane, single_step, log, queue = self.lanes[0], self._single_step, self._log, env._queue
         step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
         outcome, outcome_of = StepOutcome(0), self.outcome_of  # one for all plans: nobody keeps it
@@ -152,28 +153,26 @@ class Worker:
         while not self._stopped:
             plan = scheduler.plan(env._now / PS_PER_S)  # Python takes five times as long to multiply by a float
             if isinstance(plan, Idle):
-                self._rest = rest = resting(env)
-                since = env._now
-                yield rest
-                wake_ps = wake_time(env._now - since)
+                yield from self._sleep(plan)
                 continue
+            if self._slept_ps:
+                wake_ps, self._slept_ps = self._times.wake_ps(self._slept_ps), 0
             decoding, context, emits, chunks = plan.decoding, plan.context_tokens, plan.emits, plan.chunks
             iterations = 1 if single_step or wake_ps else plan.repeat + 1
             begin = start = env._now
             swapped = 0
             if scheduler.moved:  # else nobody's memory was
                 note_admissions(scheduler, self.lanes, lane, begin)
-                swapped = plan.swap_out_blocks + plan.swap_in_blocks
+                swapped = sum([move.units for move in plan.moves])
             if swapped:
-                self._came = False
-                yield from self._move(plan.swap_out_blocks, plan.swap_in_blocks)
+                iterations = yield from self._move(plan, iterations)
                 if self._stopped:
                     return
-                if self._came and plan.open_to_arrivals:
-                    iterations = 1  # who came meanwhile is seen at the next boundary
                 start = env._now
             first, slope, steps = step_time(decoding, context, chunks, emits, iterations)
             first, wake_ps = first + wake_ps, 0
+            if plan.ask_at_s is not None:
+                steps = min(steps, next_end(first_tick(plan.ask_at_s, PS_PER_S) - start, first, slope)[0])
             span = first if steps == 1 else steps * first + slope * (steps * (steps - 1) // 2)
             if not env.skip(span):
                 self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps
@@ -200,21 +199,28 @@ class Worker:
             lane.noted += 1
             if chunks:
                 note_prefills(lane, chunks, first_tokens, now)
-            for ticket in finished:
-                ticket.finish_ps = now
-                if ticket.seq_id in lane.live:
-                    lane.leave(ticket)
-                on_finish(ticket)
+            if finished:
+                note_finished(lane, finished, now, on_finish)
             # What else happens at this instant comes before the next plan, which is to see it.
             if queue and queue[0][0] == now:
                 yield Alarm(env, plan_rank, 0)
 
-    def _move(self, swap_out: int, swap_in: int) -> Generator[simpy.Event, None, None]:
-        """Swap KV blocks out, then in, over the link to host memory."""
+    def _sleep(self, idle: Idle) -> Generator[simpy.Event, None, None]:
+        """Wait until somebody arrives, or until a time."""
+        self._rest = rest = resting(self._env, idle.wake_at_s, self._plan_rank)
+        since = self._env._now
+        yield rest
+        self._rest = None
+        self._slept_ps += self._env._now - since
+
+    def _move(self, plan: StepPlan[Ticket], iterations: int) -> Generator[simpy.Event, None, int]:
+        """Move KV blocks over the link to host memory; return how many of the iterations then hold."""
         assert self._swap is not None
-        for blocks in (swap_out, swap_in):
-            if blocks:
-                yield self._swap.transfer(blocks * self._block_bytes)
+        self._came = False
+        for blocks in together(plan.moves):
+            yield self._swap.transfer(blocks * self._block_bytes)
+        # Who came meanwhile is seen at the next boundary.
+        return 1 if self._came and plan.open_to_arrivals else iterations
 
 
 def note_admissions(scheduler: Scheduler[Ticket], lanes: list[Lane], lane: Lane, now_ps: int) -> None:
@@ -258,8 +264,19 @@ def note_prefills(
             lane.join(ticket)
 
 
-def resting(env: simpy.Environment) -> simpy.Event:
-    """An event that only an arrival schedules."""
+def note_finished(lane: Lane, finished: list[Ticket], now_ps: int, on_finish: Callable[[Ticket], None]) -> None:
+    """Write down who is done, and say so."""
+    for ticket in finished:
+        ticket.finish_ps = now_ps
+        if ticket.seq_id in lane.live:
+            lane.leave(ticket)
+        on_finish(ticket)
+
+
+def resting(env: VirtualEnvironment, wake_at_s: float | None, rank: int) -> simpy.Event:
+    """An event that an arrival schedules, and a time if there is one."""
     event = env.event()
     event._ok, event._value = True, None
+    if wake_at_s is not None:
+        env.schedule(event, rank, first_tick(wake_at_s, PS_PER_S) - env.now)  # type: ignore[arg-type]
     return event

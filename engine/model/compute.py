@@ -20,7 +20,7 @@ from afterwatt.engine.model.memory import MemoryPlan, plan_memory
 from afterwatt.engine.model.options import ComputeOptions
 from afterwatt.engine.model.sampling import choose
 from afterwatt.engine.model.weights import Weights
-from afterwatt.engine.runtime.compute import ComputeInfo, Ints, StepBatch
+from afterwatt.engine.runtime.compute import ComputeInfo, Ints, PlacedMove, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
 
 
@@ -149,13 +149,11 @@ class TorchCompute:
             self._padded.warm_up(context_tokens)
             self._synchronize()
 
-    def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
-        """Copy KV blocks to host memory, each to its partner."""
-        self._pool.swap_out(blocks, host_blocks)
-
-    def swap_in(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
-        """Copy KV blocks back from host memory."""
-        self._pool.swap_in(host_blocks, blocks)
+    def move(self, moves: Sequence[PlacedMove]) -> None:
+        """Copy KV blocks to host memory and back (`Compute.move`)."""
+        for move, src_blocks, dst_blocks in moves:
+            copy = self._pool.swap_out if move.dst == "dram" else self._pool.swap_in
+            copy(src_blocks, dst_blocks)
 
     def close(self) -> None:
         """Give its memory back."""

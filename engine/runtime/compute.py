@@ -5,10 +5,12 @@ The runtime knows a model by this protocol only. `engine.model` fulfils it with 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from afterwatt.policies.plans import Move
 
 Ints = NDArray[np.int64]
 
@@ -57,6 +59,20 @@ class StepBatch:
     sampling: Sequence[Sampling]
 
 
+class PlacedMove(NamedTuple):
+    """A move of KV blocks with its addresses.
+
+    Attributes:
+        move: what the scheduler asked for.
+        src_blocks, dst_blocks: numbers of the blocks in the tier that they leave and in the one that they go to; each
+            is copied to its partner.
+    """
+
+    move: Move
+    src_blocks: Sequence[int]
+    dst_blocks: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class ComputeInfo:
     """What a run's manifest says of what computed it.
@@ -96,11 +112,8 @@ class Compute(Protocol):
         the given blocks. Blocks and sequences that the batch does not name are left as they are.
         """
 
-    def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
-        """Copy KV blocks to host memory, each to its partner."""
-
-    def swap_in(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
-        """Copy KV blocks back from host memory."""
+    def move(self, moves: Sequence[PlacedMove]) -> None:
+        """Copy KV blocks between the device's memory (`hbm`) and the host's (`dram`), one move after the other."""
 
     def close(self) -> None:
         """Give its memory back."""

@@ -16,7 +16,7 @@ from typing import Any
 from afterwatt.engine.runtime.compute import Compute, ComputeInfo, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.request import Report, Request
-from afterwatt.engine.runtime.worker import EngineWorker
+from afterwatt.engine.runtime.worker import NS_PER_S, EngineWorker
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.config import PolicySet
 from afterwatt.policies.sizes import SchedulerConfig
@@ -196,8 +196,8 @@ def _serve(wire: Connection, factory: Callable[[], Compute], setup: WorkerSetup)
         compute.close()
 
 
-def _work(wire: Connection, compute: Compute, setup: WorkerSetup) -> None:
-    config, clock = scheduler_config(setup, compute.info), time.monotonic_ns
+def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    config = scheduler_config(setup, compute.info)
     worker = EngineWorker(compute, config, BATCHING[setup.policies.batching](), clock)
     flushed_ns = clock()
     while True:
@@ -219,7 +219,7 @@ def _work(wire: Connection, compute: Compute, setup: WorkerSetup) -> None:
             wire.send(("report", worker.take_report()))
             flushed_ns = clock()
         if not busy:
-            wire.poll(None)
+            wire.poll(None if worker.wake_ns is None else max(0, worker.wake_ns - clock()) / NS_PER_S)
 
 
 def _timed(compute: Compute, batches: Sequence[StepBatch], repeats: int) -> list[list[float]]:

@@ -42,7 +42,6 @@ class Job(Sequence):
         token_ns: when each was.
         scheduled_ns: when it was first admitted (None: not yet).
         cached_tokens: prompt tokens found in the cache then.
-        host_blocks: where its KV lies in host memory while it is swapped out.
     """
 
     def __init__(self, request: Request) -> None:
@@ -52,7 +51,6 @@ class Job(Sequence):
         self.token_ns: list[int] = []
         self.scheduled_ns: int | None = None
         self.cached_tokens = 0
-        self.host_blocks: list[int] = []
 
     def tokens(self, first: int, count: int) -> Ints:
         """Return `count` tokens from place `first` on of the prompt and what was produced so far, int64[count]."""

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from afterwatt.engine.runtime.compute import Compute, StepBatch
+from afterwatt.engine.runtime.compute import Compute, PlacedMove, StepBatch
 from afterwatt.engine.runtime.paged import PagedPool
 from afterwatt.engine.runtime.request import Admission, Chunked, Job, Refusal, Report, Request, StepRecord
 from afterwatt.policies.log import DecisionEntry, DecisionLog
-from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
+from afterwatt.policies.plans import Idle, Move, StepOutcome, StepPlan, first_tick
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.views import BatchPolicy
 
-S_PER_NS = 1e-9
+NS_PER_S = 1_000_000_000
 
 
 class EngineWorker:
@@ -32,6 +32,7 @@ class EngineWorker:
     Attributes:
         scheduler: its brain.
         report: what has happened since somebody last took it away (`take_report`).
+        wake_ns: with nothing to do, when to take the next step even if nothing has happened (None: no such time).
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class EngineWorker:
         self.pool = PagedPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens)
         self.scheduler: Scheduler[Job] = Scheduler(config, batching, self.pool)
         self.report = Report()
+        self.wake_ns: int | None = None
         self._compute = compute
         self._clock_ns = clock_ns
         self._number = number
         self._log = DecisionLog(self._decided)
         self._host_free = list(range(config.swap_blocks))
+        self._host_tables: dict[int, list[int]] = {}  # whose KV lies in host memory -> in which blocks
         self._arrived: list[int] = []
         self._rested = True
 
@@ -70,12 +73,13 @@ class EngineWorker:
         return report
 
     def step(self) -> bool:
-        """Run one iteration; False if there is nothing to do."""
+        """Run one iteration; False if there is nothing to do, before `wake_ns` at least."""
         scheduler = self.scheduler
         plan_ns = self._clock_ns()
-        plan = scheduler.plan(plan_ns * S_PER_NS)
+        plan = scheduler.plan(plan_ns / NS_PER_S)
         if isinstance(plan, Idle):
             self._rested = True
+            self.wake_ns = None if plan.wake_at_s is None else first_tick(plan.wake_at_s, NS_PER_S)
             return False
         swapped = self._follow(plan, plan_ns)
         waiting = len(scheduler.waiting) + len(scheduler.swapped)
@@ -84,7 +88,7 @@ class EngineWorker:
         tokens = self._compute.step(batch)
         done_ns = self._clock_ns()
         stopped = _emit(emitting, tokens, done_ns)
-        self._log.write(self._number, plan_ns * S_PER_NS, plan, 1, scheduler)
+        self._log.write(self._number, plan_ns / NS_PER_S, plan, 1, scheduler)
         _, finished = scheduler.apply(plan, StepOutcome(1, stopped))
         self.pool.released.clear()
         arrivals, self._arrived = tuple(self._arrived), []
@@ -121,26 +125,25 @@ class EngineWorker:
         scheduler, pool = self.scheduler, self.pool
         if not scheduler.moved:
             return 0
-        swapped = 0
-        for job in scheduler.preempted:
-            self.report.preempted.append(job.seq_id)
-            if job in scheduler.swapped:
-                blocks = pool.released[job.seq_id]
-                job.host_blocks = [self._host_free.pop() for _ in blocks]
-                self._compute.swap_out(blocks, job.host_blocks)
-                swapped += len(blocks)
-        for job in scheduler.resumed:
-            self._compute.swap_in(job.host_blocks, pool.tables[job.seq_id])
-            swapped += len(job.host_blocks)
-            self._host_free += job.host_blocks
-            job.host_blocks = []
+        self.report.preempted += [job.seq_id for job in scheduler.preempted]
+        if plan.moves:
+            self._compute.move([self._placed(move) for move in plan.moves])
         for job in scheduler.admitted:
             if job.scheduled_ns is None:
                 job.scheduled_ns, job.cached_tokens = plan_ns, job.kv_tokens
                 self.report.admissions.append(Admission(job.seq_id, plan_ns, job.kv_tokens))
-        assert swapped == plan.swap_in_blocks + plan.swap_out_blocks
         pool.released.clear()
-        return swapped
+        return sum(move.units for move in plan.moves)
+
+    def _placed(self, move: Move) -> PlacedMove:
+        """Give a move of KV blocks its addresses."""
+        if move.dst == "dram":
+            blocks = self.pool.released[move.owner]
+            self._host_tables[move.owner] = host = [self._host_free.pop() for _ in blocks]
+            return PlacedMove(move, blocks, host)
+        host = self._host_tables.pop(move.owner)
+        self._host_free += host
+        return PlacedMove(move, host, self.pool.tables[move.owner])
 
     def _batch(self, plan: StepPlan[Job]) -> tuple[StepBatch, list[Job]]:
         """Turn a plan into arrays: (the work, the sequences that will emit, in order)."""

@@ -23,7 +23,9 @@ from afterwatt.compiled import HOME, LIBRARY, RECORD, Standing, examine, folder_
 MODULES: Final = (
     "hwprofiles/roofline.py",
     "policies/batching.py",
+    "policies/exchange.py",
     "policies/kv.py",
+    "policies/lane.py",
     "policies/scheduler.py",
     "policies/sequence.py",
     "sim/ticket.py",

@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from afterwatt.engine.runtime.compute import Compute, ComputeInfo, StepBatch
+from afterwatt.engine.runtime.compute import Compute, ComputeInfo, PlacedMove, StepBatch
 
 VOCAB = 251
 
@@ -61,11 +61,11 @@ class ArithmeticCompute:
         time.sleep(self.step_s)
         return chosen
 
-    def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
-        self.host[list(host_blocks)] = self.memory[list(blocks)]
-
-    def swap_in(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
-        self.memory[list(blocks)] = self.host[list(host_blocks)]
+    def move(self, moves: Sequence[PlacedMove]) -> None:
+        tiers = {"hbm": self.memory, "dram": self.host}
+        for move, src_blocks, dst_blocks in moves:
+            assert move.units == len(src_blocks) == len(dst_blocks)
+            tiers[move.dst][list(dst_blocks)] = tiers[move.src][list(src_blocks)]
 
     def close(self) -> None:
         pass

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from afterwatt.engine.runtime.compute import ComputeInfo, StepBatch
+from afterwatt.engine.runtime.compute import ComputeInfo, PlacedMove, StepBatch
 from afterwatt.engine.runtime.drive import Recording, Served
 from afterwatt.engine.runtime.process import WorkerSetup, scheduler_config
 from afterwatt.engine.runtime.record import write_run
@@ -79,10 +79,8 @@ class PhysicalCompute:
         self.clock.now_ns += round(took_ps * self.slower / 1000)
         return [0] * sum(batch.emits)
 
-    def swap_out(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
+    def move(self, moves: Sequence[PlacedMove]) -> None:
         raise AssertionError("nothing is swapped here")
-
-    swap_in = swap_out
 
     def close(self) -> None:
         pass

@@ -87,7 +87,7 @@ def test_a_policy_is_one_class_and_one_line(house: Path):
     batching = house / "afterwatt" / "policies" / "batching.py"
     text = batching.read_text()
     for before, after in (
-        ('{"prefill-first": PrefillFirst,', '{"one-at-a-time": OneAtATime, "prefill-first": PrefillFirst,'),
+        ('    "prefill-first": PrefillFirst,', '    "one-at-a-time": OneAtATime,\n    "prefill-first": PrefillFirst,'),
         ("BATCHING: Mapping", "from afterwatt.policies.mine import OneAtATime\n\nBATCHING: Mapping"),
     ):
         assert before in text

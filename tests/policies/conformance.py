@@ -6,6 +6,7 @@ class TestMine(BatchPolicyConformance):
 Scheduler and bodies rely on each of these; a policy that breaks one breaks the equality of strides and single steps.
 """
 
+import os
 import random
 import subprocess
 import sys
@@ -300,7 +301,7 @@ def assert_alike_elsewhere(kind: str, make: type, whole_prompts: bool = False) -
     command = [sys.executable, __file__, kind, make.__module__, make.__qualname__, str(int(whole_prompts))]
     there = subprocess.run(
         command,
-        env={"PYTHONHASHSEED": "4711", "PYTHONPATH": str(ROOT)},
+        env={"PYTHONHASHSEED": "4711", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True,
         text=True,
         check=True,

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from afterwatt.policies.batching import BATCHING, ChunkedPrefill, PrefillFirst
 from afterwatt.policies.errors import PolicyError
-from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
+from afterwatt.policies.plans import Idle, Move, StepOutcome, StepPlan
 from afterwatt.policies.scheduler import Scheduler, SchedulerConfig
 from afterwatt.policies.sequence import Sequence
 from afterwatt.policies.views import BatchDecision, Chunk
@@ -157,7 +157,7 @@ class AnyHistory(RuleBasedStateMachine):
         pool = self.scheduler.pool
         assert pool.used_blocks == self.scheduler.outstanding_tokens == 0
         assert pool.available_blocks == pool.total_blocks
-        assert self.scheduler._swap_free == self.scheduler.config.swap_blocks
+        assert self.scheduler._exchange.free_blocks == self.scheduler.config.swap_blocks
 
 
 TestAnyHistory = AnyHistory.TestCase
@@ -277,16 +277,18 @@ def test_swapping_keeps_what_was_computed():
     scheduler = scheduler_of(kv_blocks=10, swap_blocks=8)
     _, young, third = added(scheduler, (15, 20), (16, 20), (20, 5))
     plan = scheduler.plan(0.0)
-    while not plan.swap_out_blocks:
+    while not plan.moves:
         done(scheduler, plan)
         plan = scheduler.plan(0.0)
     assert list(scheduler.swapped) == [young]
-    assert plan.swap_out_blocks == scheduler.pool.blocks_for(young.kv_tokens)
+    blocks = scheduler.pool.blocks_for(young.kv_tokens)
+    assert plan.moves == (Move("kv", young.seq_id, blocks, "hbm", "dram"),)
     assert young.kv_tokens == 16 + young.emitted - 1
-    while not plan.swap_in_blocks:
+    done(scheduler, plan)
+    while not (plan := scheduler.plan(0.0)).moves:
         assert third not in scheduler.admitted  # nobody is admitted before those who lost their place
         done(scheduler, plan)
-        plan = scheduler.plan(0.0)
+    assert plan.moves == (Move("kv", young.seq_id, blocks, "dram", "hbm"),)
     assert scheduler.resumed == [young]
     assert young.fill_tokens == 16  # nothing to compute again
 
@@ -376,3 +378,57 @@ def test_one_request_takes_its_prompt_over_the_budget_and_its_output_in_iteratio
     chunks = 1 if batching is PrefillFirst else -(-prompt // budget)
     assert iterations == chunks + output - 1
     assert seq.emitted == output
+
+
+# -- being asked again -------------------------------------------------------------------------------------------------
+
+
+class AsksAt(ChunkedPrefill):
+    """Holds everybody back and asks to be asked at a time."""
+
+    time_s: float | None = 2.0
+
+    def select(self, view):
+        return BatchDecision(decode=False, ask_at_s=self.time_s)
+
+
+def test_a_policy_that_holds_everybody_back_names_the_time():
+    scheduler = scheduler_of(AsksAt)
+    assert scheduler.plan(0.0) == Idle()  # about nothing, nobody is asked
+    added(scheduler, (10, 5))
+    assert scheduler.plan(0.0) == Idle(2.0)
+    assert scheduler.plan(1.5) == Idle(2.0)
+    scheduler.batching.time_s = None
+    assert scheduler.plan(2.0) == Idle()
+
+
+@pytest.mark.parametrize("time_s", [1.0, 0.5, float("inf"), float("nan")])
+def test_a_time_that_is_not_to_come_is_refused(time_s):
+    scheduler = scheduler_of(AsksAt)
+    scheduler.batching.time_s = time_s
+    added(scheduler, (10, 5))
+    with pytest.raises(PolicyError, match=r"asked again at .* s, and it is 1 s; name a time"):
+        scheduler.plan(1.0)
+
+
+def test_of_several_groups_the_earliest_time_counts():
+    class InTurn(AsksAt):
+        times = iter([7.0, 3.0, 5.0])
+
+        def select(self, view):
+            return BatchDecision(decode=False, ask_at_s=next(self.times))
+
+    scheduler = scheduler_of(InTurn, groups=3)
+    added(scheduler, (10, 5))
+    assert scheduler.plan(0.0) == Idle(3.0)
+
+
+def test_a_plan_says_until_when_it_holds():
+    class DecodesUntil(ChunkedPrefill):
+        def select(self, view):
+            decision = super().select(view)
+            return BatchDecision(decision.decode, decision.chunks, view.now_s + 4.0)
+
+    scheduler = scheduler_of(DecodesUntil)
+    added(scheduler, (10, 5))
+    assert scheduler.plan(1.0).ask_at_s == 5.0

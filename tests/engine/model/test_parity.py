@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afterwatt.engine.runtime.compute import PlacedMove
+from afterwatt.policies.plans import Move
 from tests.engine.model.tiny import KINDS, VOCAB, Sequence, batch_of, load, logits_of
 
 TOLERANCE = 1e-4
@@ -110,11 +112,12 @@ def test_swapped_out_and_in_to_other_blocks(changes, computes):
     wanted = expected(model, tuple(tokens))
     seq = Sequence(tokens[:69], list(range(18)))
     logits_of(compute, [(seq, 69)])
-    compute.swap_out(seq.blocks, [20, 3, *range(4, 20)])
+    host = [20, 3, *range(4, 20)]
+    compute.move([PlacedMove(Move("kv", 0, 18, "hbm", "dram"), seq.blocks, host)])
     other = Sequence(text(72, 2), list(range(18)))
     logits_of(compute, [(other, 72)])  # somebody else has them meanwhile
     seq.blocks = list(range(60, 42, -1))
-    compute.swap_in([20, 3, *range(4, 20)], seq.blocks)
+    compute.move([PlacedMove(Move("kv", 0, 18, "dram", "hbm"), host, seq.blocks)])
     seq.tokens = tokens
     close(logits_of(compute, [(seq, 1)])[0], wanted[69])
 

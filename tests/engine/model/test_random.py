@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from afterwatt.engine.model.options import ComputeOptions, TorchComputeFactory
 from afterwatt.engine.model.products import product
 from afterwatt.engine.model.random_checkpoint import shrunk, write_random
+from afterwatt.engine.runtime.compute import PlacedMove
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.policies.plans import Move
 from tests.engine.model.tiny import Sequence, batch_of, load, logits_of
 
 SMALL = {
@@ -133,7 +135,7 @@ def test_batches_that_cannot_be_are_refused(tmp_path: Path):
     with pytest.raises(EngineError, match="do not hold 9 tokens"):
         compute.step(batch_of([(Sequence([0] * 9, [3, 4]), 9)]))
     with pytest.raises(EngineError, match="2 blocks cannot be swapped with 1"):
-        compute.swap_out([1, 2], [0])
+        compute.move([PlacedMove(Move("kv", 0, 2, "hbm", "dram"), [1, 2], [0])])
     quiet = batch_of([(Sequence([0] * 9, [3, 4, 5]), 4)])
     assert compute.step(quiet) == []
 
