@@ -62,12 +62,18 @@ WORLDS: Final = {
 }
 HASHED: Final = re.compile(r"-[0-9a-f]{8}(?=/)")
 """What a study's run directories end in: it says which code made them."""
+MADE_BY: Final = re.compile(rb'-[0-9a-f]{8}(?=/|",\n)|(?<="config_sha256": ")[0-9a-f]{64}')
+"""The same within a file, and the whole hash beside it."""
+STUDY_FILES: Final = ("study.json", "report.html")
 WITH_PAGE: Final = ("chat-report", "crossed")
 
 
 def digest(path: Path) -> str:
-    """Hash a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
+    """Hash a file; of what a study says of its runs, all but which code made them."""
+    said = path.read_bytes()
+    if path.name in STUDY_FILES:
+        said = MADE_BY.sub(b"", said)
+    return hashlib.sha256(said).hexdigest()[:20]
 
 
 def run_world(name: str, command: list[str]) -> dict[str, str]:

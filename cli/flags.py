@@ -49,7 +49,10 @@ FLAGS: Final[Mapping[str, Flag]] = {
         complete.model,
     ),
     "precision": Flag(
-        _CROSS, "How weights are stored: fp32, fp16, bf16, int8, fp8, int4. [fp16]", "NAME", complete.precision
+        _CROSS,
+        "How weights are stored: fp32, fp16, bf16, int8, fp8, int4, ... [auto: as the model's checkpoint, else fp16]",
+        "NAME",
+        complete.precision,
     ),
     "stack": Flag(
         _CROSS,

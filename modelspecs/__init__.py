@@ -10,6 +10,7 @@ from afterwatt.modelspecs.generic import generic_shape
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS, Precision, load_precision
 from afterwatt.modelspecs.resolve import ResolvedModel, resolve_model
 from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.stored import Stored, stored_precision
 from afterwatt.modelspecs.work import (
     causal_pairs,
     decode_flops,
@@ -28,6 +29,7 @@ __all__ = [
     "ModelSpec",
     "Precision",
     "ResolvedModel",
+    "Stored",
     "causal_pairs",
     "decode_flops",
     "decode_intensity",
@@ -40,5 +42,6 @@ __all__ = [
     "model_names",
     "prefill_flops",
     "resolve_model",
+    "stored_precision",
     "weight_bytes_read",
 ]

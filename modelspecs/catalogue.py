@@ -6,21 +6,26 @@ from dataclasses import fields
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from afterwatt.modelspecs.errors import ModelError, hint
 from afterwatt.modelspecs.hf import read_hf_config
+from afterwatt.modelspecs.layers import Latent, State
+from afterwatt.modelspecs.precision import load_precision
 from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.stored import Stored
 
 DATA_DIR = Path(__file__).parent / "data"
 
 _PUBLISHED_KEYS = ("params", "rounded_to", "excess", "excess_why", "source", "checked")
-_TOP_KEYS = ("name", "family", "source", "checked", "shape", "published")
+_TOP_KEYS = ("name", "family", "source", "checked", "stored", "shape", "published")
+_PARTS: Mapping[str, type[Latent] | type[State]] = MappingProxyType({"latent": Latent, "state": State})
 _SPEC_FIELDS = {field.name: field for field in fields(ModelSpec)}
 _SHAPE_KEYS = tuple(
     name
     for name in _SPEC_FIELDS
-    if name not in {"name", "family", "source", "checked"} and not name.startswith("published")
+    if name not in {"name", "family", "source", "checked", "stored", "notes"} and not name.startswith("published")
 )
 
 
@@ -87,11 +92,32 @@ def read_model_toml(path: Path) -> ModelSpec:
     _check_date(path, "checked", arguments["checked"])
     arguments |= {**shape, **_published(path, table)}
     try:
+        arguments |= {name: _part(path, name, shape[name], kind) for name, kind in _PARTS.items() if name in shape}
+        if "stored" in table:
+            arguments["stored"] = Stored(
+                load_precision(_text(path, table, "", "stored")), f"as {arguments['source']} has it"
+            )
         return ModelSpec(name=table.get("name", path.stem), **arguments)
     except TypeError as error:
         raise ModelError(f"{path}: {_missing(error)}") from None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+
+
+def _part(path: Path, name: str, table: object, kind: type[Latent] | type[State]) -> Latent | State:
+    """Read [shape.latent] or [shape.state]."""
+    known = tuple(field.name for field in fields(kind))
+    if not isinstance(table, Mapping):
+        raise ModelError(f"{path}: [shape.{name}] is not a table; see docs/models.md")
+    _refuse_unknown(path, f"shape.{name}.", table, known)
+    said = {"q_rank": None, **table} if kind is Latent else dict(table)
+    for key in known:
+        value = said.get(key)
+        if key == "kind" and isinstance(value, str):
+            continue
+        if not (type(value) is int and value >= 0) and not (key == "q_rank" and value is None):
+            raise ModelError(f"{path}: shape.{name}.{key} = {value!r} must be a whole number of 0 or more")
+    return kind(**said)
 
 
 def _published(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:

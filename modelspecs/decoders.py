@@ -1,7 +1,7 @@
 """The families whose block is Llama's, as data: RMSNorm, rotary grouped-query attention, a gated network.
 
 Everything in which they differ stands here, so that a further family of the same block is one entry: its shape is read
-by `modelspecs.hf`, its checkpoints are loaded, computed and made up by `engine.model`. Fields and defaults as in
+by `modelspecs.families`, its checkpoints are loaded, computed and made up by `engine.model`. Fields and defaults as in
 huggingface/transformers 5.24, `models/<family>/configuration_<family>.py`; tensors as in `modeling_<family>.py`.
 """
 

@@ -38,6 +38,7 @@ class Precision:
             only weights are unpacked to fp16.
         head_bits: of the LM head where it differs from `bits_per_other`.
         attention_bits: of the attention's matrices where they differ from the experts'.
+        group: weights of a row that share a scale, where GPUs must split rows between groups; None: any split will do.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Precision:
     arithmetic: tuple[str, ...] = _WEIGHT_ONLY
     head_bits: float | None = None
     attention_bits: float | None = None
+    group: int | None = None
 
     def __post_init__(self) -> None:
         if not self.family:
@@ -99,7 +101,14 @@ _COMMON = (
         arithmetic=("fp8", "fp16", "fp32"),
     ),
     # One fp16 scale per group of 128 weights; a zero point would add 4 / 128 bits more.
-    Precision("int4", 4.0 + 16 / 128, 16.0, quantised=True, source="GPTQ, arXiv:2210.17323, groups of 128, symmetric"),
+    Precision(
+        "int4",
+        4.0 + 16 / 128,
+        16.0,
+        quantised=True,
+        source="GPTQ, arXiv:2210.17323, groups of 128, symmetric",
+        group=128,
+    ),
 )
 
 _GPT_FAST = "pytorch-labs/gpt-fast 0055c42 quantize.py: every linear layer, the head too"
@@ -165,10 +174,31 @@ def _gguf_precision(name: str, form: gguf.Format) -> Precision:
     )
 
 
+_GROUPS = {"gptq": 128, "awq": 128, "int3": 128, "int4-g32": 32, "int4-g128": 128, "w4a8": 128, "nvfp4": 16}
+"""Formats whose scales belong to groups of so many weights of a row."""
+
+_EXPERTS_ONLY = Precision(
+    "mxfp4-bf16",
+    gguf.block_bits("MXFP4"),
+    16.0,
+    quantised=True,
+    source="openai/gpt-oss config.json: experts in MXFP4 (OCP Microscaling v1.0), all else in bf16",
+    family="fp4",
+    attention_bits=16.0,
+    group=32,
+)
+
 _FORMATS = (
     *_COMMON,
-    *(Precision(n, bits, 16.0, True, src, fam, head_bits=head) for n, bits, head, fam, src in _OTHERS),
-    *(Precision(n, bits, 16.0, True, src, fam, arithmetic) for n, bits, fam, arithmetic, src in _COMPUTED_NARROW),
+    *(
+        Precision(n, bits, 16.0, True, src, fam, head_bits=head, group=_GROUPS.get(n))
+        for n, bits, head, fam, src in _OTHERS
+    ),
+    *(
+        Precision(n, bits, 16.0, True, src, fam, arithmetic, group=_GROUPS.get(n))
+        for n, bits, fam, arithmetic, src in _COMPUTED_NARROW
+    ),
+    _EXPERTS_ONLY,
     *(_gguf_precision(name, form) for name, form in gguf.FORMATS.items()),
 )
 

@@ -4,13 +4,17 @@ Nothing here knows hardware or time. Parameter counts are exact (biases, norms, 
 multiply-accumulate and leave out what is linear in the hidden size (norms, activations, residuals, biases).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.layers import STATE, WINDOW, Latent, LayerKind, State, check_pattern, layer_kinds
 from afterwatt.modelspecs.precision import Precision, load_precision
+from afterwatt.modelspecs.stored import Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,13 +40,24 @@ _UPPER_BOUNDS: Mapping[str, int] = MappingProxyType(
         "norms_per_layer": 4,
         "embedding_width": 1_000_000,
         "sliding_window": 100_000_000,
+        "dense_ffn": 10_000_000,
         "published_params": 10**15,
         "published_rounding": 10**12,
     }
 )
 """Sizes far beyond any model ever built: past them a value is a slip (a unit, a wrong field), not a shape."""
 
-_OPTIONAL = frozenset({"embedding_width", "sliding_window", "published_params"})
+_OPTIONAL = frozenset(
+    {"embedding_width", "sliding_window", "dense_ffn", "latent", "state", "stored", "published_params"}
+)
+_COUNTS_FROM_ZERO = (
+    "learned_positions",
+    "published_excess",
+    "layer_vectors",
+    "expert_vectors",
+    "shared_ffn",
+    "dense_layers",
+)
 _TYPE_WORDS: Mapping[object, str] = MappingProxyType({int: "a whole number", bool: "true or false", str: "a text"})
 
 
@@ -88,12 +103,22 @@ class ModelSpec:
         final_norm: a norm after the last layer.
         embedding_norm: a norm right after the embedding (BLOOM).
         head_bias: a bias on the LM head (GPT-J, Phi-2).
-        layer_vectors: parameters of a layer's vectors that nothing else here names: query and key norms (Qwen3, Gemma
-            3), attention sinks and the router's bias (gpt-oss).
+        layer_vectors: parameters of the vectors of a layer with attention that nothing else here names: query and key
+            norms (Qwen3, Gemma 3), attention sinks and the router's bias (gpt-oss).
+        query_gate: queries come with a gate on attention's output, as wide as they are (Qwen3-Next).
+        expert_vectors: the same of a layer with experts: the router's bias (DeepSeek-V3), the shared expert's gate.
+        shared_ffn: width of the network beside the experts that every token passes through; 0: none.
+        dense_layers: how many layers of a mixture have one dense network instead, counted as the first ones.
+        dense_ffn: its width; None: as an expert's.
         embedding_width: columns of the embedding table; None: hidden. Others are projected in and out (OPT-350m).
         parallel_attention: attention and FFN read the same input and are added (Falcon).
-        sliding_window: tokens a position can look back on, None if all. Kept as a fact; *not modelled*: times and cache
-            sizes assume that every token attends to its full context.
+        sliding_window: tokens a position can look back on in layers with a window, None if there are none.
+        pattern: one letter per layer, repeated as often as needed (`layers.PATTERN_LETTERS`); empty: all alike, with a
+            window if there is one.
+        latent: latent attention in place of keys and values per head.
+        state: what layers keep that have no cache.
+        stored: how its checkpoint stores the weights, None: in 16 bits.
+        notes: what a reader must know of how the shape was read.
         published_params: parameter count as published, None if unknown.
         published_rounding: 1 if that is a count; for a name such as "30B" the unit it is rounded to.
         published_excess: elements of a published count that are no parameters or are counted twice.
@@ -128,7 +153,17 @@ class ModelSpec:
     layer_vectors: int = 0
     embedding_width: int | None = None
     parallel_attention: bool = False
+    query_gate: bool = False
+    expert_vectors: int = 0
+    shared_ffn: int = 0
+    dense_layers: int = 0
+    dense_ffn: int | None = None
     sliding_window: int | None = None
+    pattern: str = ""
+    latent: Latent | None = None
+    state: State | None = None
+    stored: Stored | None = None
+    notes: tuple[str, ...] = ()
     published_params: int | None = None
     published_rounding: int = 1
     published_excess: int = 0
@@ -137,13 +172,13 @@ class ModelSpec:
     checked: str = ""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
+        for field in (field for field in fields(self) if field.name != "notes"):
             self._check_type(field.name, next(iter(get_args(field.type)), field.type))
         for name, upper in _UPPER_BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not 1 <= value <= upper:
                 raise ModelError(f"{self.name}: {name} = {value} is out of range; expected 1 to {upper:,}")
-        for name in ("learned_positions", "published_excess", "layer_vectors"):
+        for name in _COUNTS_FROM_ZERO:
             if getattr(self, name) < 0:
                 raise ModelError(f"{self.name}: {name} = {getattr(self, name)} must be 0 (none) or more")
         if self.ffn_matrices not in (2, 3):
@@ -154,6 +189,10 @@ class ModelSpec:
             raise ModelError(f"{self.name}: active_experts = {self.active_experts} exceeds experts = {self.experts}")
         if self.norm not in NORM_VECTORS:
             raise ModelError(f"{self.name}: norm = {self.norm!r} must be one of {', '.join(NORM_VECTORS)}")
+        if self.dense_layers > self.layers:
+            raise ModelError(f"{self.name}: dense_layers = {self.dense_layers} exceeds layers = {self.layers}")
+        if self.pattern:
+            check_pattern(self.name, self.pattern, self.sliding_window is not None, self.state is not None)
 
     def _check_type(self, name: str, expected: object) -> None:
         """Refuse what a dataclass would take silently: 4096.0, "4096", True for a count."""
@@ -161,20 +200,45 @@ class ModelSpec:
         if type(value) is not expected and not (value is None and name in _OPTIONAL):
             raise ModelError(f"{self.name}: {name} = {value!r} must be {_TYPE_WORDS.get(expected, expected)}")
 
+    # ---- layers ----------------------------------------------------------------------------------------------------
+
+    def kinds(self, first: int = 0, last: int | None = None) -> Mapping[LayerKind, int]:
+        """Count the layers of each kind.
+
+        Args:
+            first: of the layers from this one on, counted from 0.
+            last: of those before this one; None: to the end.
+        """
+        pattern = self.pattern or ("f" if self.sliding_window is None else "w")
+        return _counted(pattern, self.layers, self.dense_layers, self.experts > 1, first, last)
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that attend, to all or to a window."""
+        return sum(count for kind, count in self.kinds().items() if kind.mixer not in (None, STATE))
+
+    @property
+    def expert_layers(self) -> int:
+        """Layers with experts."""
+        return sum(count for kind, count in self.kinds().items() if kind.network == "experts")
+
     # ---- parameters ------------------------------------------------------------------------------------------------
 
     @property
     def attention_matrix_params(self) -> int:
-        """Weights of one layer's query, key, value and output matrices."""
-        query_and_out = 2 * self.hidden * self.heads * self.head_dim
+        """Weights of one attention layer's query, key, value and output matrices."""
+        if self.latent is not None:
+            return self.latent.matrix_params(self.hidden, self.heads)
+        query_and_out = (3 if self.query_gate else 2) * self.hidden * self.heads * self.head_dim
         key_and_value = 2 * self.hidden * self.kv_heads * self.head_dim
         return query_and_out + key_and_value
 
     @property
     def layer_attention_params(self) -> int:
-        """One layer's attention: its four matrices and their biases."""
+        """One layer's attention: its matrices, biases and other vectors."""
         qkv_bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
-        return self.attention_matrix_params + qkv_bias + (self.hidden if self.attention_out_bias else 0)
+        vectors = self.layer_vectors + (self.latent.vectors if self.latent is not None else 0)
+        return self.attention_matrix_params + qkv_bias + (self.hidden if self.attention_out_bias else 0) + vectors
 
     @property
     def ffn_matrix_params(self) -> int:
@@ -184,8 +248,10 @@ class ModelSpec:
     @property
     def layer_ffn_params(self) -> int:
         """One expert's feed-forward network: matrices and biases, router apart."""
-        biases = (self.ffn_matrices - 1) * self.ffn + self.hidden if self.ffn_bias else 0
-        return self.ffn_matrix_params + biases
+        return self.ffn_matrix_params + self._ffn_bias_params(self.ffn)
+
+    def _ffn_bias_params(self, width: int) -> int:
+        return (self.ffn_matrices - 1) * width + self.hidden if self.ffn_bias else 0
 
     @property
     def layer_router_params(self) -> int:
@@ -197,11 +263,34 @@ class ModelSpec:
         """One norm."""
         return NORM_VECTORS[self.norm] * self.hidden
 
-    @property
-    def layer_params(self) -> int:
-        """One layer: attention, all experts, router, norms and other vectors."""
-        ffn = self.experts * self.layer_ffn_params + self.layer_router_params
-        return self.layer_attention_params + ffn + self.norms_per_layer * self.norm_params + self.layer_vectors
+    def mixer_params(self, kind: LayerKind) -> tuple[int, int]:
+        """Return (weights of matrices, parameters of vectors) of what mixes a layer's tokens."""
+        if kind.mixer is None:
+            return 0, 0
+        if kind.mixer == STATE:
+            return (0, 0) if self.state is None else (self.state.matrix_params, self.state.vectors)
+        return self.attention_matrix_params, self.layer_attention_params - self.attention_matrix_params
+
+    def network_params(self, kind: LayerKind, experts: float) -> tuple[float, int]:
+        """Return (weights of matrices, parameters of vectors and the router) of a layer's feed-forward network.
+
+        Args:
+            kind: of the layer.
+            experts: matrices of so many experts, vectors of all.
+        """
+        if kind.network is None:
+            return 0, 0
+        if kind.network == "dense":
+            width = self.ffn if self.dense_ffn is None or self.experts == 1 else self.dense_ffn
+            return self.ffn_matrices * self.hidden * width, self._ffn_bias_params(width)
+        shared = self.ffn_matrices * self.hidden * self.shared_ffn
+        biases = self.experts * (self.layer_ffn_params - self.ffn_matrix_params)
+        return experts * self.ffn_matrix_params + shared, biases + self.layer_router_params + self.expert_vectors
+
+    def layer_params(self, kind: LayerKind) -> int:
+        """One layer: its mixer, all experts, router, norms and other vectors."""
+        matrices, vectors = self.network_params(kind, self.experts)
+        return sum(self.mixer_params(kind)) + int(matrices) + vectors + self.norms_per_layer * self.norm_params
 
     @property
     def table_width(self) -> int:
@@ -238,14 +327,13 @@ class ModelSpec:
     @property
     def params(self) -> int:
         """All parameters, tied ones once."""
-        return (
-            self.layers * self.layer_params + self.embedding_params + self.stored_head_params + self.final_norm_params
-        )
+        layers = sum(count * self.layer_params(kind) for kind, count in self.kinds().items())
+        return layers + self.embedding_params + self.stored_head_params + self.final_norm_params
 
     @property
     def active_params(self) -> int:
         """Parameters one token passes through: all but the experts it is not routed to."""
-        return self.params - self.layers * (self.experts - self.active_experts) * self.layer_ffn_params
+        return self.params - self.expert_layers * (self.experts - self.active_experts) * self.layer_ffn_params
 
     # ---- work ------------------------------------------------------------------------------------------------------
 
@@ -255,8 +343,13 @@ class ModelSpec:
 
         Two per active weight: Kaplan et al. 2020 (arXiv:2001.08361), section 2.1, table 1.
         """
-        router = self.layer_router_params
-        return 2 * self.layers * (self.attention_matrix_params + self.active_experts * self.ffn_matrix_params + router)
+        flops = 0
+        for kind, count in self.kinds().items():
+            matrices = self.mixer_params(kind)[0] + int(self.network_params(kind, self.active_experts)[0])
+            router = self.layer_router_params if kind.network == "experts" else 0
+            state = self.state.flops_per_token if self.state is not None and kind.mixer == STATE else 0
+            flops += count * (2 * (matrices + router) + state)
+        return flops
 
     @property
     def head_flops_per_token(self) -> int:
@@ -265,22 +358,54 @@ class ModelSpec:
 
     @property
     def attention_flops_per_pair(self) -> int:
-        """FLOPs for one query token looking at one key token, all layers.
+        """FLOPs for one query token looking at one key token, all layers with attention.
 
         QK^T and AV cost 2 * heads * head_dim each: Narayanan et al. 2021 (arXiv:2104.04473), appendix (4 * B * s^2 * h
         a layer). The caller counts the pairs; causal ones with `modelspecs.work.causal_pairs`.
         """
-        return 4 * self.layers * self.heads * self.head_dim
+        if self.latent is not None:
+            wide = self.latent.nope_dim + self.latent.rope_dim + self.latent.value_dim
+            return 2 * self.attention_layers * self.heads * wide
+        return 4 * self.attention_layers * self.heads * self.head_dim
+
+    @property
+    def cached_per_layer(self) -> int:
+        """Numbers that an attention layer keeps of one token.
+
+        Two vectors per key/value head: Pope et al. 2022 (arXiv:2211.05102), section 2. Latent attention keeps one for
+        all heads: DeepSeek-V2 (arXiv:2405.04434), section 2.1.
+        """
+        return 2 * self.kv_heads * self.head_dim if self.latent is None else self.latent.cached
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2.0) -> float:
-        """Key and value cache of one token over all layers, bytes.
-
-        Two vectors per layer and key/value head: Pope et al. 2022 (arXiv:2211.05102), section 2.
+        """Key and value cache of one token over all layers that have one, bytes; of a token within every window.
 
         Args:
             bytes_per_element: 2 for fp16, 1 for an 8-bit cache.
         """
-        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_element
+        return self.attention_layers * self.cached_per_layer * bytes_per_element
+
+    def kv_bytes(self, tokens: int, bytes_per_element: float = 2.0) -> float:
+        """Everything kept of one sequence, bytes: layers with a window keep no more than it, others a fixed state.
+
+        Args:
+            tokens: in its context.
+            bytes_per_element: 2 for fp16, 1 for an 8-bit cache; states have their own width.
+        """
+        kept = 0
+        for kind, count in self.kinds().items():
+            if kind.mixer == WINDOW:
+                kept += count * min(tokens, self.sliding_window or tokens)
+            elif kind.mixer not in (None, STATE):
+                kept += count * tokens
+        return kept * self.cached_per_layer * bytes_per_element + self.state_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Kept of one sequence by the layers that have no cache, whatever its length."""
+        if self.state is None:
+            return 0
+        return self.state.state_bytes * sum(count for kind, count in self.kinds().items() if kind.mixer == STATE)
 
     def distinct_experts(self, tokens: int) -> float:
         """Expected experts of one layer that `tokens` tokens touch, if each is routed to a uniformly drawn set.
@@ -294,16 +419,36 @@ class ModelSpec:
 
     # ---- storage ---------------------------------------------------------------------------------------------------
 
-    def layer_bytes(self, precision: str | Precision, experts: float | None = None) -> float:
-        """One layer's weights as stored, bytes; with only `experts` of its feed-forward networks if given."""
+    def kind_bytes(self, kind: LayerKind, precision: str | Precision, experts: float | None = None) -> float:
+        """One layer's weights as stored, bytes.
+
+        Args:
+            kind: of the layer.
+            precision: of the weights.
+            experts: with only so many of its experts; None: all.
+        """
         form = load_precision(precision) if isinstance(precision, str) else precision
-        count = self.experts if experts is None else experts
-        attention = self.attention_matrix_params * form.bytes_per_attention_weight
-        ffn = count * self.ffn_matrix_params * form.bytes_per_weight
-        biases = self.layer_attention_params - self.attention_matrix_params
-        biases += self.experts * (self.layer_ffn_params - self.ffn_matrix_params)
-        other = biases + self.layer_router_params + self.norms_per_layer * self.norm_params + self.layer_vectors
-        return attention + ffn + other * form.bytes_per_other
+        attention, vectors = self.mixer_params(kind)
+        matrices, other = self.network_params(kind, self.experts if experts is None else experts)
+        other += vectors + self.norms_per_layer * self.norm_params
+        return (
+            attention * form.bytes_per_attention_weight
+            + matrices * form.bytes_per_weight
+            + other * form.bytes_per_other
+        )
+
+    def layer_bytes(self, precision: str | Precision, experts: float | None = None) -> float:
+        """One layer's weights as stored, bytes: the mean of the layers where they differ.
+
+        Args:
+            precision: of the weights.
+            experts: with only so many of its experts; None: all.
+        """
+        form = load_precision(precision) if isinstance(precision, str) else precision
+        kinds = self.kinds()
+        if len(kinds) == 1:
+            return self.kind_bytes(next(iter(kinds)), form, experts)
+        return sum(count * self.kind_bytes(kind, form, experts) for kind, count in kinds.items()) / self.layers
 
     def head_bytes(self, precision: str | Precision) -> float:
         """Bytes read at the LM head (most formats leave it wide, see `modelspecs.precision`)."""
@@ -323,3 +468,10 @@ class ModelSpec:
         form = load_precision(precision) if isinstance(precision, str) else precision
         outside = self.stored_head_params * form.bytes_per_head + self.final_norm_params * form.bytes_per_other
         return self.layers * self.layer_bytes(form) + self.embedding_bytes(form) + outside
+
+
+@lru_cache(maxsize=256)
+def _counted(
+    pattern: str, layers: int, dense: int, mixture: bool, first: int, last: int | None
+) -> Mapping[LayerKind, int]:
+    return MappingProxyType(Counter(layer_kinds(pattern, layers, dense, mixture)[first:last]))

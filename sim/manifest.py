@@ -47,8 +47,17 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
         "start_utc": config.start_utc,
         "horizon_s": config.horizon_s,
         "facts": list(_facts(config)),
-        "warnings": [*([] if trace is None else trace.notes), *_slots(config)],
+        "warnings": [*([] if trace is None else trace.notes), *config.model.notes, *_stored(config), *_slots(config)],
     }
+
+
+def _stored(config: RunConfig) -> Iterator[str]:
+    """Say where the precision comes from, if the checkpoint names one, or that another was asked for."""
+    stored, taken = config.model.stored, config.precision
+    if stored is not None:
+        known = "a format of its own" if stored.precision is None else stored.precision.name
+        as_asked = f"run in {taken.name} as asked; the checkpoint is stored in {known}"
+        yield f"weights {f'in {known}' if taken == stored.precision else as_asked}: {stored.source}"
 
 
 def _slots(config: RunConfig) -> Iterator[str]:

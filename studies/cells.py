@@ -51,12 +51,14 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
     """
     from afterwatt.hwprofiles.catalogue import load_site
     from afterwatt.hwprofiles.stacks import default_stack, load_stack
-    from afterwatt.modelspecs import load_model, load_precision
+    from afterwatt.modelspecs import load_model, load_precision, stored_precision
     from afterwatt.policies.config import parse_policies
     from afterwatt.sim.config import RunConfig, Slo
     from afterwatt.sim.run import books_options
 
     deployment = _deployment(cell.hw)
+    model = load_model(cell.model)
+    stored = cell.precision == AUTO
     site = load_site(cell.site)
     grid = grids.of(site)
     if grid is None and study.start_utc is not None:
@@ -64,8 +66,8 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
     start_utc = study.start_utc or (arrivals.start_utc if grid is not None else None)
     config = RunConfig(
         deployment=deployment,
-        model=load_model(cell.model),
-        precision=load_precision(cell.precision),
+        model=model,
+        precision=stored_precision(model.stored) if stored else load_precision(cell.precision),
         stack=load_stack(deployment.device, default_stack(deployment.device) if cell.stack == AUTO else cell.stack),
         policies=parse_policies(cell.policy),
         site=site,

@@ -22,7 +22,7 @@ from afterwatt.studies.errors import OptionError, near
 from afterwatt.studies.values import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
 
 AUTO: Final = "auto"
-"""The software stack that is usual on a card."""
+"""The software stack that is usual on a card; the precision that a model's checkpoint is stored in."""
 SAMPLE: Final = "chat.parquet"
 """The trace where none is named; the shipped sample where the working folder has no such file."""
 
@@ -72,7 +72,7 @@ class StudyConfig(BaseModel):
 
     hw: Words = ("m40",)
     model: Words = ("llama-2-7b",)
-    precision: Words = ("fp16",)
+    precision: Words = (AUTO,)
     stack: Words = (AUTO,)
     policy: Words = ("chunked",)
     site: Words = ("world",)

@@ -433,7 +433,7 @@ def test_an_architecture_alone_is_enough(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, r"unknown architecture 'mamba'.*known: bloom, falcon, gemma"),
+        ({"model_type": "mamba"}, r"the architecture 'mamba' is not modelled; known: bloom, falcon, gemma"),
         ({"model_type": "mixtrl"}, r"unknown architecture 'mixtrl'; did you mean 'mixtral'\?"),
         ({"model_type": 3}, r"neither model_type nor architectures names the architecture"),
         ({"model_type": None, "architectures": []}, r"neither model_type nor architectures"),
@@ -483,3 +483,118 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 def test_a_folder_without_config_says_what_it_looked_for(tmp_path):
     with pytest.raises(ModelError, match=r"cannot read .*config\.json"):
         load_model(tmp_path)
+
+
+# ---- parts, windows and contexts -------------------------------------------------------------------------------------
+
+
+def gemma3(layers, **text):
+    text = {"model_type": "gemma3_text", "num_hidden_layers": layers, "sliding_window": 1024, **text}
+    text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
+    return {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
+
+
+def test_gemma_3_leaves_out_what_its_class_says(tmp_path):
+    spec = read(tmp_path, gemma3(34, hidden_size=2560, intermediate_size=10240))
+    assert (spec.heads, spec.kv_heads, spec.head_dim, spec.vocab, spec.max_context) == (8, 4, 256, 262_208, 131_072)
+    # Of google/gemma-3-4b: 3,880,099,328 with a table of 262,144 rows; this one has 64 more of 2,560.
+    assert spec.params == 3_880_099_328 + 64 * 2560
+    assert spec.kv_bytes_per_token() == 139_264
+    large = {"hidden_size": 3840, "intermediate_size": 15360, "num_attention_heads": 16, "num_key_value_heads": 8}
+    assert read(tmp_path, gemma3(48, **large)).kv_bytes_per_token() == 393_216
+    assert (spec.pattern, spec.notes) == ("wwwwwf", ())
+
+
+def test_llava_s_language_model_is_a_llama_of_its_class(tmp_path):
+    text = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096, "vocab_size": 32_064}
+    config = {"model_type": "llava", "text_config": text, "tie_word_embeddings": False}
+    spec = read(tmp_path, config)
+    # Llama-2-7B of 6,738,415,616 parameters with 64 more rows in two tables of 4,096.
+    assert spec.params == 6_738_415_616 + 2 * 64 * 4096
+    assert spec.max_context == 4096
+    assert read(tmp_path, config | {"text_config": {"vocab_size": 32_064}}).params == spec.params
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [("qwen3_vl", "qwen3"), ("qwen2_5_vl", "qwen2"), ("qwen3_vl_moe", "qwen3_moe")]
+)
+def test_a_qwen_with_eyes_is_the_qwen_of_the_same_fields(tmp_path, kind, family):
+    fields = LLAMA | {"num_key_value_heads": 8, "head_dim": 128, "num_experts": 8, "num_experts_per_tok": 2}
+    fields |= {"moe_intermediate_size": 768, "tie_word_embeddings": False}
+    alone = read(tmp_path, fields | {"model_type": family})
+    nested = read(tmp_path, {"model_type": kind, "text_config": fields | {"model_type": f"{kind}_text"}})
+    assert (nested.params, nested.kv_bytes_per_token()) == (alone.params, alone.kv_bytes_per_token())
+    assert nested.family == alone.family == family
+
+
+def test_the_whole_says_whether_tables_are_one(tmp_path):
+    text = LLAMA | {"model_type": "qwen3_vl_text", "tie_word_embeddings": True}
+    assert not read(tmp_path, {"tie_word_embeddings": False, "text_config": text}).tied_embeddings
+    assert read(tmp_path, {"text_config": text}).tied_embeddings
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "qwen4", "mllama_text_model", "rwkv"])
+def test_an_architecture_that_is_not_modelled_is_not_taken_for_its_neighbour(tmp_path, kind):
+    with pytest.raises(ModelError, match="is not modelled; known: ") as caught:
+        read(tmp_path, LLAMA | {"model_type": kind})
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "pattern", "kept"),
+    [
+        ({"model_type": "mistral", "sliding_window": 100}, "", 32 * 100),
+        ({"model_type": "gemma2", "sliding_window": 100}, "wf", 16 * 100 + 16 * 1000),
+        ({"model_type": "gemma3_text", "sliding_window": 100}, "wwwwwf", 27 * 100 + 5 * 1000),
+        ({"model_type": "gemma3_text", "sliding_window": 100, "sliding_window_pattern": 2}, "wf", 16 * 1100),
+        ({"model_type": "qwen2", "sliding_window": 100, "use_sliding_window": True, "max_window_layers": 28},
+         "f" * 28 + "w" * 4, 28 * 1000 + 4 * 100),
+        ({"model_type": "qwen3", "sliding_window": 100, "use_sliding_window": True, "max_window_layers": 40},
+         "", 32_000),
+        ({"model_type": "gemma3_text", "sliding_window": 100, "layer_types": ["full_attention"] * 32}, "", 32_000),
+        ({"model_type": "gemma2", "sliding_window": 100,
+          "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 8},
+         "wwwf", 24 * 100 + 8 * 1000),
+    ],
+)  # fmt: skip
+def test_layers_with_a_window_keep_no_more_than_it(tmp_path, config, pattern, kept):
+    spec = read(tmp_path, LLAMA | config)
+    assert spec.pattern == pattern
+    assert spec.kv_bytes(1000, 1.0) == kept * 2 * spec.kv_heads * spec.head_dim
+    assert spec.kv_bytes(100, 1.0) == 100 * spec.kv_bytes_per_token(1.0)
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        (["full_attention"] * 31, r"layer_types names 31 layers, num_hidden_layers = 32"),
+        (["full_attentoin"] * 32, r"layer_types has 'full_attentoin'; did you mean 'full_attention'"),
+        ("full_attention", r"layer_types = 'full_attention' must be a list of words"),
+    ],
+)
+def test_kinds_of_layers_must_be_known_and_as_many_as_layers(tmp_path, types, message):
+    with pytest.raises(ModelError, match=message):
+        read(tmp_path, LLAMA | {"model_type": "gemma2", "layer_types": types})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "context", "noted"),
+    [
+        ({"type": "linear", "factor": 4.0}, 16_384, "context 16,384 = 4,096 x 4 by rope_scaling"),
+        ({"rope_type": "dynamic", "factor": 2}, 8192, "context 8,192 = 4,096 x 2"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 3000}, 12_000, "engines differ"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096, ""),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 4096, ""),
+        ({"rope_type": "longrope", "factor": 8.0}, 4096, ""),
+        ({"rope_type": "linear", "factor": "4"}, 4096, ""),
+        ({"rope_type": "linear", "factor": True}, 4096, ""),
+        ({"rope_type": "linear", "factor": 0.5}, 4096, ""),
+        ({"rope_type": "linear"}, 4096, ""),
+        (None, 4096, ""),
+    ],
+)
+def test_scaled_positions_reach_further_and_the_run_is_told(tmp_path, scaling, context, noted):
+    spec = read(tmp_path, LLAMA | {"max_position_embeddings": 4096, "rope_scaling": scaling})
+    assert spec.max_context == context
+    assert noted in " ".join(spec.notes)
+    assert bool(spec.notes) == bool(noted)

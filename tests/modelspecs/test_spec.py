@@ -16,7 +16,13 @@ def test_the_parts_add_up_to_the_whole(name):
     spec = load_model(name)
     tied = spec.head_params if spec.tied_embeddings else 0
     tied -= spec.vocab if spec.head_bias else 0
-    whole = spec.layers * spec.layer_params + spec.embedding_params + spec.head_params + spec.final_norm_params - tied
+    whole = (
+        sum(n * spec.layer_params(kind) for kind, n in spec.kinds().items())
+        + spec.embedding_params
+        + spec.head_params
+        + spec.final_norm_params
+        - tied
+    )
     assert spec.params == whole
 
 

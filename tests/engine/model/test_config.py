@@ -49,7 +49,8 @@ def test_what_a_family_leaves_out_is_what_transformers_puts_there(tmp_path: Path
         ("mistral", {}, 4096),
         ("mistral", {"sliding_window": None}, None),
         ("qwen2", {"sliding_window": 16}, None),
-        ("qwen2", {"sliding_window": 16, "use_sliding_window": True}, 16),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 0}, 16),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True}, None),
         ("qwen2", {"sliding_window": None, "use_sliding_window": True}, None),
     ],
 )
@@ -111,7 +112,10 @@ def test_both_spellings_of_rotary_positions(tmp_path: Path, fields, rope):
         ({"eos_token_id": "</s>"}, "eos_token_id"),
         ({"hidden_size": "absent"}, "hidden_size"),
         ({"model_type": "mistral", "sliding_window": 128}, "sliding_window"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 128}, "sliding_window"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 128, "max_window_layers": 0},
+            "sliding_window",
+        ),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused(tmp_path: Path, fields, said: str):

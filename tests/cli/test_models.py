@@ -1,0 +1,57 @@
+"""`simulate` with models as they are published: in which precision they run, how far they reach, what is said of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+STATIC = ("--batch", 1, "--prompt", 128, "--output", 4, "--no-report", "--no-bounds")
+SMALL = {
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632,
+    "num_hidden_layers": 4, "num_attention_heads": 32, "max_position_embeddings": 1024,
+}  # fmt: skip
+
+
+def written(folder: Path, **more) -> str:
+    (folder / "config.json").write_text(json.dumps(SMALL | more))
+    return "config.json"
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "run" / "manifest.json").read_text())
+
+
+def test_a_quantised_checkpoint_runs_as_it_is_stored_and_the_run_says_so(folder: Path, simulate):
+    model = written(folder, quantization_config={"quant_method": "fp8"})
+    said = simulate(*STATIC, "--hw", "h100", "--model", model, "--out", "run")
+    assert said.code == 0
+    assert manifest(folder)["config"]["precision"] == "fp8"
+    assert "weights in fp8: quantization_config of config.json (quant_method fp8)" in said.out
+    other = simulate(*STATIC, "--hw", "h100", "--model", model, "--precision", "fp16", "--out", "run", "--overwrite")
+    assert manifest(folder)["config"]["precision"] == "fp16"
+    assert "run in fp16 as asked; the checkpoint is stored in fp8" in " ".join(other.out.split())
+
+
+def test_a_format_that_is_not_known_is_asked_for(folder: Path, simulate):
+    model = written(folder, quantization_config={"quant_method": "hqq"})
+    said = simulate(*STATIC, "--hw", "h100", "--model", model)
+    assert said.code == 2
+    assert "quant_method hqq) names a format that is not known" in said.err
+    assert "--precision" in said.err
+    assert simulate(*STATIC, "--hw", "h100", "--model", model, "--precision", "int4").code == 0
+
+
+def test_a_model_that_exists_in_one_format_only_runs_in_it(folder: Path, simulate):
+    said = simulate(*STATIC, "--hw", "h100", "--model", "gpt-oss-120b", "--out", "run")
+    assert said.code == 0
+    assert manifest(folder)["config"]["precision"] == "mxfp4-bf16"
+    assert manifest(folder)["config"]["memory"]["weights_bytes"] == pytest.approx(65.25e9, rel=2e-3)
+
+
+def test_a_context_that_scaling_stretches_is_used_and_said(folder: Path, simulate):
+    model = written(folder, rope_scaling={"type": "linear", "factor": 4.0})
+    long = ("--batch", 1, "--prompt", 3000, "--output", 4, "--no-report", "--no-bounds")
+    said = simulate(*long, "--hw", "a100-80", "--model", model, "--out", "run")
+    assert "1 of 1" in said.out
+    assert "context 4,096 = 1,024 x 4 by rope_scaling (linear)" in " ".join(said.out.split())
+    assert manifest(folder)["config"]["precision"] == "fp16"
