@@ -93,7 +93,7 @@ def config_of(trace: Trace, model: str, policy: str) -> RunConfig:
         deployment,
         load_model(model),
         load_precision("fp16"),
-        load_stack(deployment.device),
+        load_stack(deployment.pool.device),
         parse_policies(policy),
         load_site("world"),
         TraceWorkload(trace),

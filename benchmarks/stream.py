@@ -35,7 +35,7 @@ def main() -> None:
         deployment,
         load_model("llama-2-7b"),
         load_precision("fp16"),
-        load_stack(deployment.device),
+        load_stack(deployment.pool.device),
         parse_policies("chunked"),
         load_site("world"),
         TraceWorkload(open_trace(f"synth:chat?n={options.requests}&rate={options.rate}&seed=1")),

@@ -95,7 +95,7 @@ def _watts(hw: str | None) -> "Device | None":
         return None
     if not (Path(hw) / "device.toml").exists():
         raise OptionError(f"--hw {hw!r} holds no device.toml; name a folder that `afterwatt calibrate` wrote")
-    return parse_deployment(str(Path(hw) / "device.toml")).device
+    return parse_deployment(str(Path(hw) / "device.toml")).pool.device
 
 
 def _prompt(directory: Path, vocab: int, prompt: str | None, ids: str | None) -> "tuple[Text | None, Ints]":

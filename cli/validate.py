@@ -140,7 +140,7 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     say(f"loading {wishes.model}")
     worker = WorkerProcess(TorchComputeFactory(wishes.model, options), subject.setup)
     try:
-        meter = choose_meter(options.device, subject.deployment.device, uuid=worker.info.more.get("uuid")).meter
+        meter = choose_meter(options.device, subject.deployment.pool.device, uuid=worker.info.more.get("uuid")).meter
         found = validate(worker, subject, plan, meter, folder, say)
     finally:
         worker.stop()
@@ -203,8 +203,8 @@ def _subject(wishes: Wishes, say: "Say") -> "Subject":
         raise OptionError(f"--model {str(wishes.model)!r} has no config.json; name a checkpoint's folder")
     deployment = parse_deployment(str(folder / "device.toml"))
     setup = WorkerSetup(parse_policies(wishes.policy))
-    stack = load_stack(deployment.device, str(folder / "stack.toml"))
-    return Subject(deployment, load_model(str(config)), stack, setup, deployment.device.name)
+    stack = load_stack(deployment.pool.device, str(folder / "stack.toml"))
+    return Subject(deployment, load_model(str(config)), stack, setup, deployment.pool.device.name)
 
 
 def _workload(wishes: Wishes) -> tuple["Batch", int | None, str]:

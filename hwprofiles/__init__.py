@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from afterwatt.hwprofiles.catalogue import site_names as site_names
     from afterwatt.hwprofiles.catalogue import storage_names as storage_names
     from afterwatt.hwprofiles.deployment import Deployment as Deployment
+    from afterwatt.hwprofiles.deployment import Pool as Pool
     from afterwatt.hwprofiles.deployment import make_deployment as make_deployment
     from afterwatt.hwprofiles.deployment import parse_deployment as parse_deployment
     from afterwatt.hwprofiles.describe import describe_catalogue as describe_catalogue
@@ -49,7 +50,7 @@ _HOME: Final = {
         *("ALIASES", "device_names", "host_names", "link_names", "site_names", "storage_names"),
         *("load_device", "load_host", "load_link", "load_site", "load_storage"),
     ),
-    "deployment": ("Deployment", "make_deployment", "parse_deployment"),
+    "deployment": ("Deployment", "Pool", "make_deployment", "parse_deployment"),
     "describe": (
         *("describe_catalogue", "describe_device", "describe_host", "describe_link", "describe_site"),
         "describe_storage",

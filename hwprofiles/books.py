@@ -1,6 +1,6 @@
 """Closing the books of a run: one call from a timeline to everything about energy, carbon and cost in `summary.json`.
 
-books = close_books(timeline, deployment, site, counts, BooksOptions(seed=7))
+books = close_books(timeline, pool, site, counts, BooksOptions(seed=7))
 books.columns          # of timeline.parquet
 books.draw_columns()   # of draws.parquet
 books.summary()        # blocks energy_j, carbon_gco2e, sci, cost_usd, breakeven of summary.json
@@ -23,7 +23,7 @@ from afterwatt.hwprofiles.ledger import Ledger, account
 from afterwatt.hwprofiles.lives import ALLOCATIONS, DEFAULT_ALLOCATION
 
 if TYPE_CHECKING:
-    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Pool
     from afterwatt.hwprofiles.grid import HourlyGrid
     from afterwatt.hwprofiles.sites import Site
 
@@ -243,7 +243,7 @@ class Books:
 
 def close_books(
     timeline: Mapping[str, NDArray[np.generic]],
-    deployment: "Deployment",
+    pool: "Pool",
     site: "Site",
     counts: Counts,
     options: BooksOptions | None = None,
@@ -252,7 +252,7 @@ def close_books(
 
     Args:
         timeline: pre-ledger columns, see `ledger.NEEDED`.
-        deployment: cards, hosts and replicas.
+        pool: cards, hosts and replicas.
         site: grid, PUE and price of electricity.
         counts: what was served.
         options: see `BooksOptions`.
@@ -263,7 +263,7 @@ def close_books(
     options = options or BooksOptions()
     ledger = account(
         timeline,
-        deployment,
+        pool,
         site,
         grid=options.grid,
         start_utc_s=options.start_utc_s,
@@ -275,17 +275,17 @@ def close_books(
     reserved_s = ledger.reservation.reserved_s
     price = site.electricity_usd_per_kwh
     sampler = Sampler(options.seed, options.draws)
-    prints = footprints(deployment, options.ownership, options.host_share)
+    prints = footprints(pool, options.ownership, options.host_share)
     return Books(
         ledger=ledger,
         counts=counts,
         options=options,
         footprints=prints,
-        operational=operational_draws(ledger, deployment, site, sampler),
+        operational=operational_draws(ledger, pool, site, sampler),
         embodied={
             method: embodied_draws(footprint, reserved_s, sampler) for method, footprint in prints.items() if footprint
         },
-        cost=run_cost(deployment, options.ownership, reserved_s, ledger.total_j, price, options.host_share),
+        cost=run_cost(pool, options.ownership, reserved_s, ledger.total_j, price, options.host_share),
     )
 
 

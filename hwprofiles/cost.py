@@ -11,7 +11,7 @@ from afterwatt.hwprofiles.replicas import gpus_counted, hosts_counted
 from afterwatt.hwprofiles.units import J_PER_KWH
 
 if TYPE_CHECKING:
-    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Cost:
 
 
 def run_cost(
-    deployment: "Deployment",
+    pool: "Pool",
     ownership: Ownership,
     reserved_s: float,
     energy_j: float,
@@ -47,7 +47,7 @@ def run_cost(
     """Return the cost of a run.
 
     Args:
-        deployment: cards and hosts.
+        pool: cards and hosts.
         ownership: new cards cost their price when new, others their second-hand price.
         reserved_s: time reserved for the run.
         energy_j: joules of the site.
@@ -55,7 +55,7 @@ def run_cost(
         host_share: a key of `replicas.HOST_SHARES`.
     """
     electricity = None if price is None else electricity_usd(energy_j, price)
-    return Cost(hardware_usd(deployment, ownership, reserved_s, host_share), electricity)
+    return Cost(hardware_usd(pool, ownership, reserved_s, host_share), electricity)
 
 
 def electricity_usd(energy_j: float, usd_per_kwh: float) -> float:
@@ -68,11 +68,9 @@ def straight_line_usd(price_usd: float, service_s: float, reserved_s: float) -> 
     return price_usd * reserved_s / service_s
 
 
-def hardware_usd(
-    deployment: "Deployment", ownership: Ownership, reserved_s: float, host_share: str = "whole"
-) -> float | None:
+def hardware_usd(pool: "Pool", ownership: Ownership, reserved_s: float, host_share: str = "whole") -> float | None:
     """Return dollars for cards and hosts over a reserved time; None if the card's price is unknown."""
-    device, host = deployment.device, deployment.host
+    device, host = pool.device, pool.host
     used = ownership.second_hand(device.year, device.lifetime_s)
     age_s = ownership.age_s(device.year)
     card_usd = device.price_used_usd if used else device.price_new_usd
@@ -80,5 +78,5 @@ def hardware_usd(
         return None
     card_s = ownership.life(age_s, device.lifetime_s, used).service_s
     host_s = ownership.life(age_s, host.lifetime_s, used).service_s
-    cards = straight_line_usd(float(card_usd), card_s, reserved_s) * gpus_counted(deployment, host_share)
-    return cards + straight_line_usd(float(host.price_usd), host_s, reserved_s) * hosts_counted(deployment, host_share)
+    cards = straight_line_usd(float(card_usd), card_s, reserved_s) * gpus_counted(pool, host_share)
+    return cards + straight_line_usd(float(host.price_usd), host_s, reserved_s) * hosts_counted(pool, host_share)

@@ -15,15 +15,16 @@ like this where host, network or disk are to be chosen too:
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from afterwatt.hwprofiles.catalogue import load_device, load_host, load_link, load_storage
 from afterwatt.hwprofiles.devices import Device, read_device
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
+from afterwatt.hwprofiles.fabric import Fabric, PoolLinks
 from afterwatt.hwprofiles.hosts import Host
-from afterwatt.hwprofiles.links import Link, memory_link, narrowed, nvlink_of
+from afterwatt.hwprofiles.links import Link, disk_link, memory_link, narrowed, nvlink_of
 from afterwatt.hwprofiles.storage import Storage
 from afterwatt.hwprofiles.tables import Table, read_profile
 
@@ -35,40 +36,27 @@ _FORM: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """Cards in hosts, split into replicas of one model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Cards of one kind in hosts, split into replicas of one model.
 
     Attributes:
-        name: how reports call it.
         device: the card.
-        count: GPUs in all.
         tp: tensor-parallel degree: GPUs that share every layer.
         pp: pipeline stages.
-        replicas: copies of the model, count / (tp * pp).
+        replicas: copies of the model.
         host: the server.
         hosts: how many of them; a tensor-parallel group stays in one host where it can.
-        gpu_link: what tensor parallelism runs over: NVLink or PCIe, or the slower of that and the network when the
-            group does not fit into one host.
-        stage_link: what activations cross from one pipeline stage to the next; the same rule for the whole replica.
-        host_link: PCIe between a GPU and its host's memory; copies within a processor's own.
-        net_link: network of a host.
         storage: disk of a host.
         ecc_on: whether ECC is on.
     """
 
-    name: str
     device: Device
-    count: int
     tp: int
     pp: int
     replicas: int
     host: Host
     hosts: int
-    gpu_link: Link
-    stage_link: Link
-    host_link: Link
-    net_link: Link
     storage: Storage
     ecc_on: bool
 
@@ -78,14 +66,49 @@ class Deployment:
         return self.tp * self.pp
 
     @property
+    def count(self) -> int:
+        """Return the GPUs in all."""
+        return self.replicas * self.gpus_per_replica
+
+    @property
     def usable_memory_bytes(self) -> float:
         """Return memory bytes of one GPU, less what ECC takes."""
         return self.device.usable_memory_bytes(self.ecc_on)
 
     @property
-    def bandwidth_bytes_per_s(self) -> float:
+    def peak_bytes_per_s(self) -> float:
         """Return peak memory bytes per second of one GPU, less what ECC takes."""
-        return self.device.bandwidth_bytes_per_s(self.ecc_on)
+        return self.device.peak_bytes_per_s(self.ecc_on)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """All that runs.
+
+    Attributes:
+        name: how reports call it.
+        pools: cards of one kind each.
+        fabric: the links inside of pools and between them.
+    """
+
+    name: str
+    pools: tuple[Pool, ...]
+    fabric: Fabric
+
+    @property
+    def pool(self) -> Pool:
+        """Return the only pool.
+
+        Raises:
+            HardwareError: there are several, and what asks knows of one.
+        """
+        if len(self.pools) != 1:
+            raise HardwareError(f"{self.name} has {len(self.pools)} pools, where one is asked for; deploy one")
+        return self.pools[0]
+
+    def with_pool(self, pool: Pool) -> "Deployment":
+        """Return the deployment with another pool in place of its only one; the links stay as they are."""
+        return replace(self, pools=(pool,))
 
 
 def parse_deployment(text: str) -> Deployment:
@@ -190,22 +213,28 @@ def make_deployment(
     pcie = pcie_link(device, chosen)
     inside = _link_between_gpus(device, pcie)
     per_host = chosen.gpus(device)
-    return Deployment(
-        name=name or _short_name(device, count, tp, pp),
+    disk = load_storage(chosen.storage) if storage is None else storage
+    hosts, replicas = _hosts_needed(count, tp, pp, per_host), count // (tp * pp)
+    links = PoolLinks(
+        tensor=inside if tp <= per_host else _slower(inside, network),
+        stage=inside if tp * pp <= per_host else _slower(inside, network),
+        host=pcie,
+        disk=disk_link(disk),
+        network=network,
+        hosts=hosts,
+        replicas=replicas,
+    )
+    pool = Pool(
         device=device,
-        count=count,
         tp=tp,
         pp=pp,
-        replicas=count // (tp * pp),
+        replicas=replicas,
         host=chosen,
-        hosts=_hosts_needed(count, tp, pp, per_host),
-        gpu_link=inside if tp <= per_host else _slower(inside, network),
-        stage_link=inside if tp * pp <= per_host else _slower(inside, network),
-        host_link=pcie,
-        net_link=network,
-        storage=load_storage(chosen.storage) if storage is None else storage,
+        hosts=hosts,
+        storage=disk,
         ecc_on=device.ecc_default_on if ecc_on is None else ecc_on,
     )
+    return Deployment(name or _short_name(device, count, tp, pp), (pool,), Fabric((links,)))
 
 
 def _short_name(device: Device, count: int, tp: int, pp: int) -> str:

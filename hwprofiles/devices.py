@@ -107,7 +107,7 @@ class Device:
         taken = self.ecc_capacity_frac if ecc_on and self.ecc_capacity_frac is not None else 0.0
         return self.memory_bytes * (1.0 - taken)
 
-    def bandwidth_bytes_per_s(self, ecc_on: bool) -> float:
+    def peak_bytes_per_s(self, ecc_on: bool) -> float:
         """Return peak memory bytes per second with ECC on or off."""
         taken = self.ecc_bandwidth_frac if ecc_on and self.ecc_bandwidth_frac is not None else 0.0
         return self.mem_bandwidth_bytes_per_s * (1.0 - taken)

@@ -25,7 +25,7 @@ from afterwatt.hwprofiles.lives import ALLOCATIONS
 from afterwatt.hwprofiles.power import anchors_of
 
 if TYPE_CHECKING:
-    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Pool
     from afterwatt.hwprofiles.sites import Site
 
 Floats = NDArray[np.float64]
@@ -86,20 +86,20 @@ def percentiles(values: Floats) -> dict[str, float]:
     return {"p5": float(p5), "p50": float(p50), "p95": float(p95)}
 
 
-def operational_draws(ledger: Ledger, deployment: "Deployment", site: "Site", sampler: Sampler) -> Floats:
+def operational_draws(ledger: Ledger, pool: "Pool", site: "Site", sampler: Sampler) -> Floats:
     """Return draws of a run's operational grams, reserved time included.
 
     A component's grams are scaled by drawn over assumed power, so the draw at all medians is the ledger's own sum.
     """
-    host = _host_draws(ledger, deployment, sampler)
-    psu = np.minimum(sampler.fact(f"host.{deployment.host.key}.psu_efficiency", deployment.host.psu_efficiency), 1.0)
+    host = _host_draws(ledger, pool, sampler)
+    psu = np.minimum(sampler.fact(f"host.{pool.host.key}.psu_efficiency", pool.host.psu_efficiency), 1.0)
     pue = np.maximum(sampler.fact(f"site.{site.key}.pue", site.pue), 1.0)
     weight = operational_gco2e(np.ones_like(ledger.floats("energy_j")), ledger.floats("intensity_gco2e_per_kwh"))
     busy_g_per_w = float(((ledger.floats("prefill_s") + ledger.floats("decode_s")) * weight).sum())
     all_g_per_w = busy_g_per_w + float((ledger.floats("idle_s") * weight).sum())
-    idle_w = sampler.fact(f"device.{deployment.device.key}.idle_w", deployment.device.idle_w)
-    idle_ratio = idle_w / float(deployment.device.idle_w)
-    it = _gpu_draws(ledger, deployment, idle_w, weight, sampler)
+    idle_w = sampler.fact(f"device.{pool.device.key}.idle_w", pool.device.idle_w)
+    idle_ratio = idle_w / float(pool.device.idle_w)
+    it = _gpu_draws(ledger, pool, idle_w, weight, sampler)
     it += host.baseline_w * all_g_per_w + host.busy_w * busy_g_per_w
     off_w = host.standby_w
     if ledger.reservation.between == "idle":
@@ -116,9 +116,9 @@ class _HostDraws:
     standby_w: Floats
 
 
-def _host_draws(ledger: Ledger, deployment: "Deployment", sampler: Sampler) -> _HostDraws:
+def _host_draws(ledger: Ledger, pool: "Pool", sampler: Sampler) -> _HostDraws:
     """Return draws of one replica's share of its hosts' watts, components summed."""
-    host, storage = deployment.host, deployment.storage
+    host, storage = pool.host, pool.storage
     share = ledger.power.hosts
 
     def draw(part: str, fact: Fact) -> Floats:
@@ -138,12 +138,12 @@ def _host_draws(ledger: Ledger, deployment: "Deployment", sampler: Sampler) -> _
     return _HostDraws(baseline_w * share, busy_w * share, draw("standby_w", host.standby_w) * share)
 
 
-def _gpu_draws(ledger: Ledger, deployment: "Deployment", idle_w: Floats, weight: Floats, sampler: Sampler) -> Floats:
+def _gpu_draws(ledger: Ledger, pool: "Pool", idle_w: Floats, weight: Floats, sampler: Sampler) -> Floats:
     """Return draws of the GPUs' grams (before power supply and PUE)."""
-    device, gpus = deployment.device, ledger.power.gpus
+    device, gpus = pool.device, ledger.power.gpus
     anchors, tdp_w = anchors_of(device), float(device.tdp_w)
-    pool = f"gpu.{anchors.pool}"
-    busy_frac = sampler.fact(f"{pool}.busy_frac", anchors.busy_frac)
+    named = f"gpu.{anchors.pool}"
+    busy_frac = sampler.fact(f"{named}.busy_frac", anchors.busy_frac)
     busy = (float(device.idle_w) + float(anchors.busy_frac) * tdp_w, idle_w + busy_frac * tdp_w)
     cap = float(anchors.cap_frac) * tdp_w
     baseline_w = ledger.power.baseline_w["gpu"]
@@ -159,7 +159,7 @@ def _gpu_draws(ledger: Ledger, deployment: "Deployment", idle_w: Floats, weight:
             continue
         active_j = ledger.floats(f"gpu_dynamic_{state}_j") + float(device.idle_w) * gpus * seconds
         mean_w = float(active_j.sum() / seconds.sum()) / gpus
-        work_frac = sampler.fact(f"{pool}.{name}", fact) / float(fact)
+        work_frac = sampler.fact(f"{named}.{name}", fact) / float(fact)
         drawn_w = redrawn_power(mean_w, (float(device.idle_w), idle_w), busy, work_frac, cap)
         grams += drawn_w / mean_w * float((active_j * weight).sum()) + spare * float((seconds * weight).sum())
     return grams

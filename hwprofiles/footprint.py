@@ -1,4 +1,4 @@
-"""What making a deployment emitted: cards and whole servers, by method, and what a run carries of it by allocation.
+"""What making a pool emitted: cards and whole servers, by method, and what a run carries of it by allocation.
 
 Methods are scenarios side by side: a method's total is its cards plus its servers. Where a method knows the cards but
 not the server or its disks, those come from another method (`FALLBACK`), and a note says so; where it does not know the
@@ -18,7 +18,7 @@ from afterwatt.hwprofiles.replicas import gpus_counted, hosts_counted
 from afterwatt.hwprofiles.units import S_PER_YEAR
 
 if TYPE_CHECKING:
-    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Pool
 
 Figure = TypeVar("Figure")
 
@@ -80,7 +80,7 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Equal things of a deployment under one method.
+    """Equal things of a pool under one method.
 
     Attributes:
         key: profile of the thing.
@@ -112,7 +112,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A deployment's embodied carbon under one method.
+    """A pool's embodied carbon under one method.
 
     Attributes:
         method: a key of `METHODS`.
@@ -135,18 +135,16 @@ class Footprint:
 
 
 def footprints(
-    deployment: "Deployment", ownership: Ownership | None = None, host_share: str = "whole"
+    pool: "Pool", ownership: Ownership | None = None, host_share: str = "whole"
 ) -> dict[str, Footprint | None]:
     """Return method -> footprint for every known method; None where a method does not know the cards."""
     ownership = ownership or Ownership()
-    return {method: method_footprint(deployment, method, ownership, host_share) for method in METHODS}
+    return {method: method_footprint(pool, method, ownership, host_share) for method in METHODS}
 
 
-def method_footprint(
-    deployment: "Deployment", method: str, ownership: Ownership, host_share: str = "whole"
-) -> Footprint | None:
-    """Return a deployment's footprint under one method, or None where it does not know the cards."""
-    device, host = deployment.device, deployment.host
+def method_footprint(pool: "Pool", method: str, ownership: Ownership, host_share: str = "whole") -> Footprint | None:
+    """Return a pool's footprint under one method, or None where it does not know the cards."""
+    device, host = pool.device, pool.host
     card = device.embodied(method)
     if card is None:
         return None
@@ -157,7 +155,7 @@ def method_footprint(
         _item(
             device.key,
             "card",
-            gpus_counted(deployment, host_share),
+            gpus_counted(pool, host_share),
             card,
             ownership.life(age_s, device.lifetime_s, used),
             second,
@@ -165,15 +163,15 @@ def method_footprint(
     ]
     notes: list[str] = []
     if method not in WITH_SERVER:
-        server, notes = server_gco2e(deployment, method)
+        server, notes = server_gco2e(pool, method)
         life = ownership.life(age_s, host.lifetime_s, used)
-        items.append(_item(host.key, "host", hosts_counted(deployment, host_share), server, life, second))
+        items.append(_item(host.key, "host", hosts_counted(pool, host_share), server, life, second))
     return Footprint(method, tuple(items), tuple(notes))
 
 
-def server_gco2e(deployment: "Deployment", method: str) -> tuple[Fact, list[str]]:
+def server_gco2e(pool: "Pool", method: str) -> tuple[Fact, list[str]]:
     """Return grams of one server with its disks, without cards, and notes on what another method had to fill in."""
-    host, storage = deployment.host, deployment.storage
+    host, storage = pool.host, pool.storage
     parts, notes = _known(method, host.embodied, f"host {host.key}")
     terms = [(fact, 1.0) for fact in parts.values()]
     if host.disks and not (method in WITH_DISKS and "server" in parts):

@@ -20,7 +20,7 @@ from afterwatt.hwprofiles.power import facility_frac, psu_loss_frac
 from afterwatt.hwprofiles.replicas import ReplicaPower, replica_power
 
 if TYPE_CHECKING:
-    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Pool
     from afterwatt.hwprofiles.grid import HourlyGrid
     from afterwatt.hwprofiles.sites import Site
 
@@ -98,7 +98,7 @@ class Ledger:
 
     @property
     def off_w(self) -> float:
-        """Return watts of the whole deployment, at the site, in the reserved time that is not used."""
+        """Return watts of the whole pool, at the site, in the reserved time that is not used."""
         each_w = self.power.off_site_w if self.reservation.between == "off" else self.power.idle_site_w
         return each_w * self.replicas
 
@@ -149,7 +149,7 @@ class Ledger:
 
 def account(
     timeline: Mapping[str, NDArray[np.generic]],
-    deployment: "Deployment",
+    pool: "Pool",
     site: "Site",
     *,
     grid: "HourlyGrid | None" = None,
@@ -163,7 +163,7 @@ def account(
 
     Args:
         timeline: the columns of `NEEDED`, one row per interval and replica (others are passed through).
-        deployment: cards, hosts and replicas.
+        pool: cards, hosts and replicas.
         site: PUE and, where no series is given, the annual intensity.
         grid: hourly intensity; needs `start_utc_s`.
         start_utc_s: seconds since the epoch of the run's start (the zero of `start_s`).
@@ -180,8 +180,8 @@ def account(
         intensity = Intensity.constant(site.intensity_gco2e_per_kwh(basis))
     else:
         intensity = Intensity.of(grid, start_utc_s)
-    power = replica_power(deployment, site, host_share)
-    return settle(timeline, power, deployment.replicas, intensity, duty_frac=duty_frac, between=between)
+    power = replica_power(pool, site, host_share)
+    return settle(timeline, power, pool.replicas, intensity, duty_frac=duty_frac, between=between)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Final
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.storage import Storage
 from afterwatt.hwprofiles.tables import Table
 
 LINK_KINDS: Final = ("pcie", "nvlink", "network")
@@ -21,7 +22,7 @@ class Link:
     Attributes:
         key: catalogue name, or `nvlink:<device>` for a card's own.
         name: what people call it.
-        kind: one of `LINK_KINDS`; `memory` for a processor's copies within its memory.
+        kind: one of `LINK_KINDS`; `memory` for a processor's copies within its memory, `disk` for reading one.
         bytes_per_s: line rate, unidirectional.
         efficiency_frac: share of the line rate that a large transfer reaches.
         latency_s: time from start to first byte of one transfer.
@@ -75,6 +76,13 @@ def memory_link(device: Device) -> Link:
     )
     whole = Fact(1.0, rate.source, rate.checked, rate.kind, 1.0, 1.0)
     return Link(f"memory:{device.key}", f"memory of {device.name}", "memory", halved, whole, _COPY_LATENCY)
+
+
+def disk_link(storage: Storage) -> Link:
+    """Return a disk as what it is to those who read from it: a server of bytes at its sequential rate."""
+    rate = storage.read_bytes_per_s
+    whole = Fact(1.0, rate.source, rate.checked, rate.kind, 1.0, 1.0)
+    return Link(f"disk:{storage.key}", storage.name, "disk", rate, whole, storage.latency_s)
 
 
 def narrowed(link: Link, lanes_frac: float) -> Link:

@@ -47,7 +47,7 @@ def computed_precision(device: Device, precision: Precision, quantised_in: str =
 
 def reached_rates(device: Device, ecc_on: bool, precision: Precision, stack: Stack) -> Rates:
     """Apply a stack's efficiencies to a device's peaks."""
-    bandwidth = device.bandwidth_bytes_per_s(ecc_on)
+    bandwidth = device.peak_bytes_per_s(ecc_on)
     computed, matrices = _matrix_rates(device, bandwidth, precision, stack)
     wide_in = next(name for name in WIDE if name in device.flops_per_s)
     wide_flops = float(device.flops_per_s[wide_in])

@@ -9,14 +9,14 @@ from afterwatt.hwprofiles.errors import unknown_name
 from afterwatt.hwprofiles.power import plug_and_site_factor
 
 if TYPE_CHECKING:
-    from afterwatt.hwprofiles.deployment import Deployment
+    from afterwatt.hwprofiles.deployment import Pool
     from afterwatt.hwprofiles.sites import Site
 
 HOST_SHARES: Final[dict[str, str]] = {
     "whole": "Servers and boards count whole, empty slots included: nothing else runs there. Default.",
     "slots": "A server counts by the share of its slots in use (the SCI's resource share): others use the rest.",
 }
-"""How much of a server a deployment that does not fill it answers for."""
+"""How much of a server a pool that does not fill it answers for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +67,32 @@ class ReplicaPower:
         return self.standby_w * self.pue
 
 
-def hosts_counted(deployment: "Deployment", host_share: str = "whole") -> float:
-    """Return how many hosts a deployment answers for; a key of `HOST_SHARES` says by which rule."""
+def hosts_counted(pool: "Pool", host_share: str = "whole") -> float:
+    """Return how many hosts a pool answers for; a key of `HOST_SHARES` says by which rule."""
     if host_share not in HOST_SHARES:
         raise unknown_name("host share", host_share, HOST_SHARES)
-    return (
-        float(deployment.hosts) if host_share == "whole" else deployment.count / deployment.host.gpus(deployment.device)
-    )
+    return float(pool.hosts) if host_share == "whole" else pool.count / pool.host.gpus(pool.device)
 
 
-def gpus_counted(deployment: "Deployment", host_share: str = "whole") -> int:
-    """Return how many GPUs a deployment answers for: a board with two is there whole, even if one of them is used."""
-    per_board = deployment.device.gpus_per_board if host_share == "whole" else 1
-    return -(-deployment.count // per_board) * per_board
+def gpus_counted(pool: "Pool", host_share: str = "whole") -> int:
+    """Return how many GPUs a pool answers for: a board with two is there whole, even if one of them is used."""
+    per_board = pool.device.gpus_per_board if host_share == "whole" else 1
+    return -(-pool.count // per_board) * per_board
 
 
-def replica_power(deployment: "Deployment", site: "Site", host_share: str = "whole") -> ReplicaPower:
-    """Return the watts of one replica of a deployment at a site.
+def replica_power(pool: "Pool", site: "Site", host_share: str = "whole") -> ReplicaPower:
+    """Return the watts of one replica of a pool at a site.
 
-    Hosts are split evenly over the replicas. A board's second GPU idles if the deployment does not use it.
+    Hosts are split evenly over the replicas. A board's second GPU idles if the pool does not use it.
     """
-    host, storage = deployment.host, deployment.storage
-    gpus = deployment.tp * deployment.pp
-    spare_gpus = (gpus_counted(deployment, host_share) - deployment.count) / deployment.replicas
-    share = hosts_counted(deployment, host_share) / deployment.replicas
+    host, storage = pool.host, pool.storage
+    gpus = pool.tp * pool.pp
+    spare_gpus = (gpus_counted(pool, host_share) - pool.count) / pool.replicas
+    share = hosts_counted(pool, host_share) / pool.replicas
     fans_idle_w = host.fans_w * ledger_assumptions().fans_idle_frac
     return ReplicaPower(
         baseline_w={
-            "gpu": deployment.device.idle_w * (gpus + spare_gpus),
+            "gpu": pool.device.idle_w * (gpus + spare_gpus),
             "cpu": host.cpu_idle_w * share,
             "dram": host.dram_bytes * host.dram_w_per_byte * share,
             "fans": fans_idle_w * share,

@@ -29,11 +29,11 @@ class TimeModel:
     """
 
     def __init__(self, serving: Serving, stage: int = 0) -> None:
-        deployment, stack = serving.deployment, serving.stack
+        pool, stack = serving.pool, serving.stack
         self._step = step = StepModel(serving)
         self.rates = step.rates
-        self._layers = layers = stage_layers(serving.model.layers, deployment.pp)[stage]
-        self._has_head = stage == deployment.pp - 1
+        self._layers = layers = stage_layers(serving.model.layers, pool.pp)[stage]
+        self._has_head = stage == pool.pp - 1
         self._tokens_ps: dict[int, int] = {}
         self._emit_ps: dict[int, tuple[int, int]] = {}
         self._decode_ps: dict[int, tuple[int, int, int]] = {}

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.deployment import Deployment, Pool
+from afterwatt.hwprofiles.fabric import HOST, STAGE, TENSOR, ServerKey
+from afterwatt.hwprofiles.links import Link
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.modelspecs.precision import Precision
 from afterwatt.modelspecs.spec import ModelSpec
@@ -13,13 +15,38 @@ class Serving:
     """A model as it is served: what its time, its memory and its energy follow from.
 
     Attributes:
-        deployment: devices, how a replica is split over them, and its links.
+        deployment: devices and links.
         model: the shape.
         precision: weights as stored.
         stack: efficiencies and overheads of the software on this device.
+        number: which of the deployment's pools serves.
     """
 
     deployment: Deployment
     model: ModelSpec
     precision: Precision
     stack: Stack
+    number: int = 0
+
+    @property
+    def pool(self) -> Pool:
+        """Return the pool that serves: devices, and how a replica is split over them."""
+        return self.deployment.pools[self.number]
+
+    @property
+    def tensor_link(self) -> Link:
+        """Return what tensor parallelism runs over."""
+        return self._link(TENSOR)
+
+    @property
+    def stage_link(self) -> Link:
+        """Return what activations cross from one pipeline stage to the next."""
+        return self._link(STAGE)
+
+    @property
+    def host_link(self) -> Link:
+        """Return what lies between a GPU and its host's memory."""
+        return self._link(HOST)
+
+    def _link(self, kind: str) -> Link:
+        return self.deployment.fabric.server(ServerKey(kind, self.number, 0))

@@ -209,16 +209,15 @@ class AllReduces:
 
     def seconds(self, tokens: int) -> float:
         """Return the seconds of both."""
-        deployment, stack = self.serving.deployment, self.serving.stack
-        link = deployment.gpu_link
+        link, stack = self.serving.tensor_link, self.serving.stack
         rate, latency_s = float(link.bytes_per_s), link.latency_s + stack.comm_latency_s
         bulk = (stack.comm_bulk_bytes, rate * stack.comm_bulk_efficiency)
         payload = tokens * self.token_bytes
-        return 2.0 * all_reduce_s(payload, deployment.tp, rate * stack.comm_efficiency, latency_s, *bulk)
+        return 2.0 * all_reduce_s(payload, self.serving.pool.tp, rate * stack.comm_efficiency, latency_s, *bulk)
 
     def term(self, tokens: Floats, times: int) -> Term:
         """Return what all GPUs send: of the payload, twice the part that is not their own."""
-        others = self.serving.deployment.tp - 1
+        others = self.serving.pool.tp - 1
         return Term(LINKS, times, link_bytes=Amount(2.0 * 2.0 * others * self.token_bytes, tokens))
 
 
@@ -266,15 +265,15 @@ class StepModel:
     """
 
     def __init__(self, serving: Serving) -> None:
-        deployment, model, stack = serving.deployment, serving.model, serving.stack
+        pool, model, stack = serving.pool, serving.model, serving.stack
         self.serving = serving
-        self.rates = reached_rates(deployment.device, deployment.ecc_on, serving.precision, stack)
+        self.rates = reached_rates(pool.device, pool.ecc_on, serving.precision, stack)
         self._token_bytes = model.hidden * float(stack.activation_bytes_per_element)
         self.attention = self._attention()
         self.layer = self._layer()
         self.head = Products(
             HEAD,
-            ((float(model.hidden), model.head_params / model.hidden / deployment.tp),),
+            ((float(model.hidden), model.head_params / model.hidden / pool.tp),),
             model.head_params,
             serving.precision.bytes_per_head,
             self.rates.head,
@@ -283,7 +282,7 @@ class StepModel:
 
     def _attention(self) -> Attention:
         serving, rates = self.serving, self.rates.attention
-        model, stack, tp = serving.model, serving.stack, serving.deployment.tp
+        model, stack, tp = serving.model, serving.stack, serving.pool.tp
         heads, kv_heads = model.heads / tp, kv_heads_held(model, tp)
         widths = (stack.kv_bytes_per_element, stack.activation_bytes_per_element)
         costs = attention_costs(heads, kv_heads, model.head_dim, rates, *widths)
@@ -298,7 +297,7 @@ class StepModel:
         )
 
     def _layer(self) -> tuple[Operation, ...]:
-        model, stack, tp = self.serving.model, self.serving.stack, self.serving.deployment.tp
+        model, stack, tp = self.serving.model, self.serving.stack, self.serving.pool.tp
         hidden, inner = float(model.hidden), float(model.heads * model.head_dim) / tp
         keys_and_values = 2.0 * kv_heads_held(model, tp) * model.head_dim
         projections = Products(
@@ -318,7 +317,7 @@ class StepModel:
     def _ffn(self) -> tuple[Operation, ...]:
         """Return a dense feed-forward network, or a router and its experts."""
         model, stack, rates = self.serving.model, self.serving.stack, self.rates
-        hidden, width, inner = float(model.hidden), model.ffn / self.serving.deployment.tp, model.ffn_matrices - 1.0
+        hidden, width, inner = float(model.hidden), model.ffn / self.serving.pool.tp, model.ffn_matrices - 1.0
         weight_bytes, moved = self.serving.precision.bytes_per_weight, float(stack.activation_bytes_per_element)
         if model.experts == 1:
             shapes = ((hidden, inner * width), (width, hidden))
@@ -344,14 +343,14 @@ class StepModel:
 
     def hop_s(self, tokens: int) -> float:
         """Return the seconds to hand this many tokens' activations to the next pipeline stage."""
-        stack, link = self.serving.stack, self.serving.deployment.stage_link
+        stack, link = self.serving.stack, self.serving.stage_link
         rate = float(link.bytes_per_s) * stack.comm_efficiency
         return float(link.latency_s) + stack.comm_latency_s + tokens * self._token_bytes / rate
 
     def terms(self, shape: StepShape) -> list[Term]:
         """Return what every kind of kernel takes: of the layers, of what runs once, and of attention."""
         tokens, layers = shape.decoding + shape.chunk_tokens, self.serving.model.layers
-        hops = Amount((self.serving.deployment.pp - 1) * self._token_bytes, tokens)
+        hops = Amount((self.serving.pool.pp - 1) * self._token_bytes, tokens)
         return [
             *(operation.term(tokens, layers) for operation in self.layer),
             self.head.term(shape.emits, 1),
@@ -366,7 +365,7 @@ def _traffic_bytes(serving: Serving) -> float:
     Norms with their residual (two vectors read, two written), rotary embedding of queries and keys (read, written), the
     activation between the FFN's matrices (its inputs read, its output written), new keys and values written.
     """
-    model, stack, tp = serving.model, serving.stack, serving.deployment.tp
+    model, stack, tp = serving.model, serving.stack, serving.pool.tp
     kv_heads = kv_heads_held(model, tp)
     norms = 4.0 * model.norms_per_layer * model.hidden
     rotary = 2.0 * (model.heads / tp + kv_heads) * model.head_dim
@@ -391,14 +390,14 @@ def stage_layers(layers: int, stages: int) -> list[int]:
 
 def stage_kv_bytes(serving: Serving, stage: int) -> float:
     """Return bytes of a token's keys and values on one GPU of a pipeline stage."""
-    model, deployment = serving.model, serving.deployment
-    layers = stage_layers(model.layers, deployment.pp)[stage]
-    return 2.0 * layers * kv_heads_held(model, deployment.tp) * model.head_dim * serving.stack.kv_bytes_per_element
+    model, pool = serving.model, serving.pool
+    layers = stage_layers(model.layers, pool.pp)[stage]
+    return 2.0 * layers * kv_heads_held(model, pool.tp) * model.head_dim * serving.stack.kv_bytes_per_element
 
 
 def replica_kv_bytes(serving: Serving) -> float:
     """Return bytes of a token's keys and values on all GPUs of a replica."""
-    return serving.deployment.tp * sum(stage_kv_bytes(serving, stage) for stage in range(serving.deployment.pp))
+    return serving.pool.tp * sum(stage_kv_bytes(serving, stage) for stage in range(serving.pool.pp))
 
 
 def stage_weight_bytes(serving: Serving, stage: int) -> float:
@@ -406,16 +405,16 @@ def stage_weight_bytes(serving: Serving, stage: int) -> float:
 
     Its layers, with the embedding on the first stage and the head on the last (one table if tied).
     """
-    model, precision, deployment = serving.model, serving.precision, serving.deployment
-    first, last = stage == 0, stage == deployment.pp - 1
+    model, precision, pool = serving.model, serving.precision, serving.pool
+    first, last = stage == 0, stage == pool.pp - 1
     if first and last:
-        return model.stored_bytes(precision) / deployment.tp
-    weights = stage_layers(model.layers, deployment.pp)[stage] * model.layer_bytes(precision)
+        return model.stored_bytes(precision) / pool.tp
+    weights = stage_layers(model.layers, pool.pp)[stage] * model.layer_bytes(precision)
     if first:
         weights += model.embedding_bytes(precision)
     if last:
         weights += model.head_bytes(precision)
-    return weights / deployment.tp
+    return weights / pool.tp
 
 
 def activation_bytes(serving: Serving, tokens: int) -> float:
@@ -423,5 +422,5 @@ def activation_bytes(serving: Serving, tokens: int) -> float:
 
     The logits of one token per sequence are small against it.
     """
-    model, tp = serving.model, serving.deployment.tp
+    model, tp = serving.model, serving.pool.tp
     return 2.0 * tokens * (model.hidden * 4 + model.ffn * model.active_experts * model.ffn_matrices / tp)

@@ -86,7 +86,7 @@ class Body:
         self._router = ROUTING[config.policies.routing]()
         self.workers = [
             self._worker(number, memory, DecisionLog(log) if log else None)
-            for number in range(config.deployment.replicas)
+            for number in range(config.deployment.pool.replicas)
         ]
         self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
         self._lanes = list(chain.from_iterable(worker.lanes for worker in self.workers))
@@ -105,12 +105,12 @@ class Body:
         config, env = self.config, self._env
         policies, deployment = config.policies, config.deployment
         scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), BATCHING[policies.batching]())
-        stages = [self.time_model(stage) for stage in range(deployment.pp)]
+        stages = [self.time_model(stage) for stage in range(deployment.pool.pp)]
         swap = None
         if policies.preemption == "swap":
-            pcie = deployment.host_link
+            pcie = config.serving.host_link
             swap = Link(env, number, float(pcie.effective_bytes_per_s), float(pcie.latency_s))
-        if deployment.pp > 1:
+        if deployment.pool.pp > 1:
             return PipelineWorker(env, number, scheduler, stages, swap, memory.block_bytes, self._finished, log)
         return Worker(
             env, number, scheduler, stages[0], swap, memory.block_bytes, self._finished, config.single_step, log
@@ -126,7 +126,7 @@ class Body:
         swap_bytes = 0.0
         if policies.preemption == "swap":
             deployment = config.deployment
-            swap_bytes = SWAP_FRAC * deployment.host.dram_bytes * deployment.hosts / deployment.replicas
+            swap_bytes = SWAP_FRAC * deployment.pool.host.dram_bytes * deployment.pool.hosts / deployment.pool.replicas
         return SchedulerConfig(
             kv_blocks=memory.kv_blocks,
             block_tokens=policies.block_tokens,
@@ -138,7 +138,7 @@ class Body:
             swap_blocks=int(swap_bytes // memory.replica_block_bytes),
             prefix_unit_tokens=unit,
             keep_preempted=policies.share_prefixes,
-            groups=config.deployment.pp,
+            groups=config.deployment.pool.pp,
         )
 
     # -- requests ------------------------------------------------------------------------------------------------

@@ -56,12 +56,9 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
     size = int(np.clip(TURNOVERS * together, MIN_SAMPLE, MAX_SAMPLE))
     sample = [served[i % len(served)] for i in range(size)] if workload.prefix_unit_tokens is None else served[:size]
     saturation = Saturation(sample, workload.prefix_unit_tokens)
-    single = replace(
-        config.deployment,
-        count=config.deployment.gpus_per_replica,
-        replicas=1,
-        hosts=ceil(config.deployment.hosts / config.deployment.replicas),
-    )
+    pool = config.deployment.pool
+    alone = replace(pool, replicas=1, hosts=ceil(pool.hosts / pool.replicas))
+    single = config.deployment.with_pool(alone)
     probe = replace(config, deployment=single, workload=saturation, horizon_s=None, warmup_s=0.0, decisions=False)
     Body(probe, memory, saturation, None, None).run()
     weights = np.array(token_weights(config, int(together)))
@@ -120,9 +117,9 @@ def load_of(
     if per_replica is None:
         return Load(None, None, None)
     deployment = config.deployment
-    capacity = per_replica * deployment.replicas
+    capacity = per_replica * deployment.pool.replicas
     if not open_loop or accepted < 2 or last_arrival_s <= 0.0:
         return Load(None, capacity, None)
     offered = (accepted - 1) / last_arrival_s
     replicas = ceil(offered / per_replica / TARGET_FRAC - 1e-9)
-    return Load(offered / capacity, capacity, max(1, replicas) * deployment.gpus_per_replica)
+    return Load(offered / capacity, capacity, max(1, replicas) * deployment.pool.gpus_per_replica)

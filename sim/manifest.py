@@ -20,7 +20,7 @@ from afterwatt.sim.workload import TraceWorkload
 
 def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str]) -> dict[str, Any]:
     """Return the manifest of a run."""
-    deployment, workload = config.deployment, config.workload
+    pool, workload = config.deployment.pool, config.workload
     trace = workload.trace.info if isinstance(workload, TraceWorkload) else None
     return {
         "schema_version": SCHEMA_VERSION,
@@ -30,15 +30,15 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
         "versions": versions,
         "profiles": _profiles(config),
         "deployment": {
-            "name": deployment.name,
-            "device": deployment.device.key,
-            "count": deployment.count,
-            "tp": deployment.tp,
-            "pp": deployment.pp,
-            "replicas": deployment.replicas,
-            "host": deployment.host.key,
-            "hosts": deployment.hosts,
-            "ecc_on": deployment.ecc_on,
+            "name": config.deployment.name,
+            "device": pool.device.key,
+            "count": pool.count,
+            "tp": pool.tp,
+            "pp": pool.pp,
+            "replicas": pool.replicas,
+            "host": pool.host.key,
+            "hosts": pool.hosts,
+            "ecc_on": pool.ecc_on,
         },
         "model": config.model.name,
         "site": {"key": config.site.key, "name": config.site.name},
@@ -62,11 +62,11 @@ def _stored(config: RunConfig) -> Iterator[str]:
 
 def _slots(config: RunConfig) -> Iterator[str]:
     """Say so when a run answers for more of a server than its cards fill."""
-    deployment = config.deployment
-    slots = deployment.hosts * deployment.host.gpus(deployment.device)
-    if config.carbon.host_share == "whole" and deployment.count < slots:
+    pool = config.deployment.pool
+    slots = pool.hosts * pool.host.gpus(pool.device)
+    if config.carbon.host_share == "whole" and pool.count < slots:
         yield (
-            f"{deployment.count} of the {slots} GPU slots of {deployment.hosts} x {deployment.host.key} are used "
+            f"{pool.count} of the {slots} GPU slots of {pool.hosts} x {pool.host.key} are used "
             "and the whole of it is counted; with host share 'slots' the run answers for the slots it uses"
         )
 
@@ -96,10 +96,10 @@ def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[st
 
 def _profiles(config: RunConfig) -> dict[str, str]:
     """Hash the shipped profiles that the run stood on."""
-    deployment = config.deployment
+    pool = config.deployment.pool
     paths = [
-        DATA_DIR / "gpus" / f"{deployment.device.key}.toml",
-        DATA_DIR / "hosts" / f"{deployment.host.key}.toml",
+        DATA_DIR / "gpus" / f"{pool.device.key}.toml",
+        DATA_DIR / "hosts" / f"{pool.host.key}.toml",
         DATA_DIR / "sites" / f"{config.site.key}.toml",
         *stack_files(config.stack.name),
         ANCHORS_FILE,
@@ -118,8 +118,8 @@ def _sha256(path: Path) -> str:
 
 def _facts(config: RunConfig) -> Iterator[dict[str, Any]]:
     """Yield the numbers a run stood on, with their provenance."""
-    deployment = config.deployment
-    for profile in (deployment.device, deployment.host, config.site):
+    pool = config.deployment.pool
+    for profile in (pool.device, pool.host, config.site):
         for row in describe_profile(profile):
             yield {
                 "field": f"{profile.key}: {row.field}",
@@ -128,7 +128,7 @@ def _facts(config: RunConfig) -> Iterator[dict[str, Any]]:
                 "kind": row.kind,
                 "source": row.source,
             }
-    anchors = anchors_of(deployment.device)
+    anchors = anchors_of(pool.device)
     for label, holder in (
         (f"{config.stack.name}/{config.stack.pool}", config.stack),
         (f"power/{anchors.pool}", anchors),

@@ -50,12 +50,12 @@ class MemoryPlan:
 
 def plan_memory(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
     """Lay out a replica's memory: the tightest of its pipeline stages."""
-    deployment = serving.deployment
-    capacity = deployment.usable_memory_bytes
+    pool = serving.pool
+    capacity = pool.usable_memory_bytes
     reserve = RUNTIME_BYTES + activation_bytes(serving, token_budget) + FRAGMENTATION_FRAC * capacity
     total = replica_kv_bytes(serving) * block_tokens
     tightest: MemoryPlan | None = None
-    for stage in range(deployment.pp):
+    for stage in range(pool.pp):
         weights, block = stage_weight_bytes(serving, stage), stage_kv_bytes(serving, stage) * block_tokens
         blocks = max(0, int((capacity - weights - reserve) // block))
         plan = MemoryPlan(capacity, weights, reserve, block, total, blocks)
@@ -120,12 +120,12 @@ def _options(serving: Serving, block_tokens: int, token_budget: int) -> list[str
         if stored.bits_per_weight < serving.precision.bits_per_weight
         and plan_memory(replace(serving, precision=stored), block_tokens, token_budget).kv_blocks > 0
     ]
-    deployment, model = serving.deployment, serving.model
-    key, tp, pp = deployment.device.key, deployment.tp, deployment.pp
+    pool, model = serving.pool, serving.model
+    key, tp, pp = pool.device.key, pool.tp, pool.pp
     wider = [_typed(key, ways * tp, pp) for ways in (2, 4, 8, 16) if model.heads % (ways * tp) == 0]
     options += [f"--hw {hw}" for hw in wider if fits(hw)][:1]
     devices = sorted((load_device(name) for name in device_names()), key=lambda device: device.memory_bytes)
-    larger = [device.key for device in devices if device.memory_bytes > deployment.device.memory_bytes]
+    larger = [device.key for device in devices if device.memory_bytes > pool.device.memory_bytes]
     cards = [hw for hw in (_typed(name, tp, pp) for name in larger) if fits(hw)]
     if cards:
         options.append("a card with more memory: " + ", ".join(f"--hw {hw}" for hw in cards[:4]))

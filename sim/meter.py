@@ -74,7 +74,7 @@ class Meter:
         done, kernels = work(self.step, shape), occupancy(self.step, shape)
         gpus, gpu = self.replica.gpus, self.gpu
         # Stages of a pipeline compute one after another: a plan keeps one stage's GPUs busy at a time.
-        busy_gpus = gpus / self.step.serving.deployment.pp
+        busy_gpus = gpus / self.step.serving.pool.pp
         over_idle_w = (gpu.busy_w - gpu.idle_w) * busy_gpus
         cap_w = (gpu.cap_w - gpu.idle_w) * busy_gpus
         first_s, slope_s = seconds(strides.first_ps), seconds(strides.slope_ps)

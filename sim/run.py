@@ -88,8 +88,8 @@ def memory_of(config: RunConfig) -> MemoryPlan:
 def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     """Build the virtual meter of a run."""
     step = StepModel(config.serving)
-    gpu = gpu_power_model(config.deployment.device, step.rates.computed_in)
-    replica = replica_power(config.deployment, config.site, config.carbon.host_share)
+    gpu = gpu_power_model(config.deployment.pool.device, step.rates.computed_in)
+    replica = replica_power(config.deployment.pool, config.site, config.carbon.host_share)
     return Meter(step, gpu, replica, memory.replica_block_bytes)
 
 
@@ -101,7 +101,7 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
     requests = writer.settled("requests")  # the ledger counts what was served, and is itself part of the summary
     done = served(requests, requests.manifest.slo())
     counts = Counts(done.requests or 0, done.output_tokens or 0, done.slo_met_tokens)
-    books = close_books(result.timeline, config.deployment, config.site, counts, books_options(config))
+    books = close_books(result.timeline, config.deployment.pool, config.site, counts, books_options(config))
     writer.write("timeline", books.columns)
     writer.write("draws", books.draw_columns())
     run = writer.run()

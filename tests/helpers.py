@@ -126,7 +126,7 @@ class Outcome:
 
     @property
     def ledger(self) -> Ledger:
-        return account(self.result.timeline, self.config.deployment, self.config.site)
+        return account(self.result.timeline, self.config.deployment.pool, self.config.site)
 
     @property
     def boundaries_ps(self) -> list[int]:
@@ -137,7 +137,7 @@ class Outcome:
 @cache
 def _parts(hw: str, model: str, precision: str, site: str):
     deployment = parse_deployment(hw)
-    return deployment, load_model(model), load_precision(precision), load_stack(deployment.device), load_site(site)
+    return deployment, load_model(model), load_precision(precision), load_stack(deployment.pool.device), load_site(site)
 
 
 def make_config(
@@ -154,7 +154,7 @@ def make_config(
     word = hw if isinstance(hw, str) else "m40"
     deployment, spec, stored, stack, place = _parts(word, model, precision, site)
     if not isinstance(hw, str):
-        deployment, stack = hw, load_stack(hw.device)
+        deployment, stack = hw, load_stack(hw.pool.device)
     if wake is not None:
         stack = stack.with_values(dict(zip(("wake_s", "wake_after_s"), wake, strict=True)))
     policies = parse_policies(policy) if isinstance(policy, str) else policy

@@ -329,7 +329,7 @@ def datasheet(calibration: Calibration) -> Mapping[str, float]:
     card = known_card(calibration)
     if card is None:
         return {}
-    rate = card.bandwidth_bytes_per_s(card.ecc_default_on)
+    rate = card.peak_bytes_per_s(card.ecc_default_on)
     return {"bandwidth": rate, **{name: float(flops) for name, flops in card.flops_per_s.items()}}
 
 

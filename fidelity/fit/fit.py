@@ -105,7 +105,7 @@ class Fitted:
 
 def place_of(scenario: Scenario) -> Place:
     """Return whose parameters a scenario depends on."""
-    device = scenario.deployment.device
+    device = scenario.deployment.pool.device
     return place_on(scenario.stack, device)
 
 

@@ -96,7 +96,7 @@ class Recording:
     def ends_ps(self, stack: Stack) -> Ints:
         """Return when each plan ends under a stack, in picoseconds."""
         serving = replace(self.config.serving, stack=stack)
-        stages = [TimeModel(serving, stage) for stage in range(serving.deployment.pp)]
+        stages = [TimeModel(serving, stage) for stage in range(serving.pool.pp)]
         if self.overlaps:
             return _pipelined(stages, self.plans)
         spans = [sum(_span_ps(stage, plan) for stage in stages) + _hops_ps(stages, plan) for plan in self.plans]
@@ -118,7 +118,7 @@ def record(config: RunConfig) -> Recording | None:
     Raises:
         Infeasible: the model does not fit.
     """
-    if config.deployment.replicas > 1 or config.slowness is not None or config.horizon_s is not None:
+    if config.deployment.pool.replicas > 1 or config.slowness is not None or config.horizon_s is not None:
         return None
     parts: list[Columns] = []
     body = _ListeningBody(config, memory_of(config), config.workload, None, parts.append)

@@ -93,8 +93,7 @@ def _pair(one: Scenario, other: Scenario) -> Pair | None:
 def _same_run(one: Scenario, other: Scenario) -> bool:
     """Whether two runs differ in nothing but card, source, and models and formats of one size."""
     return (
-        (one.stack, one.metric, one.divide, one.deployment.count, one.deployment.tp, one.model_class)
-        == (other.stack, other.metric, other.divide, other.deployment.count, other.deployment.tp, other.model_class)
+        _set_up(one) == _set_up(other)
         and (one.metric == "decode_tok_s" or one.policies.token_budget == other.policies.token_budget)
         and len(one.load.prompts) == len(other.load.prompts)
         and one.load.arrivals_s is None is other.load.arrivals_s
@@ -103,9 +102,14 @@ def _same_run(one: Scenario, other: Scenario) -> bool:
     )
 
 
+def _set_up(scenario: Scenario) -> tuple[str, str, float, int, int, str]:
+    pool = scenario.deployment.pool
+    return scenario.stack, scenario.metric, scenario.divide, pool.count, pool.tp, scenario.model_class
+
+
 def _twins(one: Scenario, other: Scenario) -> bool:
     """Whether two cards are one chip and one memory size in two forms, and all else is the same."""
-    first, second = one.deployment.device, other.deployment.device
+    first, second = one.deployment.pool.device, other.deployment.pool.device
     return (
         first.form != second.form
         and (first.architecture, first.die_mm2, first.memory_bytes)
@@ -117,7 +121,7 @@ def _twins(one: Scenario, other: Scenario) -> bool:
 def _figure(scenario: Scenario, per_bandwidth: bool) -> float:
     """Return a figure as a rate per byte of weights; of twins that decode, relative to their memory."""
     rate = scenario.measured if scenario.metric in RATES else 1.0 / scenario.measured
-    speed = scenario.deployment.bandwidth_bytes_per_s if per_bandwidth and scenario.phase == "decode" else 1.0
+    speed = scenario.deployment.pool.peak_bytes_per_s if per_bandwidth and scenario.phase == "decode" else 1.0
     return rate * _bytes(scenario) / speed
 
 

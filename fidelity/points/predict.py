@@ -110,12 +110,12 @@ def run_columns(scenario: Scenario, stack: Stack, energy: bool = False) -> tuple
     result = body.run()
     curve = None
     if energy:
-        ledger = account(result.timeline, config.deployment, config.site)
+        ledger = account(result.timeline, config.deployment.pool, config.site)
         joules = ledger.floats("energy_gpu_j")
         if scenario.whole_machine:
             joules = ledger.floats("energy_j") - ledger.floats("energy_facility_j")
-        joules = joules.reshape(-1, config.deployment.replicas).sum(axis=1)
-        steps = ledger.floats("interval_s").reshape(-1, config.deployment.replicas)[:, 0]
+        joules = joules.reshape(-1, config.deployment.pool.replicas).sum(axis=1)
+        steps = ledger.floats("interval_s").reshape(-1, config.deployment.pool.replicas)[:, 0]
         curve = EnergyCurve(*(np.concatenate(([0.0], np.cumsum(column))) for column in (steps, joules)))
     return _joined(batches), curve
 

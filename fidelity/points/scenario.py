@@ -96,7 +96,7 @@ class Scenario:
     @property
     def device_key(self) -> str:
         """Return the card's key in the catalogue."""
-        return self.deployment.device.key
+        return self.deployment.pool.device.key
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -130,7 +130,7 @@ class Scenario:
             self.stack,
             self.deployment.name,
             self.device_key,
-            float(self.deployment.device.memory_bytes),
+            float(self.deployment.pool.device.memory_bytes),
             self.model,
             self.precision.name,
             self.policies,
@@ -144,8 +144,8 @@ class Scenario:
         """Return the shipped parameters of its software on its card, or of the card's default software."""
         older = WITHOUT_FLASH.get(self.stack, "")
         if not self.flash and older in stack_names():
-            return replace(profile_for(self.deployment.device, older), name=self.stack)
-        return profile_for(self.deployment.device, self.stack)
+            return replace(profile_for(self.deployment.pool.device, older), name=self.stack)
+        return profile_for(self.deployment.pool.device, self.stack)
 
     def config(self, stack: Stack) -> RunConfig:
         """Return the run, under these parameters of the software."""
@@ -276,8 +276,8 @@ def _made_to_fit(scenario: Scenario, asked: Asked) -> Scenario:
     blocks = _blocks_needed(scenario)
     short_bytes = _short_bytes(scenario, blocks, min(asked.reserve_tokens, scenario.policies.token_budget))
     deployment = scenario.deployment
-    device = deployment.device
-    if short_bytes > SHORT_FRAC * deployment.usable_memory_bytes:
+    device = deployment.pool.device
+    if short_bytes > SHORT_FRAC * deployment.pool.usable_memory_bytes:
         raise Refused(
             Reason.NO_FIT,
             f"{scenario.model.name} in {scenario.precision.name} with {scenario.load.name} needs "
@@ -293,7 +293,8 @@ def _made_to_fit(scenario: Scenario, asked: Asked) -> Scenario:
     size_bytes = float(device.memory_bytes)
     more_bytes = size_bytes + 1.1 * lacking_bytes + 1e6
     grown = Fact(more_bytes, "the measured run fitted", "2026-11-20", "assumed", low=size_bytes, high=more_bytes)
-    return replace(scenario, deployment=replace(deployment, device=replace(device, memory_bytes=grown)), assumed=marks)
+    pool = replace(deployment.pool, device=replace(device, memory_bytes=grown))
+    return replace(scenario, deployment=deployment.with_pool(pool), assumed=marks)
 
 
 def _blocks_needed(scenario: Scenario) -> int:
@@ -306,7 +307,7 @@ def _blocks_needed(scenario: Scenario) -> int:
         pairs = zip(load.prompts, load.outputs, strict=True)
         blocks = sum(-(-(prompt + output) // per_block) for prompt, output in pairs)
         blocks += 2 * -(-load.cached_tokens // per_block)
-    return int(blocks / (1.0 - policies.watermark_frac)) + 2 * scenario.deployment.pp + 4
+    return int(blocks / (1.0 - policies.watermark_frac)) + 2 * scenario.deployment.pool.pp + 4
 
 
 def _short_bytes(scenario: Scenario, blocks: int, iteration_tokens: int) -> float:

@@ -150,7 +150,7 @@ def by(found: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Error
     return {name: errors_of(groups[name]) for name in sorted(groups)}
 
 
-HARDWARE: Final[Callable[[Scored], str]] = lambda one: one.scenario.deployment.device.name  # noqa: E731
+HARDWARE: Final[Callable[[Scored], str]] = lambda one: one.scenario.deployment.pool.device.name  # noqa: E731
 STACK: Final[Callable[[Scored], str]] = lambda one: one.scenario.stack  # noqa: E731
 METRIC: Final[Callable[[Scored], str]] = lambda one: one.scenario.point.shown_metric  # noqa: E731
 BASIS: Final[Callable[[Scored], str]] = lambda one: one.basis  # noqa: E731

@@ -240,7 +240,7 @@ def _simulated(setups: Sequence[Setup], all_runs: PowerModel, folds: dict[int, P
                 if setup.tp != tp:
                     continue
                 scenario = _scenario(setup)
-                tdp_w = float(scenario.deployment.device.tdp_w)
+                tdp_w = float(scenario.deployment.pool.device.tdp_w)
                 watts = simulated_watts(scenario, times.stack(place_of(scenario)), power)
                 for run in setup.runs:
                     if run.average_frac is not None and run.peak_frac is not None:
@@ -264,8 +264,8 @@ def simulated_watts(scenario: Scenario, stack: Stack, power: PowerModel | None =
     if power is not None:
         meter = replace(meter, gpu=replace(power, idle_w=meter.gpu.idle_w))
     body = Body(config, memory, config.workload, meter, lambda _: None)
-    ledger = account(body.run().timeline, config.deployment, config.site)
-    gpus, idle_w = config.deployment.tp * config.deployment.pp, meter.gpu.idle_w
+    ledger = account(body.run().timeline, config.deployment.pool, config.site)
+    gpus, idle_w = config.deployment.pool.tp * config.deployment.pool.pp, meter.gpu.idle_w
     total_j, total_s, peak_w = 0.0, 0.0, 0.0
     for state in ("prefill", "decode"):
         seconds = float(ledger.floats(f"{state}_s").sum())
@@ -291,12 +291,12 @@ def score_served(points: Iterable[Point]) -> tuple[ServedScore, ...]:
 
 
 def _served_score(served: Served) -> ServedScore:
-    scenario, device = served.scenario, served.scenario.deployment.device
+    scenario, device = served.scenario, served.scenario.deployment.pool.device
     low_w, high_w = watts_interval(device, served.computed_in, served.power)
     columns, curve = run_columns(scenario, scenario.stack_profile(), energy=True)
     joules = measure(scenario, columns, curve)
     tokens_per_s = measure(replace(scenario, metric="throughput_tok_s"), columns)
-    gpus = scenario.deployment.tp * scenario.deployment.pp
+    gpus = scenario.deployment.pool.tp * scenario.deployment.pool.pp
     watts = joules * tokens_per_s / gpus
     return ServedScore(served, served.default_power(), low_w, high_w, tokens_per_s, watts)
 

@@ -48,7 +48,7 @@ class Served(NamedTuple):
 
     def default_power(self) -> float:
         """Return predicted watts of a GPU, by the shipped anchors."""
-        return self.power(gpu_power_model(self.scenario.deployment.device, self.computed_in))
+        return self.power(gpu_power_model(self.scenario.deployment.pool.device, self.computed_in))
 
 
 def served_runs(points: Iterable[Point]) -> list[Served]:
@@ -64,7 +64,7 @@ def served_runs(points: Iterable[Point]) -> list[Served]:
 
 def _served(scenario: Scenario, watts: float, seats: int) -> Served:
     deployment, model, precision = scenario.deployment, scenario.model, scenario.precision
-    stack, gpus = scenario.stack_profile(), scenario.deployment.tp * scenario.deployment.pp
+    stack, gpus = scenario.stack_profile(), scenario.deployment.pool.tp * scenario.deployment.pool.pp
     tokens_per_s = watts / scenario.measured
     prompt, answer = (float(np.mean(tokens)) for tokens in (scenario.load.prompts, scenario.load.outputs))
     begin = seats / answer  # prompts per iteration, so that as many begin as end: whole ones, in some of them or in all

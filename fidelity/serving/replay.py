@@ -134,14 +134,13 @@ def config_of(run: ServingRun, stack: Stack | str | None = None) -> RunConfig:
     """
     deployment = parse_deployment(run.hw)
     if stack is None:
-        stack = (
-            run.stack if run.stack in stack_names() or run.stack.endswith(".toml") else default_stack(deployment.device)
-        )
+        known = run.stack in stack_names() or run.stack.endswith(".toml")
+        stack = run.stack if known else default_stack(deployment.pool.device)
     return RunConfig(
         deployment=deployment,
         model=run.model,
         precision=run.precision,
-        stack=load_stack(deployment.device, stack) if isinstance(stack, str) else stack,
+        stack=load_stack(deployment.pool.device, stack) if isinstance(stack, str) else stack,
         policies=run.policies,
         site=load_site("world"),
         workload=TraceWorkload(run.trace),

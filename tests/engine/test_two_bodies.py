@@ -48,7 +48,7 @@ from afterwatt.traces.schema import Batch
 DEPLOYMENT = parse_deployment("m40")
 MODEL = replace(load_model("tinyllama-1.1b"), max_context=1024)
 PRECISION = load_precision("fp16")
-STACK = load_stack(DEPLOYMENT.device)
+STACK = load_stack(DEPLOYMENT.pool.device)
 SERVING = Serving(DEPLOYMENT, MODEL, PRECISION, STACK)
 KV_BLOCKS = 40
 

@@ -246,26 +246,26 @@ def test_a_second_calibration_replaces_the_first(told: Calibration, tmp_path: Pa
 
 def test_a_profile_of_ones_own_is_a_deployment_of_one(written: Written):
     deployment = parse_deployment(str(written.folder / DEVICE))
-    assert (deployment.count, deployment.host.key) == (1, "socket")
-    assert default_stack(deployment.device) == ENGINE
-    assert load_stack(deployment.device, ENGINE).pool == "cpu"
-    assert deployment.host_link.kind == "memory"
-    assert deployment.host_link.effective_bytes_per_s == pytest.approx(deployment.bandwidth_bytes_per_s / 2)
-    assert deployment.device.pcie_bytes_per_s == pytest.approx(deployment.bandwidth_bytes_per_s / 2)
+    assert (deployment.pool.count, deployment.pool.host.key) == (1, "socket")
+    assert default_stack(deployment.pool.device) == ENGINE
+    assert load_stack(deployment.pool.device, ENGINE).pool == "cpu"
+    assert deployment.fabric.pools[0].host.kind == "memory"
+    assert deployment.fabric.pools[0].host.effective_bytes_per_s == pytest.approx(deployment.pool.peak_bytes_per_s / 2)
+    assert deployment.pool.device.pcie_bytes_per_s == pytest.approx(deployment.pool.peak_bytes_per_s / 2)
 
 
 def test_the_processor_and_its_memory_count_once(written: Written):
     """In watts and in grams: the host that holds a socket has neither."""
     deployment = parse_deployment(str(written.folder / DEVICE))
-    power = replica_power(deployment, load_site("world"))
-    assert power.baseline_w["gpu"] == deployment.device.idle_w
+    power = replica_power(deployment.pool, load_site("world"))
+    assert power.baseline_w["gpu"] == deployment.pool.device.idle_w
     assert (power.baseline_w["cpu"], power.baseline_w["dram"], power.busy_w["cpu"]) == (0.0, 0.0, 0.0)
     for method in ("act", "card-lca"):
-        assert deployment.device.embodied(method) is not None
-        parts = deployment.host.embodied(method)
+        assert deployment.pool.device.embodied(method) is not None
+        parts = deployment.pool.host.embodied(method)
         assert parts
         assert sum(float(grams) for part, grams in parts.items() if part in ("cpu", "dram")) == 0.0
-        assert server_gco2e(deployment, method)[0] > 0.0
+        assert server_gco2e(deployment.pool, method)[0] > 0.0
 
 
 def test_no_card_goes_into_a_socket_and_no_processor_into_a_slot(written: Written):
@@ -277,8 +277,11 @@ def test_no_card_goes_into_a_socket_and_no_processor_into_a_slot(written: Writte
 
 def test_two_processors_are_two_hosts(written: Written):
     deployment = parse_deployment(f"2x{written.folder / DEVICE}:tp2")
-    assert deployment.hosts == 2
-    assert deployment.gpu_link.effective_bytes_per_s <= deployment.net_link.effective_bytes_per_s
+    assert deployment.pool.hosts == 2
+    assert (
+        deployment.fabric.pools[0].tensor.effective_bytes_per_s
+        <= deployment.fabric.pools[0].network.effective_bytes_per_s
+    )
 
 
 def test_a_processor_draws_between_idle_and_its_cap(written: Written):
@@ -297,7 +300,7 @@ def test_a_card_of_the_catalogue_keeps_what_was_not_measured(tmp_path: Path):
     assert known_card(calibration) == card
     device = read_back(device_profile(calibration, COMMAND), tmp_path)
     assert device.mem_bandwidth_bytes_per_s == 240e9
-    assert device.bandwidth_bytes_per_s(ecc_on=True) == 240e9  # measured with ECC on: no share is taken twice
+    assert device.peak_bytes_per_s(ecc_on=True) == 240e9  # measured with ECC on: no share is taken twice
     assert device.flops_per_s == {"fp32": 6e12}  # fp16 is storage on it, however it was timed
     for name in (
         "embodied_gco2e",
@@ -343,7 +346,7 @@ def test_an_unknown_card_is_assumed_and_runs(capability: str, architecture: str,
     deployment = make_deployment(device)
     assert load_stack(device, default_stack(device))
     assert gpu_power_model(device, "fp32").cap_w > 0.0
-    assert deployment.host.refusal(device) is None
+    assert deployment.pool.host.refusal(device) is None
 
 
 def test_a_profile_survives_writing_and_reading(tmp_path: Path):

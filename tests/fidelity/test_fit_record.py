@@ -33,7 +33,7 @@ def config_of(hw, model, precision, load, policies):
         deployment,
         load_model(model),
         load_precision(precision),
-        load_stack(deployment.device),
+        load_stack(deployment.pool.device),
         parse_policies(policies),
         load_site("de"),
         StaticBatch(*load),

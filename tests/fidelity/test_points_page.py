@@ -103,7 +103,7 @@ def test_twins_are_compared_per_byte_of_bandwidth():
     rows = [run_of(device=card, row=number) for number, card in enumerate(cards, 2)]
     floor = noise_floor(rows)
     assert floor is not None
-    speeds = [scenario.deployment.bandwidth_bytes_per_s for scenario in rows]
+    speeds = [scenario.deployment.pool.peak_bytes_per_s for scenario in rows]
     assert [pair.kind for pair in floor.pairs] == [TWINS]
     assert floor.median_ratio == pytest.approx(max(speeds) / min(speeds))
 

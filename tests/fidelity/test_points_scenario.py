@@ -59,7 +59,7 @@ def test_what_a_row_assumes_is_kept_and_widens():
 
 def test_unknown_software_is_that_of_the_card_and_marked():
     found = run_of(stack="")
-    assert found.stack == default_stack(found.deployment.device)
+    assert found.stack == default_stack(found.deployment.pool.device)
     assert found.assumed == (f"software: not stated, {found.stack} taken",)
 
 
@@ -82,7 +82,7 @@ def test_settings_of_a_row_reach_the_run():
 
 def split(**changes) -> tuple[int, int]:
     found = run_of(**changes)
-    return found.deployment.tp, found.deployment.pp
+    return found.deployment.pool.tp, found.deployment.pool.pp
 
 
 def test_layers_or_heads_are_split_as_the_software_does():
@@ -244,7 +244,7 @@ def test_any_row_is_a_run_or_a_refusal(point: Point):
         assert min(load.prompts) >= 1 <= min(load.outputs)
         assert load.longest_tokens <= found.model.max_context
         assert found.widen >= 1.0
-        assert found.deployment.tp * found.deployment.pp == found.deployment.count
+        assert found.deployment.pool.tp * found.deployment.pool.pp == found.deployment.pool.count
         assert hash(found.same_run) == hash(scenario_of(point).same_run)
 
 

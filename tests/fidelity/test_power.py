@@ -105,16 +105,16 @@ def test_an_interval_holds_the_prediction_and_is_a_point_where_nothing_is_drawn(
 def test_a_simulated_average_lies_between_busy_and_the_peak():
     run = scenario(batch=4, prompt_tokens=500, output_tokens=50)
     average_w, peak_w = simulated_watts(run, run.stack_profile())
-    device = run.deployment.device
+    device = run.deployment.pool.device
     model = gpu_power_model(device, "fp32" if "fp16" not in device.flops_per_s else "fp16")
     assert device.idle_w < average_w < peak_w <= model.cap_w * (1 + 1e-9)
 
 
 def test_a_model_that_draws_the_same_whatever_it_does_is_metered_as_that():
     run = scenario(batch=4, prompt_tokens=500, output_tokens=50)
-    idle_w = float(run.deployment.device.idle_w)
+    idle_w = float(run.deployment.pool.device.idle_w)
     model = gpu_power_model(
-        run.deployment.device, "fp32" if "fp16" not in run.deployment.device.flops_per_s else "fp16"
+        run.deployment.pool.device, "fp32" if "fp16" not in run.deployment.pool.device.flops_per_s else "fp16"
     )
     flat = replace(
         model, busy_w=idle_w + 33.0, j_per_byte=0.0, j_per_flop=0.0, attention_w=0.0, expert_w=0.0, unpack_w=0.0
@@ -200,7 +200,7 @@ def test_power_of_served_runs_at_their_measured_speed_is_inside_its_interval():
     assert np.median(np.abs(errors)) <= 0.12
     inside = 0
     for run in found:
-        low, high = watts_interval(run.scenario.deployment.device, run.computed_in, run.power)
+        low, high = watts_interval(run.scenario.deployment.pool.device, run.computed_in, run.power)
         inside += low <= run.watts <= high
     assert inside >= 0.8 * len(found)
 

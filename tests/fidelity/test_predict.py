@@ -121,7 +121,7 @@ def test_energy_counts_the_gpus_alone():
     curve = EnergyCurve(np.array([0.0, 1.0, 3.0]), np.array([0.0, 100.0, 500.0]))
     assert curve.between(0.5, 2.0) == pytest.approx(50.0 + 200.0)
     scenario = run_of(metric="energy_j_per_tok", prompt_tokens=40, output_tokens=20)
-    device = scenario.deployment.device
+    device = scenario.deployment.pool.device
     columns, _ = run_columns(scenario, scenario.stack_profile())
     longest = float(np.max(columns["finish_s"])) * float(device.tdp_w) / 20
     assert 0.0 < predict(scenario).value <= longest * (1.0 + 1e-9)

@@ -47,7 +47,7 @@ from afterwatt.hwprofiles import device_names, parse_deployment
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.stacks import load_stack
 assert "m41" in device_names()
-four = parse_deployment("4xm41")
+four = parse_deployment("4xm41").pool
 gpu_power_model(four.device, "fp32")
 print(load_stack(four.device).pool, float(four.device.mem_bandwidth_bytes_per_s), four.count)
 """

@@ -19,7 +19,7 @@ YEAR = S_PER_YEAR
 @pytest.mark.parametrize("name", device_names())
 @pytest.mark.parametrize("method", COMPLETE_METHODS)
 def test_complete_methods_know_every_card_and_its_server_without_help(name, method):
-    footprint = footprints(parse_deployment(name))[method]
+    footprint = footprints(parse_deployment(name).pool)[method]
     assert [item.noun for item in footprint.items] == ["card", "host"]
     assert footprint.notes == ()
     assert footprint.total_gco2e == sum(item.count * float(item.gco2e) for item in footprint.items)
@@ -27,14 +27,14 @@ def test_complete_methods_know_every_card_and_its_server_without_help(name, meth
 
 @pytest.mark.parametrize("name", device_names())
 def test_a_method_that_does_not_know_the_card_is_left_out_and_every_filled_part_is_noted(name):
-    deployment = parse_deployment(name)
-    for method, footprint in footprints(deployment).items():
-        if deployment.device.embodied(method) is None:
+    pool = parse_deployment(name).pool
+    for method, footprint in footprints(pool).items():
+        if pool.device.embodied(method) is None:
             assert footprint is None
             continue
         for part, known in (
-            ("host", deployment.host.embodied(method)),
-            ("disk", deployment.storage.embodied_per_byte(method)),
+            ("host", pool.host.embodied(method)),
+            ("disk", pool.storage.embodied_per_byte(method)),
         ):
             noted = any(note.startswith(f"{part} ") and " by " in note for note in footprint.notes)
             if part == "host" and method != "server-share":
@@ -44,35 +44,35 @@ def test_a_method_that_does_not_know_the_card_is_left_out_and_every_filled_part_
 
 
 def test_the_card_with_its_share_of_a_server_gets_no_second_server():
-    footprint = footprints(parse_deployment("a100-40"))["server-share"]
+    footprint = footprints(parse_deployment("a100-40").pool)["server-share"]
     assert [item.noun for item in footprint.items] == ["card"]
 
 
 def test_a_footprint_of_a_whole_server_does_not_count_its_disks_again():
-    deployment = parse_deployment("h100-sxm")
-    server, notes = server_gco2e(deployment, "vendor-pcf")
-    assert float(server) == float(deployment.host.embodied("vendor-pcf")["server"])
+    pool = parse_deployment("h100-sxm").pool
+    server, notes = server_gco2e(pool, "vendor-pcf")
+    assert float(server) == float(pool.host.embodied("vendor-pcf")["server"])
     assert notes == []
 
 
 def test_a_board_with_two_gpus_is_there_whole_and_a_server_too():
-    footprint = footprints(parse_deployment("k80"))["act"]
+    footprint = footprints(parse_deployment("k80").pool)["act"]
     assert [item.count for item in footprint.items] == [2, 1]
 
 
 def test_by_slots_a_deployment_answers_for_what_it_uses():
-    deployment = parse_deployment("h100-sxm")
-    footprint = method_footprint(deployment, "card-lca", Ownership(), "slots")
+    pool = parse_deployment("h100-sxm").pool
+    footprint = method_footprint(pool, "card-lca", Ownership(), "slots")
     assert [item.count for item in footprint.items] == [1, pytest.approx(1 / 8)]
-    full = method_footprint(parse_deployment("8xh100-sxm"), "card-lca", Ownership(), "slots")
-    whole = method_footprint(parse_deployment("8xh100-sxm"), "card-lca", Ownership(), "whole")
+    full = method_footprint(parse_deployment("8xh100-sxm").pool, "card-lca", Ownership(), "slots")
+    whole = method_footprint(parse_deployment("8xh100-sxm").pool, "card-lca", Ownership(), "whole")
     assert full.total_gco2e == whole.total_gco2e
     with pytest.raises(HardwareError, match="did you mean 'slots'"):
-        method_footprint(deployment, "card-lca", Ownership(), "slot")
+        method_footprint(pool, "card-lca", Ownership(), "slot")
 
 
 def test_new_cards_live_one_life_and_old_ones_a_second():
-    new, old = (footprints(parse_deployment(name))["card-lca"].items[0] for name in ("h100-sxm", "m40"))
+    new, old = (footprints(parse_deployment(name).pool)["card-lca"].items[0] for name in ("h100-sxm", "m40"))
     assert new.life.new
     assert new.extra_gco2e == 0.0
     assert new.life.service_s == pytest.approx(5 * YEAR)
@@ -83,7 +83,7 @@ def test_new_cards_live_one_life_and_old_ones_a_second():
 
 
 def test_a_second_life_adds_transport_refurbishment_and_spares():
-    card = footprints(parse_deployment("m40"))["card-lca"].items[0]
+    card = footprints(parse_deployment("m40").pool)["card-lca"].items[0]
     second = ledger_assumptions().second_life
     expected = second.card_transport_gco2e + second.card_refurbishment_gco2e + second.spares_frac * card.gco2e
     assert card.extra_gco2e == pytest.approx(expected)
@@ -93,11 +93,11 @@ def test_a_second_life_adds_transport_refurbishment_and_spares():
 
 
 def test_sunk_means_only_the_second_lifes_own_emissions_are_avoidable():
-    footprint = footprints(parse_deployment("m40"), Ownership("owned"))["card-lca"]
+    footprint = footprints(parse_deployment("m40").pool, Ownership("owned"))["card-lca"]
     service = footprint.items[0].life.service_s
     extras = sum(item.count * item.extra_gco2e for item in footprint.items)
     assert footprint.allocated_gco2e("avoidable", service) == pytest.approx(extras)
-    new = footprints(parse_deployment("h100-sxm"), Ownership("owned"))["card-lca"]
+    new = footprints(parse_deployment("h100-sxm").pool, Ownership("owned"))["card-lca"]
     assert new.allocated_gco2e("avoidable", YEAR) == 0.0
     assert new.allocated_gco2e("purchase", YEAR) > 0.0
 
@@ -105,19 +105,19 @@ def test_sunk_means_only_the_second_lifes_own_emissions_are_avoidable():
 @pytest.mark.parametrize("allocation", ["linear", "remaining", "avoidable", "purchase"])
 @pytest.mark.parametrize("name", ["m40", "8xh100-sxm", "4xt4"])
 def test_reserving_twice_as_long_carries_twice_as_much_of_a_straight_line(name, allocation):
-    for footprint in filter(None, footprints(parse_deployment(name)).values()):
+    for footprint in filter(None, footprints(parse_deployment(name).pool).values()):
         once, twice = (footprint.allocated_gco2e(allocation, hours * 3600.0) for hours in (1000, 2000))
         assert twice == pytest.approx(2 * once)
 
 
 def test_two_of_everything_made_twice_as_much():
-    one, two = (footprints(make_deployment(load_device("h100-sxm"), count))["act"] for count in (8, 16))
+    one, two = (footprints(make_deployment(load_device("h100-sxm"), count).pool)["act"] for count in (8, 16))
     assert two.total_gco2e == pytest.approx(2 * one.total_gco2e)
 
 
 def test_a_longer_life_carries_less_per_hour():
-    deployment = parse_deployment("h100-sxm")
-    short, long = (footprints(deployment, Ownership(lifetime_s=n * YEAR))["act"] for n in (3, 9))
+    pool = parse_deployment("h100-sxm").pool
+    short, long = (footprints(pool, Ownership(lifetime_s=n * YEAR))["act"] for n in (3, 9))
     assert short.allocated_gco2e("linear", 3600.0) == pytest.approx(
         3 * long.allocated_gco2e("linear", 3600.0), rel=1e-6
     )
@@ -131,7 +131,7 @@ def test_bad_ownership_is_refused():
 
 
 def test_a_host_that_no_method_knows_is_an_error_not_a_zero():
-    deployment = parse_deployment("m40")
-    bare = dataclasses.replace(deployment, host=dataclasses.replace(deployment.host, embodied_gco2e=()))
+    pool = parse_deployment("m40").pool
+    bare = dataclasses.replace(pool, host=dataclasses.replace(pool.host, embodied_gco2e=()))
     with pytest.raises(HardwareError, match="has no embodied figure"):
         footprints(bare)

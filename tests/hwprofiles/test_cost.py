@@ -20,7 +20,7 @@ def test_ten_kilowatt_hours_at_twenty_cents_are_two_dollars():
 
 
 def test_an_old_card_costs_its_second_hand_price_and_a_new_one_its_new_price():
-    old, new = parse_deployment("m40"), parse_deployment("8xh100-sxm")
+    old, new = parse_deployment("m40").pool, parse_deployment("8xh100-sxm").pool
     service_s = 4 * S_PER_YEAR
     assert hardware_usd(old, Ownership(), service_s) == pytest.approx(old.device.price_used_usd + old.host.price_usd)
     life_s = float(new.device.lifetime_s)
@@ -31,18 +31,18 @@ def test_an_old_card_costs_its_second_hand_price_and_a_new_one_its_new_price():
 
 
 def test_by_slots_an_eighth_of_a_server_costs_an_eighth():
-    one, eight = parse_deployment("h100-sxm"), parse_deployment("8xh100-sxm")
+    one, eight = parse_deployment("h100-sxm").pool, parse_deployment("8xh100-sxm").pool
     assert 8 * hardware_usd(one, Ownership(), 1e6, "slots") == pytest.approx(hardware_usd(eight, Ownership(), 1e6))
 
 
 def test_an_unknown_price_makes_unknown_what_it_enters_and_nothing_else():
-    deployment = parse_deployment("8xh100-sxm")
-    card = dataclasses.replace(deployment.device, price_new_usd=None)
-    cost = run_cost(dataclasses.replace(deployment, device=card), Ownership(), 3600.0, J_PER_KWH, 0.1)
+    pool = parse_deployment("8xh100-sxm").pool
+    card = dataclasses.replace(pool.device, price_new_usd=None)
+    cost = run_cost(dataclasses.replace(pool, device=card), Ownership(), 3600.0, J_PER_KWH, 0.1)
     assert cost == Cost(None, 0.1)
     assert cost.total is None
     assert cost.per_million(1e6) is None
-    assert run_cost(deployment, Ownership(), 3600.0, J_PER_KWH, None).total is None
+    assert run_cost(pool, Ownership(), 3600.0, J_PER_KWH, None).total is None
 
 
 def test_per_million_tokens():

@@ -43,37 +43,39 @@ def test_the_short_form(
     text: str, count: int, tp: int, pp: int, replicas: int, host: str, hosts: int, gpu_link: str
 ) -> None:
     found = hw.parse_deployment(text)
-    assert (found.count, found.tp, found.pp, found.replicas) == (count, tp, pp, replicas)
-    assert (found.host.key, found.hosts, found.gpu_link.key) == (host, hosts, gpu_link)
+    pool, links = found.pool, found.fabric.pools[0]
+    assert (pool.count, pool.tp, pool.pp, pool.replicas) == (count, tp, pp, replicas)
+    assert (pool.host.key, pool.hosts, links.tensor.key) == (host, hosts, gpu_link)
     assert found.name == text
-    assert found.net_link.key == found.host.nic
-    assert found.storage.key == found.host.storage
+    assert links.network.key == pool.host.nic
+    assert pool.storage.key == pool.host.storage
     assert pickle.loads(pickle.dumps(found)) == found
 
 
 def test_a_host_that_could_really_hold_the_cards() -> None:
     for key in hw.device_names():
         for count in (1, 2, 3, 4, 8, 9, 32):
-            found = hw.make_deployment(hw.load_device(key), count)
+            found = hw.make_deployment(hw.load_device(key), count).pool
             assert found.hosts * found.host.gpus(found.device) >= count
             assert (found.hosts - 1) * found.host.gpus(found.device) < count
 
 
 @given(st.sampled_from(hw.device_names()), st.integers(1, 12), st.integers(1, 12), st.integers(1, 20))
 def test_no_tensor_parallel_group_straddles_hosts_that_could_hold_it(key: str, tp: int, pp: int, copies: int) -> None:
-    found = hw.make_deployment(hw.load_device(key), tp * pp * copies, tp, pp)
+    deployment = hw.make_deployment(hw.load_device(key), tp * pp * copies, tp, pp)
+    found, links = deployment.pool, deployment.fabric.pools[0]
     per_host = found.host.gpus(found.device)
     assert found.replicas == copies
     assert found.hosts * per_host >= found.count
     if tp <= per_host:
-        assert found.gpu_link.kind != "network"
+        assert links.tensor.kind != "network"
         groups = copies * pp
         assert found.hosts * (per_host // tp) >= groups
     if tp * pp <= per_host:
-        assert found.stage_link == found.gpu_link
+        assert links.stage == links.tensor
     else:
-        slowest = min(found.net_link.effective_bytes_per_s, found.host_link.effective_bytes_per_s)
-        assert found.stage_link.effective_bytes_per_s >= slowest
+        slowest = min(links.network.effective_bytes_per_s, links.host.effective_bytes_per_s)
+        assert links.stage.effective_bytes_per_s >= slowest
 
 
 def test_what_spans_hosts_runs_at_the_slower_of_network_and_bus() -> None:
@@ -81,29 +83,29 @@ def test_what_spans_hosts_runs_at_the_slower_of_network_and_bus() -> None:
     device, host = hw.load_device("p40"), hw.load_host("ddr3-2u")
     fast = hw.make_deployment(device, 8, tp=8, host=host, net_link=hw.load_link("ethernet-400g"))
     slow = hw.make_deployment(device, 8, tp=8, host=host, net_link=hw.load_link("ethernet-10g"))
-    assert fast.gpu_link.key == "pcie3"
-    assert slow.gpu_link.key == "ethernet-10g"
-    assert fast.hosts == slow.hosts == 4
+    assert fast.fabric.pools[0].tensor.key == "pcie3"
+    assert slow.fabric.pools[0].tensor.key == "ethernet-10g"
+    assert fast.pool.hosts == slow.pool.hosts == 4
 
 
 def test_the_bus_is_as_old_as_the_older_end() -> None:
     l4 = hw.load_device("l4")
-    assert hw.make_deployment(l4, host=hw.load_host("ddr5-2u")).host_link.key == "pcie4"
-    assert hw.make_deployment(l4, host=hw.load_host("ddr4-2u")).host_link.key == "pcie3"
+    assert hw.make_deployment(l4, host=hw.load_host("ddr5-2u")).fabric.pools[0].host.key == "pcie4"
+    assert hw.make_deployment(l4, host=hw.load_host("ddr4-2u")).fabric.pools[0].host.key == "pcie3"
     k80 = hw.parse_deployment("2xk80")
-    assert k80.hosts == 1
-    assert k80.host_link.bytes_per_s == pytest.approx(hw.load_link("pcie3").bytes_per_s / 2)
-    assert k80.host.gpus(k80.device) == 4
+    assert k80.pool.hosts == 1
+    assert k80.fabric.pools[0].host.bytes_per_s == pytest.approx(hw.load_link("pcie3").bytes_per_s / 2)
+    assert k80.pool.host.gpus(k80.pool.device) == 4
 
 
 def test_ecc_is_as_commonly_run_unless_said_otherwise() -> None:
-    assert hw.parse_deployment("m40").ecc_on
-    assert hw.parse_deployment("h100-sxm").ecc_on
-    assert not hw.parse_deployment("rtx3090").ecc_on
-    assert not hw.parse_deployment("rtx4090").ecc_on
-    on, off = hw.parse_deployment("m40"), hw.make_deployment(hw.load_device("m40"), ecc_on=False)
+    assert hw.parse_deployment("m40").pool.ecc_on
+    assert hw.parse_deployment("h100-sxm").pool.ecc_on
+    assert not hw.parse_deployment("rtx3090").pool.ecc_on
+    assert not hw.parse_deployment("rtx4090").pool.ecc_on
+    on, off = hw.parse_deployment("m40").pool, hw.make_deployment(hw.load_device("m40"), ecc_on=False).pool
     assert on.usable_memory_bytes < off.usable_memory_bytes
-    assert on.bandwidth_bytes_per_s < off.bandwidth_bytes_per_s
+    assert on.peak_bytes_per_s < off.peak_bytes_per_s
 
 
 def test_a_deployment_file_chooses_everything(tmp_path: Path) -> None:
@@ -111,14 +113,15 @@ def test_a_deployment_file_chooses_everything(tmp_path: Path) -> None:
     path.write_text(SAMPLE, encoding="utf-8")
     found = hw.parse_deployment(str(path))
     assert found.name == "attic"
-    assert (found.device.key, found.count, found.tp, found.pp, found.replicas) == ("m40-24", 4, 2, 2, 1)
-    assert (found.host.key, found.hosts, found.net_link.key, found.storage.key) == (
+    pool, links = found.pool, found.fabric.pools[0]
+    assert (pool.device.key, pool.count, pool.tp, pool.pp, pool.replicas) == ("m40-24", 4, 2, 2, 1)
+    assert (pool.host.key, pool.hosts, links.network.key, pool.storage.key) == (
         "ddr3-2u",
         2,
         "ethernet-25g",
         "nvme-gen3",
     )
-    assert (found.gpu_link.key, found.stage_link.key, found.ecc_on) == ("pcie3", "ethernet-25g", False)
+    assert (links.tensor.key, links.stage.key, pool.ecc_on) == ("pcie3", "ethernet-25g", False)
 
 
 def test_a_deployment_file_needs_only_a_device_and_finds_profiles_beside_it(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_a_deployment_file_needs_only_a_device_and_finds_profiles_beside_it(tmp_
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     (tmp_path / "one.toml").write_text('device = "mine.toml"\n', encoding="utf-8")
     found = hw.parse_deployment(str(tmp_path / "one.toml"))
-    assert (found.name, found.device.key, found.count) == ("one", "mine", 1)
+    assert (found.name, found.pool.device.key, found.pool.count) == ("one", "mine", 1)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from afterwatt.modelspecs.precision import load_precision
 
 def step_of(hw="a100-80", model="llama-2-7b", precision="fp16"):
     deployment = parse_deployment(hw)
-    stack, spec, stored = load_stack(deployment.device), load_model(model), load_precision(precision)
+    stack, spec, stored = load_stack(deployment.pool.device), load_model(model), load_precision(precision)
     return StepModel(Serving(deployment, spec, stored, stack))
 
 
@@ -70,7 +70,7 @@ def test_no_kind_of_kernel_takes_longer_than_the_iteration(hw, model, precision,
     found = occupied(step, decoding, context)
     seconds = TimeModel(step.serving).step(decoding, context, (), decoding, 1)[0] / PS_PER_S
     for part in (found.attention_s, found.expert_s, found.unpack_s):
-        assert part[0] / step.serving.deployment.tp <= seconds * (1 + 1e-9)
+        assert part[0] / step.serving.pool.tp <= seconds * (1 + 1e-9)
 
 
 def test_quantised_weights_are_unpacked_once_per_iteration_whatever_the_batch():

@@ -202,12 +202,12 @@ def test_ecc_costs_memory_and_bandwidth_only_where_it_is_inline() -> None:
     m40 = hw.load_device("m40")
     assert m40.usable_memory_bytes(False) == 24 * BYTES_PER_GIB
     assert m40.usable_memory_bytes(True) == 24 * BYTES_PER_GIB * 15 / 16
-    assert m40.bandwidth_bytes_per_s(True) < m40.bandwidth_bytes_per_s(False) == 288.4e9
+    assert m40.peak_bytes_per_s(True) < m40.peak_bytes_per_s(False) == 288.4e9
     for key in hw.device_names():
         device = hw.load_device(key)
         free = device.ecc != "inline"
         assert (device.usable_memory_bytes(True) == device.memory_bytes) == free
-        assert (device.bandwidth_bytes_per_s(True) == device.mem_bandwidth_bytes_per_s) == free
+        assert (device.peak_bytes_per_s(True) == device.mem_bandwidth_bytes_per_s) == free
         if "HBM" in device.memory_type:
             assert device.ecc == ("none" if key == "titan-v" else "sideband")
 

@@ -134,12 +134,12 @@ def test_a_constant_series_is_the_constant():
 def test_a_grid_without_a_start_is_refused():
     grid = HourlyGrid(np.arange(2) * 3600.0, np.ones(2), 3600.0, "lifecycle", "XX", "made up")
     with pytest.raises(HardwareError, match="start"):
-        account(timeline([(0, 0, 0, 0)]), parse_deployment("m40"), load_site("fr"), grid=grid)
+        account(timeline([(0, 0, 0, 0)]), parse_deployment("m40").pool, load_site("fr"), grid=grid)
 
 
 def test_one_card_burns_the_whole_server_and_two_share_it():
     site = load_site("fr")
-    one, two = parse_deployment("m40"), parse_deployment("2xm40")
+    one, two = parse_deployment("m40").pool, parse_deployment("2xm40").pool
     assert one.host.key == two.host.key
     alone, shared = replica_power(one, site), replica_power(two, site)
     host = [name for name in alone.baseline_w if name != "gpu"]
@@ -151,27 +151,27 @@ def test_one_card_burns_the_whole_server_and_two_share_it():
 
 
 def test_the_unused_half_of_a_board_idles():
-    k80 = parse_deployment("k80")
+    k80 = parse_deployment("k80").pool
     assert replica_power(k80, load_site("fr")).baseline_w["gpu"] == pytest.approx(2 * k80.device.idle_w)
-    assert replica_power(parse_deployment("2xk80"), load_site("fr")).baseline_w["gpu"] == k80.device.idle_w
+    assert replica_power(parse_deployment("2xk80").pool, load_site("fr")).baseline_w["gpu"] == k80.device.idle_w
 
 
 @pytest.mark.parametrize("name", ["m40", "3xm40", "8xh100-sxm:tp4", "2xk80", "rtx4090"])
 def test_an_idle_deployment_draws_its_idle_power(name):
     """Power of a profile by hand: everything that is on, through supply and site."""
-    deployment, site = parse_deployment(name), load_site("pl")
-    rows = timeline([(0.0, 0.0, 0.0, 0.0)] * deployment.replicas, deployment.replicas)
-    ledger = account(rows, deployment, site)
-    host = deployment.host
+    pool, site = parse_deployment(name).pool, load_site("pl")
+    rows = timeline([(0.0, 0.0, 0.0, 0.0)] * pool.replicas, pool.replicas)
+    ledger = account(rows, pool, site)
+    host = pool.host
     host_w = (
         host.cpu_idle_w
         + host.dram_bytes * host.dram_w_per_byte
         + 0.4 * host.fans_w
-        + deployment.storage.idle_w * host.disks
+        + pool.storage.idle_w * host.disks
         + host.nic_w
         + host.base_w
     )
-    idle_w = deployment.hosts * host_w + deployment.count * deployment.device.idle_w
+    idle_w = pool.hosts * host_w + pool.count * pool.device.idle_w
     assert ledger.run_j == pytest.approx(60.0 * idle_w / host.psu_efficiency * site.pue)
 
 

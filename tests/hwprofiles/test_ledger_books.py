@@ -23,17 +23,17 @@ COUNTS = Counts(requests=900, output_tokens=150_000, slo_met_tokens=120_000)
 CELLS = ["m40", "4xm40", "k80", "8xh100-sxm:tp4", "a100-80", "rtx4090"]
 
 
-def run_of(deployment, intervals=20, interval_s=120.0, busy=0.7):
+def run_of(pool, intervals=20, interval_s=120.0, busy=0.7):
     """Return an hour-like timeline in which GPUs draw plausible power."""
-    rows = intervals * deployment.replicas
+    rows = intervals * pool.replicas
     number = np.arange(rows)
-    wave = 1.0 + 0.3 * np.sin(number // deployment.replicas)
+    wave = 1.0 + 0.3 * np.sin(number // pool.replicas)
     prefill_s, decode_s = 0.15 * busy * wave * interval_s, 0.6 * busy * wave * interval_s
-    gpus, device = deployment.gpus_per_replica, deployment.device
+    gpus, device = pool.gpus_per_replica, pool.device
     return {
-        "start_s": (number // deployment.replicas) * interval_s,
+        "start_s": (number // pool.replicas) * interval_s,
         "interval_s": np.full(rows, interval_s),
-        "replica": (number % deployment.replicas).astype(np.int32),
+        "replica": (number % pool.replicas).astype(np.int32),
         "prefill_s": prefill_s,
         "decode_s": decode_s,
         "idle_s": interval_s - prefill_s - decode_s,
@@ -43,8 +43,8 @@ def run_of(deployment, intervals=20, interval_s=120.0, busy=0.7):
 
 
 def books_of(name, site="pl", counts=COUNTS, **options):
-    deployment = parse_deployment(name)
-    return close_books(run_of(deployment), deployment, load_site(site), counts, BooksOptions(**options))
+    pool = parse_deployment(name).pool
+    return close_books(run_of(pool), pool, load_site(site), counts, BooksOptions(**options))
 
 
 @given(st.floats(0.1, 100.0), st.floats(0.01, 1.0), st.floats(1.0, 50.0))

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afterwatt.hwprofiles.deployment import Deployment
+from afterwatt.hwprofiles.fabric import Fabric
 from afterwatt.hwprofiles.kernels import all_reduce_s, attention_costs, prompt_attention_s
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.step import stage_layers
@@ -20,6 +22,12 @@ SMALL = {"model": "qwen2.5-0.5b"}
 
 def time_model(outcome: Outcome, stage: int = 0) -> TimeModel:
     return TimeModel(outcome.config.serving, stage)
+
+
+def with_a_free_link(deployment: Deployment) -> Deployment:
+    (links,) = deployment.fabric.pools
+    free = replace(links.tensor, latency_s=0.0, bytes_per_s=1e30)
+    return replace(deployment, fabric=Fabric((replace(links, tensor=free),)))
 
 
 def prompt_ps(times: TimeModel, prompt: int, budget: int) -> int:
@@ -70,11 +78,11 @@ def test_a_static_batch_is_one_prompt_iteration_and_decode_steps_together(device
 def test_the_time_of_a_decode_step_by_hand():
     """Llama-2-7B in fp16 on an M40, batch 1, 1,000 tokens in memory: every term from the datasheet and the stack."""
     config = make_config(StaticBatch(1, 1, 1))
-    stack, device = config.stack, config.deployment.device
+    stack, device = config.stack, config.deployment.pool.device
     times = TimeModel(config.serving)
     assert device.key == "m40-24"
-    assert not config.deployment.ecc_on or device.ecc == "inline"
-    bandwidth = device.bandwidth_bytes_per_s(config.deployment.ecc_on)
+    assert not config.deployment.pool.ecc_on or device.ecc == "inline"
+    bandwidth = device.peak_bytes_per_s(config.deployment.pool.ecc_on)
     flops = device.flops_per_s["fp32"]  # it stores fp16 and computes fp32
 
     def product_s(inputs: int, outputs: int) -> float:
@@ -146,7 +154,7 @@ def test_decoding_beside_a_prompt_may_go_through_the_kernel_for_prompts():
 
     alone, beside = (), ((None, 16, 0),)
     assert per_entry_s(128.0, alone) == per_entry_s(1.0, alone) == per_entry_s(1.0, beside)
-    device, model = config.deployment.device, config.model
+    device, model = config.deployment.pool.device, config.model
     pair_s = 4 * model.layers * 4096 / (device.flops_per_s["fp16"] * config.stack.attention_compute_efficiency)
     assert per_entry_s(128.0, beside) - per_entry_s(1.0, beside) == pytest.approx(127 * pair_s, rel=1e-3)
 
@@ -167,16 +175,15 @@ def test_a_split_layer_adds_two_all_reduces(hw, tokens):
     config = make_config(StaticBatch(1, 1, 1), hw)
     deployment, stack, model = config.deployment, config.stack, config.model
     with_link = TimeModel(config.serving)
-    link = replace(deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
-    linked = replace(deployment, gpu_link=link)
+    linked = with_a_free_link(deployment)
     free = TimeModel(replace(config.serving, deployment=linked, stack=replace(stack, comm_latency_s=0.0)))
     chunks = ((None, tokens, 0),)
     between_ps = with_link.step(0, 0, chunks, 1, 1)[0] - free.step(0, 0, chunks, 1, 1)[0]
     one_s = all_reduce_s(
         tokens * model.hidden * stack.activation_bytes_per_element,
-        deployment.tp,
-        deployment.gpu_link.bytes_per_s * stack.comm_efficiency,
-        deployment.gpu_link.latency_s + stack.comm_latency_s,
+        deployment.pool.tp,
+        config.serving.tensor_link.bytes_per_s * stack.comm_efficiency,
+        config.serving.tensor_link.latency_s + stack.comm_latency_s,
     )
     assert one_s > 0.0
     assert between_ps == pytest.approx(2 * model.layers * one_s * PS_PER_S, rel=1e-9, abs=2)
@@ -188,11 +195,10 @@ def test_with_a_free_link_two_cards_halve_all_but_overheads_and_what_both_must_r
         name for name in config.stack.__dataclass_fields__ if name.endswith("_s") and name != "attention_block_s"
     ]
     stack = replace(config.stack, **dict.fromkeys(times_s, 0.0))
-    link = replace(config.deployment.gpu_link, latency_s=0.0, bytes_per_s=1e30)
-    two = TimeModel(replace(config.serving, deployment=replace(config.deployment, gpu_link=link), stack=stack))
+    two = TimeModel(replace(config.serving, deployment=with_a_free_link(config.deployment), stack=stack))
     alone = make_config(StaticBatch(1, 1, 1), "m40")
     one = TimeModel(replace(alone.serving, stack=stack))
-    model, rate = config.model, config.deployment.bandwidth_bytes_per_s * stack.mem_efficiency
+    model, rate = config.model, config.deployment.pool.peak_bytes_per_s * stack.mem_efficiency
     for plan in ((3, 5000, (), 3), (0, 0, ((None, 600, 40),), 1)):
         tokens = plan[0] + sum(size for _, size, _ in plan[2])
         # The residual stream is whole on each card: two norms (4 vectors each), two products' inputs, two's outputs.
@@ -215,7 +221,7 @@ def test_a_single_request_passes_all_stages_and_hops_for_every_token(prompt, out
     """A stage has rested since its last iteration."""
     outcome = run_body(Requests([0], [prompt], [output]), hw, wake=wake)
     (ticket,) = outcome.tickets
-    stages = [time_model(outcome, stage) for stage in range(outcome.config.deployment.pp)]
+    stages = [time_model(outcome, stage) for stage in range(outcome.config.deployment.pool.pp)]
     free_ps = [0] * len(stages)
 
     def through(now_ps: int, tokens: int, *plan: object) -> int:
@@ -245,7 +251,7 @@ def test_stages_share_the_layers_evenly(layers, stages):
 def test_a_single_request_leaves_a_bubble(hw):
     """Its next token needs the last one: each stage works 1/pp of the time."""
     alone = run_body(Requests([0], [64], [100]), hw)
-    assert utilisation(alone) == pytest.approx(1 / alone.config.deployment.pp, rel=0.02)
+    assert utilisation(alone) == pytest.approx(1 / alone.config.deployment.pool.pp, rel=0.02)
 
 
 @pytest.mark.parametrize("stages", [2, 4])
@@ -265,7 +271,7 @@ def test_requests_are_shared_out_over_the_groups(stages):
 
 def utilisation(outcome: Outcome, stage: int | None = None) -> float:
     """Share of the run in which a stage worked (None: mean over stages), from the decisions and the time model."""
-    stages = range(outcome.config.deployment.pp) if stage is None else [stage]
+    stages = range(outcome.config.deployment.pool.pp) if stage is None else [stage]
     busy_ps = 0
     for number in stages:
         times = time_model(outcome, number)

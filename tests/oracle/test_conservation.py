@@ -105,7 +105,7 @@ def brute_force_j(outcome: Outcome) -> float:
         numbers = (entry.decoding, entry.context_tokens, emits, sum(sizes), sum(pasts), pairs, 0)
         shape = StepShape(*(np.array([float(number)]) for number in numbers))
         effort = work(meter.step, shape)
-        gpus = deployment.tp
+        gpus = deployment.pool.tp
         kernels = occupancy(meter.step, shape)
         seconds = (kernels.attention_s[0], kernels.expert_s[0], kernels.unpack_s[0])
         totals = (effort.hbm_bytes[0], effort.flops[0], *seconds)
@@ -170,7 +170,7 @@ def test_two_replicas_idle_twice_as_much():
         outcome = run_body(Requests([0], [10], [50]), hw)
         ledger = outcome.ledger
         powered_j = ledger.power.it_baseline_w * ledger.power.site_factor * outcome.result.duration_s
-        replicas = outcome.config.deployment.replicas
+        replicas = outcome.config.deployment.pool.replicas
         busy_j = np.nansum(outcome.rows["energy_j"])
         busy_s = (outcome.result.timeline["prefill_s"] + outcome.result.timeline["decode_s"]).sum()
         idle_j = powered_j * (replicas - busy_s / outcome.result.duration_s)

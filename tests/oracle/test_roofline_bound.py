@@ -43,7 +43,7 @@ def sums(pieces: list[tuple[None, int, int]], iterations: int) -> tuple[int, int
 
 def serving_of(hw: str, model: str) -> Serving:
     deployment = parse_deployment(hw)
-    return Serving(deployment, load_model(model), PRECISIONS["fp16"], load_stack(deployment.device))
+    return Serving(deployment, load_model(model), PRECISIONS["fp16"], load_stack(deployment.pool.device))
 
 
 @given(
@@ -65,7 +65,7 @@ def test_no_iteration_beats_the_roofline(device_name, model_name, stored, split,
     parts = [stage.step(decoding, context, pieces, emits, iterations) for stage in stages]
     columns = StepShape(*(np.array([float(value)]) for value in (decoding, context, emits, *sums(pieces, iterations))))
     done = work(StepModel(serving), columns)
-    peak_bytes = tp * deployment.bandwidth_bytes_per_s
+    peak_bytes = tp * deployment.pool.peak_bytes_per_s
     peak_flops = tp * device.flops_per_s[computed_precision(device, precision, stack.quantised_in)]
     for k in {0, min(held for _, _, held in parts) - 1}:
         time_s = sum(first + slope * k for first, slope, _ in parts) / PS_PER_S
@@ -103,8 +103,8 @@ def test_no_run_moves_more_bytes_than_its_memory_can(hw):
     outcome = run_body(poisson(100, 2.0, between(1, 1000), between(1, 200)), hw)
     timeline, deployment = outcome.result.timeline, outcome.config.deployment
     busy_s = timeline["prefill_s"] + timeline["decode_s"]
-    moved = timeline["hbm_bytes"] / deployment.gpus_per_replica
-    assert (moved <= busy_s * deployment.bandwidth_bytes_per_s * (1 + 1e-9)).all()
+    moved = timeline["hbm_bytes"] / deployment.pool.gpus_per_replica
+    assert (moved <= busy_s * deployment.pool.peak_bytes_per_s * (1 + 1e-9)).all()
 
 
 def test_a_split_that_does_not_divide_is_refused():

@@ -20,7 +20,7 @@ SPLITS = ["{}", "2x{}:tp2", "2x{}:pp2", "4x{}:tp2pp2", "8x{}:tp4pp2"]
 
 
 def serving(deployment: Deployment, model: str, precision: str) -> Serving:
-    return Serving(deployment, load_model(model), load_precision(precision), load_stack(deployment.device))
+    return Serving(deployment, load_model(model), load_precision(precision), load_stack(deployment.pool.device))
 
 
 def plan(hw: str | Deployment, model: str, precision: str, block: int = 16, budget: int = 2048) -> MemoryPlan:
@@ -50,11 +50,12 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
     memory = plan(hw, model, precision)
     assume(memory.missing_bytes > 0)
     deployment = parse_deployment(hw)
-    share = deployment.usable_memory_bytes / deployment.device.memory_bytes
-    device = deployment.device
+    share = deployment.pool.usable_memory_bytes / deployment.pool.device.memory_bytes
+    device = deployment.pool.device
     for beside, blocks in ((1.0, 1), (-1.0, 0)):
         larger = replace(device, memory_bytes=device.memory_bytes + (memory.missing_bytes + beside) / share)
-        grown = replace(serving(deployment, model, precision), deployment=replace(deployment, device=larger))
+        pool = replace(deployment.pool, device=larger)
+        grown = replace(serving(deployment, model, precision), deployment=deployment.with_pool(pool))
         again = plan_memory(grown, 16, 2048)
         assert again.kv_blocks == blocks
 
