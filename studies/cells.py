@@ -68,7 +68,9 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
         deployment=deployment,
         model=model,
         precision=stored_precision(model.stored) if stored else load_precision(cell.precision),
-        stack=load_stack(deployment.pool.device, default_stack(deployment.pool.device) if cell.stack == AUTO else cell.stack),
+        stack=load_stack(
+            deployment.pool.device, default_stack(deployment.pool.device) if cell.stack == AUTO else cell.stack
+        ),
         policies=parse_policies(cell.policy),
         site=site,
         workload=arrivals.workload,
