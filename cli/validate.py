@@ -128,13 +128,15 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     from afterwatt.engine.model.options import TorchComputeFactory
     from afterwatt.engine.runtime.energy.choose import choose_meter
     from afterwatt.engine.runtime.process import WorkerProcess
-    from afterwatt.fidelity.validation.session import Plan, validate
+    from afterwatt.fidelity.validation.session import SessionPlan, validate
     from afterwatt.fidelity.validation.verdict import conclude
     from afterwatt.reports.validation import write_validation_page
 
     subject = _subject(wishes, say)
     batch, unit, name = _workload(wishes)
-    plan = Plan(batch, unit, wishes.fracs, wishes.repetitions, rounds=wishes.rounds, seed=wishes.seed, trace=name)
+    plan = SessionPlan(
+        batch, unit, wishes.fracs, wishes.repetitions, rounds=wishes.rounds, seed=wishes.seed, trace=name
+    )
     options = _options(wishes, subject, int((batch.prompt_tokens + batch.output_tokens).max()))
     folder = _folder(wishes, name)
     say(f"loading {wishes.model}")

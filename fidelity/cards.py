@@ -49,7 +49,7 @@ class Recognised:
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
+class _CardName:
     family: frozenset[str]
     form: str | None
     memory_gib: float | None
@@ -78,7 +78,7 @@ def recognise(name: str) -> Recognised:
     return Recognised(card, (f"card: taken as {card.name}",) if len(cards) > 1 else ())
 
 
-def _read(name: str) -> _Name:
+def _read(name: str) -> _CardName:
     """Split a name into its telling words, its form and its memory."""
     text = re.sub(r"\([^)]*\)", " ", name.lower())
     memory = _MEMORY.search(text)
@@ -89,11 +89,11 @@ def _read(name: str) -> _Name:
     forms = [match for match in map(_FORM.fullmatch, words) if match]
     family = frozenset(word for word in words if not _SILENT.fullmatch(word))
     form = ("pcie" if forms[0][1] else "sxm") if forms else None
-    return _Name(family, form, float(memory[1]) if memory else None)
+    return _CardName(family, form, float(memory[1]) if memory else None)
 
 
 @cache
-def _cards() -> tuple[tuple[Device, _Name], ...]:
+def _cards() -> tuple[tuple[Device, _CardName], ...]:
     return tuple((device, _read(device.name)) for device in map(load_device, device_names()))
 
 

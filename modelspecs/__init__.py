@@ -4,7 +4,7 @@ The bottom of the house: imports none of the other packages, knows neither hardw
 """
 
 from afterwatt.modelspecs.catalogue import load_model, model_names
-from afterwatt.modelspecs.describe import CatalogueRow, DetailRow, describe_catalogue, describe_model
+from afterwatt.modelspecs.describe import DetailRow, ModelRow, describe_catalogue, describe_model
 from afterwatt.modelspecs.errors import ModelError
 from afterwatt.modelspecs.generic import generic_shape
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS, Precision, load_precision
@@ -23,9 +23,9 @@ from afterwatt.modelspecs.work import (
 __all__ = [
     "COMMON_PRECISIONS",
     "PRECISIONS",
-    "CatalogueRow",
     "DetailRow",
     "ModelError",
+    "ModelRow",
     "ModelSpec",
     "Precision",
     "ResolvedModel",

@@ -9,7 +9,7 @@ from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.modelspecs.work import decode_flops, decode_intensity
 
 
-class CatalogueRow(NamedTuple):
+class ModelRow(NamedTuple):
     """One model of the catalogue."""
 
     name: str
@@ -29,13 +29,13 @@ class DetailRow(NamedTuple):
     source: str
 
 
-def describe_catalogue() -> list[CatalogueRow]:
+def describe_catalogue() -> list[ModelRow]:
     """All shipped models, in the order of `model_names`."""
     return [_catalogue_row(load_model(name)) for name in model_names()]
 
 
-def _catalogue_row(spec: ModelSpec) -> CatalogueRow:
-    return CatalogueRow(
+def _catalogue_row(spec: ModelSpec) -> ModelRow:
+    return ModelRow(
         name=spec.name,
         family=spec.family,
         params=spec.params,

@@ -37,7 +37,7 @@ _MATRICES: Final = {
 """Weights of each matrix of a Llama-3.1-8B layer."""
 
 
-class Format(NamedTuple):
+class GgufFormat(NamedTuple):
     """Bits per weight of one llama.cpp format.
 
     Attributes:
@@ -59,21 +59,21 @@ def block_bits(name: str) -> float:
     return 8.0 * size_bytes / weights
 
 
-def _mix(base: str, *, embedding: str = "", head: str = "Q6_K", **parts: str | tuple[float, str]) -> Format:
+def _mix(base: str, *, embedding: str = "", head: str = "Q6_K", **parts: str | tuple[float, str]) -> GgufFormat:
     """Make a mixture: `parts` names matrices in another block type, or the share of layers that have them so."""
     bits = 0.0
     for matrix, weights in _MATRICES.items():
         part = parts.get(matrix, base)
         share, other = (1.0, part) if isinstance(part, str) else part
         bits += weights * (share * block_bits(other) + (1.0 - share) * block_bits(base))
-    return Format(bits / sum(_MATRICES.values()), block_bits(embedding or base), block_bits(head))
+    return GgufFormat(bits / sum(_MATRICES.values()), block_bits(embedding or base), block_bits(head))
 
 
 _HALF = 0.5
 _EIGHTH = 0.125
 """Layers that get more bits: the first and the last eighth and every third between; or the first eighth alone."""
 
-FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
+FORMATS: Final[Mapping[str, GgufFormat]] = MappingProxyType(
     {
         "iq1_s": _mix("IQ1_S", v="Q4_K", down=(_EIGHTH, "Q2_K"), out="IQ2_XXS", embedding="Q2_K", head="Q5_K"),
         "iq1_m": _mix("IQ1_M", v="Q4_K", down=(_EIGHTH, "Q2_K"), out="IQ2_XXS", embedding="Q2_K", head="Q5_K"),
@@ -115,7 +115,7 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
         "q6_k": _mix("Q6_K"),
         "q6_k_l": _mix("Q6_K", embedding="Q8_0", head="Q8_0"),
         "q8_0": _mix("Q8_0", head="Q8_0"),
-        "mxfp4": Format(block_bits("MXFP4"), block_bits("Q8_0"), block_bits("Q8_0"), block_bits("Q8_0")),
+        "mxfp4": GgufFormat(block_bits("MXFP4"), block_bits("Q8_0"), block_bits("Q8_0"), block_bits("Q8_0")),
     }
 )
 """Formats by the names of llama-quantize, in lower case; *_L and Q3_K_XL, which others publish, keep embedding and head

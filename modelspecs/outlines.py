@@ -15,7 +15,7 @@ _AIC = "{}: model_configs of ai-dynamo/aiconfigurator 095f58a"
 _QWEN_VOCAB, _GEMMA_VOCAB = 248_320, 262_144
 
 
-class Known(NamedTuple):
+class KnownModel(NamedTuple):
     """What is known of such a model.
 
     Attributes:
@@ -30,10 +30,10 @@ class Known(NamedTuple):
     source: str
 
 
-_TABLE: Final[tuple[tuple[str, Known], ...]] = (
+_TABLE: Final[tuple[tuple[str, KnownModel], ...]] = (
     (
         r"qwen3\.[5-8]-27b",
-        Known(
+        KnownModel(
             26.9e9,
             26.9e9,
             Outline(64, 5120, 24, 2, 128, _QWEN_VOCAB, tied=False),
@@ -42,7 +42,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"qwen3\.[5-8]-35b-a3b",
-        Known(
+        KnownModel(
             34.66e9,
             3e9,
             Outline(40, 2048, 16, 1, 128, _QWEN_VOCAB, tied=False),
@@ -51,7 +51,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"qwen3\.[5-8]-122b-a10b",
-        Known(
+        KnownModel(
             122e9,
             10e9,
             Outline(48, 3072, 32, 1, 128, _QWEN_VOCAB, tied=False),
@@ -60,7 +60,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"qwen3\.[5-8]-9b",
-        Known(
+        KnownModel(
             8.95e9,
             8.95e9,
             Outline(32, 4096, 16, 2, 128, _QWEN_VOCAB, tied=False),
@@ -70,7 +70,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"qwen3\.[5-8]-4b",
-        Known(
+        KnownModel(
             4.2e9,
             4.2e9,
             Outline(32, 2560, 16, 2, 128, _QWEN_VOCAB, tied=True),
@@ -80,7 +80,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"gemma-?4-31b",
-        Known(
+        KnownModel(
             31e9,
             31e9,
             Outline(60, 5376, 32, 16, 256, _GEMMA_VOCAB, tied=True),
@@ -89,7 +89,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"gemma-?4-26b-a4b",
-        Known(
+        KnownModel(
             26e9,
             4e9,
             Outline(30, 2816, 16, 8, 256, _GEMMA_VOCAB, tied=True),
@@ -98,7 +98,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"gemma-?4-e4b",
-        Known(
+        KnownModel(
             4.65e9,
             4.65e9,
             Outline(42, 2560, 8, 1, 256, _GEMMA_VOCAB, tied=True),
@@ -109,17 +109,17 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"deepseek-(?:coder-)?v2-lite",
-        Known(
+        KnownModel(
             15.7e9,
             2.4e9,
             Outline(27, 2048, 16, 2, 128, 102_400, tied=False),
             "DeepSeek-V2 README: 16B in total (15.7B in the paper), 2.4B activated; mlc-ai/mlc-llm 79d603f presets",
         ),
     ),
-    (r"deepseek-v2", Known(236e9, 21e9, None, "DeepSeek-V2 README: 236B in total, 21B activated")),
+    (r"deepseek-v2", KnownModel(236e9, 21e9, None, "DeepSeek-V2 README: 236B in total, 21B activated")),
     (
         r"deepseek-(?:v3|r1)",
-        Known(
+        KnownModel(
             671e9,
             37e9,
             Outline(61, 7168, 128, 2, 128, 129_280, tied=False),
@@ -128,11 +128,11 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"deepseek-v4-flash",
-        Known(284e9, 13e9, None, "mlx-community/DeepSeek-V4-Flash-2bit-DQ: 284B in total, about 13B active"),
+        KnownModel(284e9, 13e9, None, "mlx-community/DeepSeek-V4-Flash-2bit-DQ: 284B in total, about 13B active"),
     ),
     (
         r"llama-?4-scout",
-        Known(
+        KnownModel(
             109e9,
             17e9,
             Outline(48, 5120, 40, 8, 128, 202_048, tied=False),
@@ -141,7 +141,7 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
     ),
     (
         r"lfm-?2(?:\.\d)?-1\.2b",
-        Known(
+        KnownModel(
             1.17e9,
             1.17e9,
             Outline(16, 2048, 32, 4, 64, 65_536, tied=True),
@@ -149,10 +149,13 @@ _TABLE: Final[tuple[tuple[str, Known], ...]] = (
             "vocabulary 65,536; width by the usual weights of a layer",
         ),
     ),
-    (r"llama-?4-maverick", Known(400e9, 17e9, None, "model card quoted in public files: 400B in total, 17B active")),
+    (
+        r"llama-?4-maverick",
+        KnownModel(400e9, 17e9, None, "model card quoted in public files: 400B in total, 17B active"),
+    ),
 )
 
 
-def known_model(plain: str) -> Known | None:
+def known_model(plain: str) -> KnownModel | None:
     """Return what is known of a model whose cleaned name (`resolve`) begins like one of these; None for all others."""
     return next((known for pattern, known in _TABLE if re.match(pattern, plain)), None)

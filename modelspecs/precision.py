@@ -7,7 +7,7 @@ llama.cpp the embedding too. Norms, biases and routers are counted at the width 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
@@ -48,6 +48,7 @@ class Precision:
     source: str
     family: str = ""
     arithmetic: tuple[str, ...] = _WEIGHT_ONLY
+    _: KW_ONLY
     head_bits: float | None = None
     attention_bits: float | None = None
     group: int | None = None
@@ -161,7 +162,7 @@ def _gguf_family(name: str) -> str:
     return f"int{max(bits, 2)}"
 
 
-def _gguf_precision(name: str, form: gguf.Format) -> Precision:
+def _gguf_precision(name: str, form: gguf.GgufFormat) -> Precision:
     return Precision(
         name,
         form.matrices,

@@ -39,7 +39,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Watts:
+class DeviceWatts:
     """Power at rest and under two loads; None where the meter does not know.
 
     Attributes:
@@ -55,7 +55,7 @@ class Watts:
     refused: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Everything that was measured.
 
@@ -81,7 +81,7 @@ class Calibration:
     processor_share: float | None
     found: Mapping[str, Measured]
     drift: tuple[float, float, float]
-    watts: Watts
+    watts: DeviceWatts
     disk: Mapping[str, Any]
     skipped: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -183,12 +183,12 @@ def _read_rate(reference: Probe) -> float:
     return reference.work / stat_of([reference.run(1) for _ in range(_DRIFT_TIMES)]).median
 
 
-def _watts(bench: "TorchBench", seconds: float) -> Watts:
+def _watts(bench: "TorchBench", seconds: float) -> DeviceWatts:
     choice = choose_meter(bench.machine.device, uuid=bench.machine.uuid)
     return watts_of(choice, seconds, bench.load)
 
 
-def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object]) -> Watts:
+def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object]) -> DeviceWatts:
     """Return power at rest and under load, as a meter sees it.
 
     Args:
@@ -197,7 +197,7 @@ def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object
         load: keeps the device busy: (`streaming` or `computing`, seconds).
     """
     if choice.meter.method == "unknown" or seconds <= 0.0:
-        return Watts("unknown", None, None, None, choice.refused or ("not asked for",))
+        return DeviceWatts("unknown", None, None, None, choice.refused or ("not asked for",))
     readings: list[Reading] = []
     for kind in ("idle", "streaming", "computing"):
         choice.meter.start()
@@ -209,7 +209,7 @@ def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object
     refused = (*choice.refused, *(one.note for one in readings if one.joules is None))
     known = [one.method for one in readings if one.joules is not None]
     idle_w, streaming_w, computing_w = (one.mean_w for one in readings)
-    return Watts(known[0] if known else "unknown", idle_w, streaming_w, computing_w, refused)
+    return DeviceWatts(known[0] if known else "unknown", idle_w, streaming_w, computing_w, refused)
 
 
 def _disk(folder: Path, effort: Effort, found: dict[str, Measured], skipped: dict[str, str]) -> dict[str, Any]:

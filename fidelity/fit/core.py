@@ -36,7 +36,7 @@ _SHORTEST: Final = 0.02  # part of a step that is still tried
 _SMALLEST_SHARE: Final = 1e-3
 
 
-class Place(NamedTuple):
+class StackPlace(NamedTuple):
     """Where parameters hold: a device, of an architecture and with a kind of memory (hbm, gddr), under a stack."""
 
     stack: str
@@ -54,7 +54,7 @@ class Belief(NamedTuple):
     most: float
 
 
-class Reading(NamedTuple):
+class PointReading(NamedTuple):
     """A measured figure and how it follows from parameters.
 
     Attributes:
@@ -66,7 +66,7 @@ class Reading(NamedTuple):
         source: who measured it.
     """
 
-    place: Place
+    place: StackPlace
     names: tuple[str, ...]
     log_measured: float
     log_predicted: Callable[[Mapping[str, float]], float]
@@ -98,10 +98,10 @@ parts its memory (HBM wants more bytes in flight than most kernels ask for), its
 Sources of one set-up differ by up to 30 % (papers.md 3.3), a standard deviation of a tenth, split between the two."""
 _HYPER_SD: Final = 0.25
 
-Prior = Callable[[Place], Mapping[str, Belief]]
+Prior = Callable[[StackPlace], Mapping[str, Belief]]
 
 
-class Known(NamedTuple):
+class Posterior(NamedTuple):
     """Parameters of a place after the fit: means and standard deviations of logarithms, clipped to the bounds."""
 
     log_value: Mapping[str, float]
@@ -112,7 +112,7 @@ class Known(NamedTuple):
         return {name: float(np.exp(value)) for name, value in self.log_value.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """The outcome for the points of one stack; places without points can be asked for, too.
 
@@ -127,7 +127,7 @@ class Fit:
     """
 
     prior: Prior
-    places: tuple[Place, ...]
+    places: tuple[StackPlace, ...]
     names: tuple[str, ...]
     levels: Levels
     jacobian: Floats
@@ -136,7 +136,7 @@ class Fit:
     residuals: Floats
     weights: Floats
 
-    def at(self, place: Place) -> Known:
+    def at(self, place: StackPlace) -> Posterior:
         """Return what is known of a place's parameters now: all that its prior names."""
         beliefs = self.prior(place)
         means = {name: belief.log_value for name, belief in beliefs.items()}
@@ -153,9 +153,9 @@ class Fit:
                 variance = total * beliefs[name].log_sd ** 2 - float(shrunk[row])
                 sds[name] = float(np.sqrt(max(variance, 0.0)))
         clipped = {name: float(np.clip(means[name], *_log_bounds(beliefs[name]))) for name in means}
-        return Known(clipped, sds)
+        return Posterior(clipped, sds)
 
-    def _cross(self, place: Place, beliefs: Mapping[str, Belief], names: Sequence[str]) -> Floats:
+    def _cross(self, place: StackPlace, beliefs: Mapping[str, Belief], names: Sequence[str]) -> Floats:
         """Covariances of a place's parameters (rows) with those of the points' places (columns)."""
         cross = np.zeros((len(names), len(self.places), len(self.names)))
         for column, other in enumerate(self.places):
@@ -168,7 +168,7 @@ class Fit:
         return result
 
 
-def fit_readings(readings: Sequence[Reading], prior: Prior, levels: Levels = LEVELS, learn: bool = True) -> Fit:
+def fit_readings(readings: Sequence[PointReading], prior: Prior, levels: Levels = LEVELS, learn: bool = True) -> Fit:
     """Fit the parameters of one stack's places.
 
     Args:
@@ -183,7 +183,17 @@ def fit_readings(readings: Sequence[Reading], prior: Prior, levels: Levels = LEV
     problem = _Problem(readings, prior)
     if not readings:
         nothing = np.zeros(0)
-        return Fit(prior, (), (), levels, np.zeros((0, 0)), nothing, np.zeros((0, 0)), nothing, nothing)
+        return Fit(
+            prior=prior,
+            places=(),
+            names=(),
+            levels=levels,
+            jacobian=np.zeros((0, 0)),
+            gain=nothing,
+            inverse=np.zeros((0, 0)),
+            residuals=nothing,
+            weights=nothing,
+        )
     state = problem.solve(problem.state(np.zeros(problem.size)), levels)
     for _ in range(LEARNING_ROUNDS if learn else 0):
         better = problem.learn(levels, state)
@@ -206,7 +216,7 @@ class _State(NamedTuple):
 class _Problem:
     """The points of a stack laid out as arrays."""
 
-    def __init__(self, readings: Sequence[Reading], prior: Prior) -> None:
+    def __init__(self, readings: Sequence[PointReading], prior: Prior) -> None:
         self.prior = prior
         # Sums depend on the order of their terms in the last bit, which a canonical order takes away.
         self.order = sorted(range(len(readings)), key=lambda at: _sort_key(readings[at]))
@@ -355,10 +365,20 @@ class _Problem:
         gain = slopes.T @ (inverse @ (state.residuals + slopes @ state.shift))
         back = np.argsort(self.order)
         residuals = state.residuals[back]
-        return Fit(self.prior, self.places, self.names, levels, slopes, gain, inverse, residuals, weights[back])
+        return Fit(
+            prior=self.prior,
+            places=self.places,
+            names=self.names,
+            levels=levels,
+            jacobian=slopes,
+            gain=gain,
+            inverse=inverse,
+            residuals=residuals,
+            weights=weights[back],
+        )
 
 
-def _common(levels: Levels, one: Place, other: Place) -> float:
+def _common(levels: Levels, one: StackPlace, other: StackPlace) -> float:
     """Return the share of the prior's variance that two places have in common."""
     if one.stack != other.stack:
         return 0.0
@@ -374,5 +394,5 @@ def _log_bounds(belief: Belief) -> tuple[float, float]:
     return float(np.log(max(belief.least, 1e-300))), float(np.log(belief.most))
 
 
-def _sort_key(reading: Reading) -> tuple[Place, str, tuple[str, ...], float, float]:
+def _sort_key(reading: PointReading) -> tuple[StackPlace, str, tuple[str, ...], float, float]:
     return reading.place, reading.source, reading.names, reading.log_measured, reading.noise

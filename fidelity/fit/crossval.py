@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from afterwatt.fidelity.fit.core import LEVELS, Levels
-from afterwatt.fidelity.fit.fit import Candidate, Fitted, fit_candidates
-from afterwatt.fidelity.fit.intervals import Calibration, Miss, calibrate
+from afterwatt.fidelity.fit.fit import FitCandidate, FittedStacks, fit_candidates
+from afterwatt.fidelity.fit.intervals import IntervalCalibration, Miss, calibrate
 from afterwatt.fidelity.points.scenario import Scenario
 from afterwatt.hwprofiles.stacks import DEFAULT_STACK
 
@@ -33,7 +33,7 @@ class HeldOut:
         basis: what the prediction stood on, of its phase.
     """
 
-    candidate: Candidate
+    candidate: FitCandidate
     predicted: float
     basis: str
 
@@ -60,7 +60,7 @@ class HeldOut:
         )
 
 
-def basis_of(point: Candidate, fitted_to: Iterable[Candidate]) -> str:
+def basis_of(point: FitCandidate, fitted_to: Iterable[FitCandidate]) -> str:
     """Say what a prediction stands on: points of its phase, by how near they are.
 
     Energy follows from times of the decoding phase, and counts as such.
@@ -83,8 +83,8 @@ def basis_of(point: Candidate, fitted_to: Iterable[Candidate]) -> str:
 
 
 def held_out(
-    points: Sequence[Candidate],
-    key: Callable[[Candidate], Hashable],
+    points: Sequence[FitCandidate],
+    key: Callable[[FitCandidate], Hashable],
     profile: str = DEFAULT_STACK,
     levels: Levels = LEVELS,
     learn: bool = True,
@@ -109,7 +109,7 @@ def held_out(
 
 
 def cross_validate(
-    points: Sequence[Candidate], profile: str = DEFAULT_STACK, folds: int | None = None
+    points: Sequence[FitCandidate], profile: str = DEFAULT_STACK, folds: int | None = None
 ) -> list[HeldOut]:
     """Hold out one group at a time, or several.
 
@@ -125,17 +125,19 @@ def cross_validate(
     return held_out(points, lambda point: fold_of[tuple(map(str, point.scenario.group))], profile)
 
 
-def leave_one_device_out(points: Sequence[Candidate], profile: str = DEFAULT_STACK) -> list[HeldOut]:
+def leave_one_device_out(points: Sequence[FitCandidate], profile: str = DEFAULT_STACK) -> list[HeldOut]:
     """Hold out one device at a time, of all stacks."""
     return held_out(points, lambda point: point.place.device, profile)
 
 
-def leave_one_architecture_out(points: Sequence[Candidate], profile: str = DEFAULT_STACK) -> list[HeldOut]:
+def leave_one_architecture_out(points: Sequence[FitCandidate], profile: str = DEFAULT_STACK) -> list[HeldOut]:
     """Hold out one architecture at a time: what is left for its cards is the stack elsewhere, and the prior."""
     return held_out(points, lambda point: point.place.architecture, profile)
 
 
-def calibrated(points: Sequence[Candidate], profile: str = DEFAULT_STACK) -> tuple[Calibration, list[HeldOut]]:
+def calibrated(
+    points: Sequence[FitCandidate], profile: str = DEFAULT_STACK
+) -> tuple[IntervalCalibration, list[HeldOut]]:
     """Calibrate intervals on held-out errors: (calibration, predictions of the cross-validation over groups)."""
     groups = cross_validate(points, profile)
     devices = leave_one_device_out(points, profile)
@@ -144,7 +146,7 @@ def calibrated(points: Sequence[Candidate], profile: str = DEFAULT_STACK) -> tup
 
 def calibration_of(
     groups: Sequence[HeldOut], devices: Sequence[HeldOut], architectures: Sequence[HeldOut]
-) -> Calibration:
+) -> IntervalCalibration:
     """Calibrate intervals on held-out errors.
 
     Predictions that stand on points of their device come from holding out groups, those that do not from holding out
@@ -157,13 +159,13 @@ def calibration_of(
     return calibrate(found.miss() for found in steady)
 
 
-def predicted_by(fitted: Fitted, points: Sequence[Candidate]) -> list[HeldOut]:
+def predicted_by(fitted: FittedStacks, points: Sequence[FitCandidate]) -> list[HeldOut]:
     """Predict points with a fit to these very points."""
     return [_predicted(point, fitted, points) for point in points]
 
 
 def learning_curve(
-    points: Sequence[Candidate], counts: Sequence[int] = CURVE, profile: str = DEFAULT_STACK
+    points: Sequence[FitCandidate], counts: Sequence[int] = CURVE, profile: str = DEFAULT_STACK
 ) -> dict[int, list[HeldOut]]:
     """Show a fit some points of a device it has never seen, and predict the device's others.
 
@@ -173,7 +175,7 @@ def learning_curve(
     Returns:
         count of points shown -> predictions of points not shown.
     """
-    by_place: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
+    by_place: dict[tuple[str, str], list[FitCandidate]] = defaultdict(list)
     for point in points:
         if point.reading is not None:
             by_place[point.place.stack, point.place.device].append(point)
@@ -204,14 +206,14 @@ def errors_of(found: Sequence[HeldOut]) -> tuple[int, float, float]:
 
 
 def _folds(
-    points: Sequence[Candidate], key: Callable[[Candidate], Hashable]
-) -> Iterator[tuple[list[Candidate], list[Candidate]]]:
-    by_key: dict[Hashable, list[Candidate]] = defaultdict(list)
+    points: Sequence[FitCandidate], key: Callable[[FitCandidate], Hashable]
+) -> Iterator[tuple[list[FitCandidate], list[FitCandidate]]]:
+    by_key: dict[Hashable, list[FitCandidate]] = defaultdict(list)
     for point in points:
         by_key[key(point)].append(point)
     for held, inside in by_key.items():
         yield inside, [point for other, own in by_key.items() if other != held for point in own]
 
 
-def _predicted(point: Candidate, fitted: Fitted, rest: Sequence[Candidate]) -> HeldOut:
+def _predicted(point: FitCandidate, fitted: FittedStacks, rest: Sequence[FitCandidate]) -> HeldOut:
     return HeldOut(point, point.predict(fitted.stack(point.place)), basis_of(point, rest))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Any, Final
 
-from afterwatt.fidelity.fit.core import LEVELS, Belief, Fit, Known, Levels, Place, Reading, fit_readings
+from afterwatt.fidelity.fit.core import LEVELS, Belief, Fit, Levels, PointReading, Posterior, StackPlace, fit_readings
 from afterwatt.fidelity.fit.priors import base_stack, prior_from
 from afterwatt.fidelity.fit.record import record
 from afterwatt.fidelity.points.predict import measure, predict, run_columns
@@ -37,7 +37,7 @@ Predict = Callable[[Stack], float]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FitCandidate:
     """A point made ready to be fitted to, or predicted.
 
     Attributes:
@@ -49,10 +49,10 @@ class Candidate:
     """
 
     scenario: Scenario
-    place: Place
+    place: StackPlace
     model_class: str
     predict: Predict
-    reading: Reading | None
+    reading: PointReading | None
 
     def log_error(self, predicted: float) -> float:
         """Return log(measured / predicted) of time (of joules for energy), whatever the metric counts."""
@@ -61,7 +61,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedStacks:
     """Fits of several stacks to the same points.
 
     Attributes:
@@ -74,16 +74,16 @@ class Fitted:
     profile: str
     points: int
 
-    def known(self, place: Place) -> Known:
+    def known(self, place: StackPlace) -> Posterior:
         """Return the parameters of a place, with or without points of its own."""
         fit = self.fits.get(place.stack)
         return fit_readings([], prior_from(self.profile)).at(place) if fit is None else fit.at(place)
 
-    def stack(self, place: Place) -> Stack:
+    def stack(self, place: StackPlace) -> Stack:
         """Return the parameters of a place as values alone: provenance is still the prior's."""
         return base_stack(place.device, place.stack, self.profile).with_values(self.known(place).values())
 
-    def stack_with_facts(self, place: Place, source: str) -> Stack:
+    def stack_with_facts(self, place: StackPlace, source: str) -> Stack:
         """Return the parameters of a place, each with its interval and source; what no point moved stays as it was."""
         base = base_stack(place.device, place.stack, self.profile)
         known = self.known(place)
@@ -103,19 +103,19 @@ class Fitted:
         return replace(base, **facts)
 
 
-def place_of(scenario: Scenario) -> Place:
+def place_of(scenario: Scenario) -> StackPlace:
     """Return whose parameters a scenario depends on."""
     device = scenario.deployment.pool.device
     return place_on(scenario.stack, device)
 
 
-def place_on(stack: str, device: Device) -> Place:
+def place_on(stack: str, device: Device) -> StackPlace:
     """Return the place that a device is under a stack."""
     by_memory = pool_names(device)[1]
-    return Place(stack, by_memory.rpartition("-")[2], device.architecture, device.key)
+    return StackPlace(stack, by_memory.rpartition("-")[2], device.architecture, device.key)
 
 
-def candidates(scenarios: Iterable[Scenario], profile: str = DEFAULT_STACK) -> list[Candidate]:
+def candidates(scenarios: Iterable[Scenario], profile: str = DEFAULT_STACK) -> list[FitCandidate]:
     """Make points ready: run each once, and find out which parameters it depends on.
 
     Nothing here looks at a measured value.
@@ -125,12 +125,12 @@ def candidates(scenarios: Iterable[Scenario], profile: str = DEFAULT_STACK) -> l
         profile: whose parameters they are recorded under, and which the prior is taken from.
     """
     prior = prior_from(profile)
-    runs: dict[Hashable, _Run] = {}
+    runs: dict[Hashable, _TimedRun] = {}
     chosen = list(scenarios)
     for scenario in chosen:
         if _fits(scenario) and scenario.same_run not in runs:
             place = place_of(scenario)
-            runs[scenario.same_run] = _Run(scenario, base_stack(place.device, place.stack, profile))
+            runs[scenario.same_run] = _TimedRun(scenario, base_stack(place.device, place.stack, profile))
     names: dict[Hashable, set[str]] = defaultdict(set)
     for scenario in chosen:
         if _fits(scenario):
@@ -139,15 +139,15 @@ def candidates(scenarios: Iterable[Scenario], profile: str = DEFAULT_STACK) -> l
     return [_candidate(scenario, runs.get(scenario.same_run), names[scenario.same_run]) for scenario in chosen]
 
 
-def _candidate(scenario: Scenario, run: "_Run | None", names: Iterable[str]) -> Candidate:
+def _candidate(scenario: Scenario, run: "_TimedRun | None", names: Iterable[str]) -> FitCandidate:
     place, kind = place_of(scenario), model_class(scenario.model, scenario.precision)
     if run is None or not _fits(scenario):
-        return Candidate(scenario, place, kind, lambda stack: predict(scenario, stack).value, None)
+        return FitCandidate(scenario, place, kind, lambda stack: predict(scenario, stack).value, None)
     source = f"{scenario.point.source} | {scenario.point.url}"
-    reading = Reading(
+    reading = PointReading(
         place, tuple(sorted(names)), log(scenario.measured), run.log_metric(scenario), scenario.widen, source
     )
-    return Candidate(scenario, place, kind, lambda stack: measure(scenario, run.columns(stack)), reading)
+    return FitCandidate(scenario, place, kind, lambda stack: measure(scenario, run.columns(stack)), reading)
 
 
 def _fits(scenario: Scenario) -> bool:
@@ -156,7 +156,7 @@ def _fits(scenario: Scenario) -> bool:
     return scenario.kind != "energy" and scenario.load.arrivals_s is None and modelled
 
 
-class _Run:
+class _TimedRun:
     """A simulation that points are read off: timed again where that can be, else simulated again."""
 
     def __init__(self, scenario: Scenario, base: Stack) -> None:
@@ -191,8 +191,8 @@ class _Run:
 
 
 def fit_candidates(
-    points: Sequence[Candidate], profile: str = DEFAULT_STACK, levels: Levels = LEVELS, learn: bool = True
-) -> Fitted:
+    points: Sequence[FitCandidate], profile: str = DEFAULT_STACK, levels: Levels = LEVELS, learn: bool = True
+) -> FittedStacks:
     """Fit the stacks of points.
 
     Args:
@@ -201,13 +201,13 @@ def fit_candidates(
         levels: variances to start from.
         learn: whether they follow the evidence.
     """
-    by_stack: dict[str, list[Reading]] = defaultdict(list)
+    by_stack: dict[str, list[PointReading]] = defaultdict(list)
     for point in points:
         if point.reading is not None:
             by_stack[point.place.stack].append(point.reading)
     prior = prior_from(profile)
     fits = {name: fit_readings(readings, prior, levels, learn) for name, readings in by_stack.items()}
-    return Fitted(fits, profile, sum(map(len, by_stack.values())))
+    return FittedStacks(fits, profile, sum(map(len, by_stack.values())))
 
 
 def _sensitive(beliefs: Mapping[str, Belief], log_predicted: Callable[[Mapping[str, float]], float]) -> set[str]:

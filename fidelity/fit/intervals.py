@@ -45,7 +45,7 @@ class Miss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Calibration:
+class IntervalCalibration:
     """Half-widths of log intervals, by stack, basis and kind."""
 
     misses: tuple[Miss, ...]
@@ -93,9 +93,9 @@ class Calibration:
         return min(self.half_width(miss.stack, miss.basis, miss.kind, miss.group) * miss.widen, WIDEST)
 
 
-def calibrate(misses: Iterable[Miss]) -> Calibration:
+def calibrate(misses: Iterable[Miss]) -> IntervalCalibration:
     """Return the calibration that held-out errors give."""
-    return Calibration(tuple(misses))
+    return IntervalCalibration(tuple(misses))
 
 
 def _quantile(misses: Sequence[Miss], stack: str) -> float:

@@ -12,7 +12,7 @@ from math import log
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from afterwatt.fidelity.fit.core import Belief, Place, Prior
+from afterwatt.fidelity.fit.core import Belief, Prior, StackPlace
 from afterwatt.fidelity.points.scenario import WITHOUT_FLASH
 from afterwatt.hwprofiles.catalogue import device_names, load_device
 from afterwatt.hwprofiles.facts import Fact
@@ -194,7 +194,7 @@ def prior_from(profile: str = DEFAULT_STACK) -> Prior:
     """Return the prior that a profile states, for any place."""
 
     @functools.cache
-    def prior(place: Place) -> Mapping[str, Belief]:
+    def prior(place: StackPlace) -> Mapping[str, Belief]:
         return beliefs_of(base_stack(place.device, place.stack, profile))
 
     return prior

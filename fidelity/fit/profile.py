@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from afterwatt.fidelity.fit.core import Place
-from afterwatt.fidelity.fit.fit import Fitted, place_on
+from afterwatt.fidelity.fit.core import StackPlace
+from afterwatt.fidelity.fit.fit import FittedStacks, place_on
 from afterwatt.fidelity.fit.priors import profile_of
 from afterwatt.hwprofiles.catalogue import device_names, load_device
 from afterwatt.hwprofiles.facts import Fact
@@ -63,18 +63,18 @@ class Account:
     about: str
 
 
-def place_of_pool(stack: str, pool: str) -> Place:
+def place_of_pool(stack: str, pool: str) -> StackPlace:
     """Return the place that a pool's name stands for: a device, or any other card of an architecture."""
     if pool in device_names():
         return place_on(stack, load_device(pool))
     for memory in MEMORIES:
         architecture = pool.removesuffix(f"-{memory}")
         if architecture != pool:
-            return Place(stack, memory, architecture, pool)
-    return Place(stack, "", pool, pool)
+            return StackPlace(stack, memory, architecture, pool)
+    return StackPlace(stack, "", pool, pool)
 
 
-def pool_names_of(fitted: Fitted, stack: str) -> list[str]:
+def pool_names_of(fitted: FittedStacks, stack: str) -> list[str]:
     """Return the pools that a profile has: those of its prior, and each device with points."""
     devices = {place.device for place in fitted.fits[stack].places} if stack in fitted.fits else set()
     pools = load_pools(profile_of(fitted.profile, stack))
@@ -90,7 +90,7 @@ def profile_text(name: str, pools: Sequence[Pool], account: Account, parent: str
         account: of the fit.
         parent: stack that it inherits from; a file of one's own lies beside the profile.
     """
-    sources = _Sources()
+    sources = _SourceIds()
     known = stated_pools(parent)
     own = {pool.stack.pool: known.get(parent_pool(pool.stack.pool, known) or "", {}) for pool in pools}
     tables = [_pool_text(pool, own[pool.stack.pool], sources) for pool in pools]
@@ -118,7 +118,7 @@ def write_profile(path: Path, text: str) -> None:
         raise
 
 
-class _Sources:
+class _SourceIds:
     """Texts of sources under short ids, in the order of their use."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class _Sources:
         return "\n".join(["[sources]", *lines, ""])
 
 
-def _pool_text(pool: Pool, inherited: Mapping[str, Any], sources: _Sources) -> str:
+def _pool_text(pool: Pool, inherited: Mapping[str, Any], sources: _SourceIds) -> str:
     stack = pool.stack
     lines = [f"[{stack.pool}]", f"basis = {_quoted(pool.basis)}"]
     if pool.seen and pool.seen != inherited.get("seen"):
@@ -176,7 +176,7 @@ def _spread_written(factors: Factors) -> dict[str, tuple[str, str]]:
     return {phase: (_number(low), _number(high)) for phase, (low, high) in factors.items()}
 
 
-def _fact_text(fact: Fact, sources: _Sources) -> str:
+def _fact_text(fact: Fact, sources: _SourceIds) -> str:
     parts = [f"value = {_number(fact)}"]
     if fact.low is not None and fact.high is not None:
         parts += [f"low = {_number(fact.low)}", f"high = {_number(fact.high)}"]
@@ -186,7 +186,7 @@ def _fact_text(fact: Fact, sources: _Sources) -> str:
     return f"{{ {', '.join(parts)} }}"
 
 
-def _spread_text(factors: tuple[float, float], sources: _Sources) -> str:
+def _spread_text(factors: tuple[float, float], sources: _SourceIds) -> str:
     source = _quoted(sources.cite_held_out())
     return f"{{ value = 1.0, low = {_number(factors[0])}, high = {_number(factors[1])}, source = {source} }}"
 

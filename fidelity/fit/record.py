@@ -2,7 +2,7 @@
 
 Where everything is there at time 0, decisions depend on the order of iterations and not on how long they take. The run
 is then a list of plans, one after another, and each request's times are ends of such plans: another set of parameters
-gives other durations and nothing else. `Recording.columns` is what the simulator would have said, for a hundredth of
+gives other durations and nothing else. `RunRecord.columns` is what the simulator would have said, for a hundredth of
 its time. Runs for which that does not hold (arrivals by the clock, several replicas, plans that overlap in a pipeline)
 are refused, and have to be simulated anew each time.
 """
@@ -32,7 +32,7 @@ _UNTIMED: Final = ("request_id", "prompt_tokens", "output_tokens")
 _TIMES: Final = ("arrival_s", "first_token_s", "finish_s")
 
 
-class Plan(NamedTuple):
+class RecordedPlan(NamedTuple):
     """What `TimeModel.step` is asked, for which decode group, and how many iterations came of it."""
 
     group: int
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     iterations: int
     chunks: Chunks
 
-    def goes_on_as(self, other: "Plan") -> bool:
+    def goes_on_as(self, other: "RecordedPlan") -> bool:
         """Say whether another plan is what this one would have done next."""
         grown = self.context_tokens + self.iterations * self.decoding
         same = (self.group, self.decoding, self.emits) == (other.group, other.decoding, other.emits)
@@ -76,7 +76,7 @@ class _ListeningBody(Body):
 
 
 @dataclass(frozen=True)
-class Recording:
+class RunRecord:
     """A run that can be timed again.
 
     Attributes:
@@ -88,7 +88,7 @@ class Recording:
     """
 
     config: RunConfig
-    plans: tuple[Plan, ...]
+    plans: tuple[RecordedPlan, ...]
     overlaps: bool
     rows: Columns
     ends: Mapping[str, Ints]
@@ -112,7 +112,7 @@ class Recording:
         return completed({**self.rows, **times})
 
 
-def record(config: RunConfig) -> Recording | None:
+def record(config: RunConfig) -> RunRecord | None:
     """Run the simulator and keep its plans; None where they cannot be timed again.
 
     Raises:
@@ -134,7 +134,7 @@ def record(config: RunConfig) -> Recording | None:
     if len(found) < len(ends) or len(strides) != len(body.heard) or np.any(strides[:, _AT["swapped_blocks"]]):
         return None
     plans = [
-        Plan(
+        RecordedPlan(
             group,
             int(stride[_AT["decoding"]]),
             int(stride[_AT["context_tokens"]]),
@@ -145,16 +145,16 @@ def record(config: RunConfig) -> Recording | None:
         for stride, group, chunks in zip(strides, groups, body.heard, strict=True)
     ]
     kept = {name: rows[name] for name in _UNTIMED}
-    recording = Recording(config, tuple(plans), overlaps, kept, found)
+    recording = RunRecord(config, tuple(plans), overlaps, kept, found)
     if not np.array_equal(recording.ends_ps(config.stack), end):
         return None
     return recording if overlaps else _merged(recording)
 
 
-def _merged(recording: Recording) -> Recording:
+def _merged(recording: RunRecord) -> RunRecord:
     """Join plans that go on as one, where no request's time lies between: a pipeline takes iterations singly."""
     marks = {int(where) for column in recording.ends.values() for where in column}
-    plans: list[Plan] = []
+    plans: list[RecordedPlan] = []
     index: dict[int, int] = {-1: -1}
     for place, plan in enumerate(recording.plans):
         last = plans[-1] if plans else None
@@ -197,7 +197,7 @@ def _which(end_ps: Ints, times_s: Floats) -> Ints | None:
     return near.astype(np.int64) - 1
 
 
-def _span_ps(times: TimeModel, plan: Plan) -> int:
+def _span_ps(times: TimeModel, plan: RecordedPlan) -> int:
     """Return how long a plan's iterations take, asking again where the law changes within."""
     total, done = 0, 0
     while done < plan.iterations:
@@ -210,14 +210,14 @@ def _span_ps(times: TimeModel, plan: Plan) -> int:
     return total
 
 
-def _hops_ps(stages: Sequence[TimeModel], plan: Plan) -> int:
+def _hops_ps(stages: Sequence[TimeModel], plan: RecordedPlan) -> int:
     if len(stages) == 1:
         return 0
     tokens = plan.decoding + sum(size for _, size, _ in plan.chunks)
     return plan.iterations * sum(stage.hop_ps(tokens) for stage in stages[1:])
 
 
-def _pipelined(stages: Sequence[TimeModel], plans: Sequence[Plan]) -> Ints:
+def _pipelined(stages: Sequence[TimeModel], plans: Sequence[RecordedPlan]) -> Ints:
     """Return when plans leave the last stage: each stage takes them in order, a group one at a time."""
     free_ps = [0] * len(stages)
     group_ps: dict[int, int] = {}

@@ -6,7 +6,7 @@ from math import exp, log
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
-from afterwatt.fidelity.fit.core import Place
+from afterwatt.fidelity.fit.core import StackPlace
 from afterwatt.fidelity.fit.crossval import (
     CURVE,
     HeldOut,
@@ -18,11 +18,11 @@ from afterwatt.fidelity.fit.crossval import (
     leave_one_device_out,
     predicted_by,
 )
-from afterwatt.fidelity.fit.fit import REACH_90, Candidate, Fitted, candidates, fit_candidates
-from afterwatt.fidelity.fit.intervals import BORROWED, KINDS, Calibration, Miss
+from afterwatt.fidelity.fit.fit import REACH_90, FitCandidate, FittedStacks, candidates, fit_candidates
+from afterwatt.fidelity.fit.intervals import BORROWED, KINDS, IntervalCalibration, Miss
 from afterwatt.fidelity.fit.priors import CHECKED, base_stack, prior_from, profile_of
 from afterwatt.fidelity.fit.profile import Account, Pool, place_of_pool, pool_names_of, profile_text
-from afterwatt.fidelity.points.refusals import Refusal
+from afterwatt.fidelity.points.refusals import PointRefusal
 from afterwatt.fidelity.points.scenario import ON_CHIP_BYTES, WITHOUT_FLASH, scenarios_of
 from afterwatt.fidelity.points.table import PointsError, PointTable
 from afterwatt.hwprofiles.facts import Fact
@@ -48,7 +48,7 @@ class Move(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitReport:
     """A fit of a table of points.
 
@@ -64,14 +64,14 @@ class FitReport:
 
     table: PointTable
     profile: str
-    points: tuple[Candidate, ...]
-    refusals: tuple[Refusal, ...]
-    fitted: Fitted
+    points: tuple[FitCandidate, ...]
+    refusals: tuple[PointRefusal, ...]
+    fitted: FittedStacks
     in_sample: tuple[HeldOut, ...]
     groups: tuple[HeldOut, ...]
     devices: tuple[HeldOut, ...]
     curve: Mapping[int, Sequence[HeldOut]]
-    calibration: Calibration
+    calibration: IntervalCalibration
 
     @property
     def stacks(self) -> list[str]:
@@ -131,10 +131,10 @@ class FitReport:
         pools = [replace(pool, stack=replace(pool.stack, attention_score_bytes=on_chip)) for pool in pools]
         return profile_text(stack, pools, account)
 
-    def _at(self, place: Place) -> list[Candidate]:
+    def _at(self, place: StackPlace) -> list[FitCandidate]:
         return [point for point in self.points if point.place == place]
 
-    def _pool(self, place: Place, name: str) -> Pool:
+    def _pool(self, place: StackPlace, name: str) -> Pool:
         own = [point for point in self._at(place) if point.reading is not None]
         kin = [point for point in self.points if _related(point.place, place) and point.reading is not None]
         before = base_stack(name, place.stack, self.profile)
@@ -185,8 +185,8 @@ def fit_table(
 
 def judge(
     table: PointTable,
-    points: Sequence[Candidate],
-    refusals: Sequence[Refusal],
+    points: Sequence[FitCandidate],
+    refusals: Sequence[PointRefusal],
     profile: str = DEFAULT_STACK,
     folds: int | None = None,
 ) -> FitReport:
@@ -204,18 +204,18 @@ def judge(
     devices = leave_one_device_out(points, profile)
     calibration = calibration_of(groups, devices, leave_one_architecture_out(points, profile))
     for name in {profile_of(profile, name) for name in fitted.fits} - {DEFAULT_STACK}:
-        calibration = Calibration((*calibration.misses, *_prior_misses(name)))
+        calibration = IntervalCalibration((*calibration.misses, *_prior_misses(name)))
     return FitReport(
-        table,
-        profile,
-        tuple(points),
-        tuple(refusals),
-        fitted,
-        tuple(predicted_by(fitted, points)),
-        tuple(groups),
-        tuple(devices),
-        learning_curve(points, CURVE, profile),
-        calibration,
+        table=table,
+        profile=profile,
+        points=tuple(points),
+        refusals=tuple(refusals),
+        fitted=fitted,
+        in_sample=tuple(predicted_by(fitted, points)),
+        groups=tuple(groups),
+        devices=tuple(devices),
+        curve=learning_curve(points, CURVE, profile),
+        calibration=calibration,
     )
 
 
@@ -233,11 +233,11 @@ def _prior_misses(profile: str) -> list[Miss]:
     return found
 
 
-def _related(one: Place, other: Place) -> bool:
+def _related(one: StackPlace, other: StackPlace) -> bool:
     return (one.stack, one.architecture) == (other.stack, other.architecture)
 
 
-def _source(place: Place, own: Sequence[Candidate], kin: Sequence[Candidate]) -> str:
+def _source(place: StackPlace, own: Sequence[FitCandidate], kin: Sequence[FitCandidate]) -> str:
     """Say what a pool's values stand on."""
     points = own or kin
     if not points:
@@ -250,5 +250,5 @@ def _source(place: Place, own: Sequence[Candidate], kin: Sequence[Candidate]) ->
     return f"posterior of `afterwatt fit`, {len(points)} published points on {where} ({shown})"
 
 
-def _first_reason(refusals: Sequence[Refusal]) -> str:
+def _first_reason(refusals: Sequence[PointRefusal]) -> str:
     return f"row {refusals[0].point.row}: {refusals[0].why}" if refusals else "it is empty"

@@ -92,7 +92,7 @@ class KernelFit:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOutTable:
     """Rows that no fit uses, and why."""
 
     source: str
@@ -101,7 +101,7 @@ class LeftOut:
     why: str
 
 
-def usable(table: pd.DataFrame) -> tuple[pd.DataFrame, list[LeftOut]]:
+def usable(table: pd.DataFrame) -> tuple[pd.DataFrame, list[LeftOutTable]]:
     """Return the rows to fit to, and what was left out.
 
     Left out are
@@ -121,7 +121,7 @@ def usable(table: pd.DataFrame) -> tuple[pd.DataFrame, list[LeftOut]]:
     narrow = rest["op"].isin(["gemm", "experts"]) & (rest[["n", "k"]].min(axis=1) < SMALLEST_SIDE)
     why[narrow & (why == "")] = f"a matrix side under {SMALLEST_SIDE}"
     out = rest.assign(why=why)[why != ""].groupby(["source", "op", "why"], sort=True)
-    left = [LeftOut(str(source), str(op), len(rows), str(reason)) for (source, op, reason), rows in out]
+    left = [LeftOutTable(str(source), str(op), len(rows), str(reason)) for (source, op, reason), rows in out]
     return rest[why == ""].reset_index(drop=True), left
 
 

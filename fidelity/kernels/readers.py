@@ -22,7 +22,7 @@ SMALLEST_KERNEL_S: Final = 2.5e-6
 """Smallest matrix product on A100, H100 and H200 in ai-dynamo/aiconfigurator's tables."""
 
 
-class Found(NamedTuple):
+class PublishedTable(NamedTuple):
     """A file that a reader knows: the reader, the file, device, label of its source."""
 
     read: Callable[[Path, str, str], pd.DataFrame]
@@ -292,12 +292,12 @@ _PLACES: Final = (
 """Where the published tables lie below a folder, how each is read, of which device, and from which repository."""
 
 
-def published(folder: Path) -> Iterator[Found]:
+def published(folder: Path) -> Iterator[PublishedTable]:
     """Yield the published tables below a folder; sources name the repository at its commit and the file."""
     for pattern, read, device, repository in _PLACES:
         for path in sorted(folder.glob(pattern)):
             inside = path.relative_to(folder / pattern.split("/")[0]).as_posix().removesuffix(".gz")
-            yield Found(read, path, device, f"{repository} {inside}")
+            yield PublishedTable(read, path, device, f"{repository} {inside}")
 
 
 def read_published(folder: Path) -> pd.DataFrame:

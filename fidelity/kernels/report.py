@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from afterwatt.fidelity.kernels.comm import LinkFit, fit_links, read_all_reduces
-from afterwatt.fidelity.kernels.fit import ALL, KernelFit, LeftOut, fit_kernels, usable
+from afterwatt.fidelity.kernels.fit import ALL, KernelFit, LeftOutTable, fit_kernels, usable
 from afterwatt.fidelity.kernels.generic import generic_text
 from afterwatt.fidelity.kernels.readers import read_published
 from afterwatt.fidelity.kernels.table import SHAPE, KernelTableError
@@ -56,7 +56,9 @@ def _claims(fits: Sequence[KernelFit]) -> Iterator[Claim]:
         )
 
 
-def report(table: pd.DataFrame, left: Sequence[LeftOut], fits: Sequence[KernelFit], links: Sequence[LinkFit]) -> str:
+def report(
+    table: pd.DataFrame, left: Sequence[LeftOutTable], fits: Sequence[KernelFit], links: Sequence[LinkFit]
+) -> str:
     """Return, as Markdown, errors, parameters, tables with their ranges, and what was left out."""
     return "\n".join(
         [
@@ -145,7 +147,7 @@ def _span(values: "pd.Series[float]") -> str:
     return f"{low:g}" if low == high else f"{low:g}–{high:g}"
 
 
-def _left_out(left: Sequence[LeftOut]) -> str:
+def _left_out(left: Sequence[LeftOutTable]) -> str:
     return markdown(
         ["source", "operation", "rows", "why"], ([one.source, one.op, f"{one.rows:,}", one.why] for one in left)
     )

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from afterwatt.fidelity.fit.crossval import HeldOut
-from afterwatt.fidelity.fit.intervals import Calibration
+from afterwatt.fidelity.fit.intervals import IntervalCalibration
 from afterwatt.fidelity.fit.report import fit_table
 from afterwatt.fidelity.points.noise import NoiseFloor, noise_floor
 from afterwatt.fidelity.points.predict import predict_all
-from afterwatt.fidelity.points.refusals import Refusal
+from afterwatt.fidelity.points.refusals import PointRefusal
 from afterwatt.fidelity.points.scenario import Scenario, scenarios_of
-from afterwatt.fidelity.points.score import Coverage, Errors, Scored, around, coverage_of, errors_of, scored
+from afterwatt.fidelity.points.score import Coverage, PointErrors, Scored, around, coverage_of, errors_of, scored
 from afterwatt.fidelity.points.table import PointTable
 
 IN_SAMPLE: Final = "shipped profiles"
@@ -38,11 +38,11 @@ class Assessment:
 
     table: PointTable
     scenarios: Sequence[Scenario]
-    refusals: Sequence[Refusal]
+    refusals: Sequence[PointRefusal]
     coverage: Coverage
     tests: dict[str, list[Scored]]
     noise: NoiseFloor | None
-    curve: dict[int, Errors]
+    curve: dict[int, PointErrors]
 
 
 def assess(table: PointTable, refit: bool, folds: int | None = None) -> Assessment:
@@ -55,7 +55,7 @@ def assess(table: PointTable, refit: bool, folds: int | None = None) -> Assessme
     """
     scenarios, refusals = scenarios_of(table)
     tests = {IN_SAMPLE: [scored(prediction) for prediction in predict_all(scenarios)]}
-    curve: dict[int, Errors] = {}
+    curve: dict[int, PointErrors] = {}
     if refit:
         report = fit_table(table, folds=folds)
         tests[CROSS] = [_with_interval(found, report.calibration) for found in report.groups]
@@ -69,7 +69,7 @@ def assess(table: PointTable, refit: bool, folds: int | None = None) -> Assessme
     )
 
 
-def _with_interval(found: HeldOut, calibration: Calibration) -> Scored:
+def _with_interval(found: HeldOut, calibration: IntervalCalibration) -> Scored:
     """Put the interval around a held-out prediction that the other groups' errors give."""
     miss = found.miss()
     half = calibration.half_width(miss.stack, miss.basis, miss.kind, miss.group)

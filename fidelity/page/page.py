@@ -11,7 +11,7 @@ from afterwatt.fidelity.points.score import (
     HARDWARE,
     METRIC,
     STACK,
-    Errors,
+    PointErrors,
     Scored,
     by,
     errors_of,
@@ -181,7 +181,7 @@ def _tests(found: Assessment) -> str:
     return table(("test", "points", "median error", "90th percentile", "predicted / measured"), rows)
 
 
-def _figures(errors: Errors | None) -> list[str]:
+def _figures(errors: PointErrors | None) -> list[str]:
     if errors is None:
         return ["", "", ""]
     return [str(errors.count), percent(errors.median_frac), percent(errors.p90_frac)]

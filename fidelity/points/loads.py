@@ -20,7 +20,7 @@ _ROOT_3: Final = 0.7320508075688772
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RequestLoad:
     """What a run is given.
 
     Attributes:
@@ -59,16 +59,16 @@ class Load:
         return ", ".join(parts)
 
 
-def batch_of(count: int, prompt: int, output: int, cached: int = 0) -> Load:
+def batch_of(count: int, prompt: int, output: int, cached: int = 0) -> RequestLoad:
     """Return a static batch of equal requests."""
-    return Load((prompt,) * count, (output,) * count, None, cached // UNIT_TOKENS * UNIT_TOKENS)
+    return RequestLoad((prompt,) * count, (output,) * count, None, cached // UNIT_TOKENS * UNIT_TOKENS)
 
 
-def pieces_of(prompt: int, piece: int) -> Load:
+def pieces_of(prompt: int, piece: int) -> RequestLoad:
     """Return a prompt whose pieces pass a pipeline one behind the other, as requests of their own."""
     whole, rest = divmod(prompt, piece)
     prompts = (piece,) * whole + ((rest,) if rest else ())
-    return Load(prompts, (1,) * len(prompts))
+    return RequestLoad(prompts, (1,) * len(prompts))
 
 
 def spread_lengths(
@@ -84,25 +84,25 @@ def spread_lengths(
     return tuple(min(most, max(1, ceil(-mean_tokens * log(1.0 - point)))) for point in points.tolist())
 
 
-def chat_of(count: int, prompt_mean: float, output_mean: float, seats: int | None) -> Load:
+def chat_of(count: int, prompt_mean: float, output_mean: float, seats: int | None) -> RequestLoad:
     """Return requests of mixed lengths that are all there at 0."""
     prompts = spread_lengths(count, prompt_mean, _SILVER, kinds=PROMPT_KINDS)
-    return Load(prompts, spread_lengths(count, output_mean, _GOLDEN), None, 0, seats)
+    return RequestLoad(prompts, spread_lengths(count, output_mean, _GOLDEN), None, 0, seats)
 
 
-def arrivals_of(count: int, rate_per_s: float, prompt_mean: float, output_mean: float) -> Load:
+def arrivals_of(count: int, rate_per_s: float, prompt_mean: float, output_mean: float) -> RequestLoad:
     """Return requests that come at a rate, whatever becomes of earlier ones: Poisson, by the quantiles of its gaps."""
     gaps = -np.log(1.0 - (np.arange(count) + 0.5) * _ROOT_3 % 1.0) / rate_per_s
     arrivals = np.cumsum(gaps) - gaps[0]
     prompts = spread_lengths(count, prompt_mean, _SILVER, kinds=PROMPT_KINDS)
-    return Load(prompts, spread_lengths(count, output_mean, _GOLDEN), tuple(arrivals.tolist()))
+    return RequestLoad(prompts, spread_lengths(count, output_mean, _GOLDEN), tuple(arrivals.tolist()))
 
 
 @dataclass(eq=False)
 class LoadWorkload:
     """A load as the simulator's workload; see `sim.workload.Workload`."""
 
-    load: Load
+    load: RequestLoad
     _warm: int | None = field(default=None, init=False, repr=False)
     _submit: Submit | None = field(default=None, init=False, repr=False)
     _env: VirtualEnvironment | None = field(default=None, init=False, repr=False)

@@ -43,7 +43,7 @@ class EnergyCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class PointPrediction:
     """What the simulator says about a point.
 
     Attributes:
@@ -57,7 +57,7 @@ class Prediction:
     stack: Stack
 
 
-def predict(scenario: Scenario, stack: Stack | None = None) -> Prediction:
+def predict(scenario: Scenario, stack: Stack | None = None) -> PointPrediction:
     """Run the simulator on a point's load and read its metric.
 
     Args:
@@ -72,7 +72,9 @@ def predict(scenario: Scenario, stack: Stack | None = None) -> Prediction:
     return prediction
 
 
-def predict_all(scenarios: Sequence[Scenario], stack_of: Callable[[Scenario], Stack] | None = None) -> list[Prediction]:
+def predict_all(
+    scenarios: Sequence[Scenario], stack_of: Callable[[Scenario], Stack] | None = None
+) -> list[PointPrediction]:
     """Predict several points; those that come from one run are read off one simulation.
 
     Args:
@@ -88,7 +90,7 @@ def predict_all(scenarios: Sequence[Scenario], stack_of: Callable[[Scenario], St
             stack = stack_of(scenario) if stack_of else scenario.stack_profile()
             seen[key] = (*run_columns(scenario, stack, energy=key in energy), stack)
         columns, curve, stack = seen[key]
-        predictions.append(Prediction(scenario, measure(scenario, columns, curve), stack))
+        predictions.append(PointPrediction(scenario, measure(scenario, columns, curve), stack))
     return predictions
 
 
@@ -143,7 +145,7 @@ def measure(scenario: Scenario, columns: Columns, energy: EnergyCurve | None = N
     Raises:
         ValueError: not every request was served, or joules are asked for without energy.
     """
-    run = _Run.of(scenario, columns)
+    run = _MeasuredRun.of(scenario, columns)
     value = _READ[scenario.metric](run, energy)
     if not (np.isfinite(value) and value > 0.0):
         raise ValueError(f"row {scenario.point.row}: {scenario.metric} = {value} of {scenario.load.name} is no figure")
@@ -151,7 +153,7 @@ def measure(scenario: Scenario, columns: Columns, energy: EnergyCurve | None = N
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _MeasuredRun:
     """Requests of a run without those that only prepare it, and the span that is measured."""
 
     arrival_s: Floats
@@ -164,7 +166,7 @@ class _Run:
     batch: bool
 
     @classmethod
-    def of(cls, scenario: Scenario, columns: Columns) -> "_Run":
+    def of(cls, scenario: Scenario, columns: Columns) -> "_MeasuredRun":
         load = scenario.load
         skip = load.warm_ups
         arrival, first, finish, prompt, output = (
@@ -208,34 +210,34 @@ class _Run:
         return firsts + float((share * (self.output - 1.0)).sum())
 
 
-def _decode(run: _Run, _: EnergyCurve | None) -> float:
+def _decode(run: _MeasuredRun, _: EnergyCurve | None) -> float:
     if not run.batch:
         return run.tokens / run.span_s
     return float((run.output - 1.0).sum() / (run.finish_s.max() - run.first_s.max()))
 
 
-def _tpot(run: _Run, _: EnergyCurve | None) -> float:
+def _tpot(run: _MeasuredRun, _: EnergyCurve | None) -> float:
     many = run.output > 1.0
     return float(np.median((run.finish_s - run.first_s)[many] / (run.output[many] - 1.0)))
 
 
-def _ttft(run: _Run, _: EnergyCurve | None) -> float:
+def _ttft(run: _MeasuredRun, _: EnergyCurve | None) -> float:
     waits = run.first_s - run.arrival_s
     return float(waits.max() if run.batch else np.median(waits))
 
 
-def _requests(run: _Run, _: EnergyCurve | None) -> float:
+def _requests(run: _MeasuredRun, _: EnergyCurve | None) -> float:
     low, high = run.span
     return float(((run.finish_s > low) & (run.finish_s <= high)).sum()) / run.span_s
 
 
-def _energy(run: _Run, energy: EnergyCurve | None) -> float:
+def _energy(run: _MeasuredRun, energy: EnergyCurve | None) -> float:
     if energy is None:
         raise ValueError("joules are asked for, but the run was not metered")
     return energy.between(*run.span) / run.tokens
 
 
-_READ: Final[dict[str, Callable[[_Run, EnergyCurve | None], float]]] = {
+_READ: Final[dict[str, Callable[[_MeasuredRun, EnergyCurve | None], float]]] = {
     "prefill_tok_s": lambda run, _: float(run.prompt.sum() / (run.first_s.max() - run.start_s)),
     "decode_tok_s": _decode,
     "throughput_tok_s": lambda run, _: run.tokens / run.span_s,

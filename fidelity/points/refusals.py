@@ -27,7 +27,7 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PointRefusal:
     """A point without a run.
 
     Attributes:

@@ -1,17 +1,17 @@
 """From a measured point to a run: cards, model, format, software, policies and requests, and all that was assumed.
 
-What cannot be run gives a `Refusal` with a reason from a short list. Nothing here knows what was predicted.
+What cannot be run gives a `PointRefusal` with a reason from a short list. Nothing here knows what was predicted.
 """
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from afterwatt.fidelity.points.loads import Load, LoadWorkload
+from afterwatt.fidelity.points.loads import LoadWorkload, RequestLoad
 from afterwatt.fidelity.points.models import read_model, read_precision, with_context
-from afterwatt.fidelity.points.refusals import Reason, Refusal, Refused
+from afterwatt.fidelity.points.refusals import PointRefusal, Reason, Refused
 from afterwatt.fidelity.points.table import MARK, Point, PointTable
-from afterwatt.fidelity.points.workloads import Asked, asked_of
+from afterwatt.fidelity.points.workloads import AskedLoad, asked_of
 from afterwatt.hwprofiles.catalogue import load_device, load_site
 from afterwatt.hwprofiles.deployment import Deployment, make_deployment
 from afterwatt.hwprofiles.devices import Device
@@ -82,7 +82,7 @@ class Scenario:
     model: ModelSpec
     precision: Precision
     policies: PolicySet
-    load: Load
+    load: RequestLoad
     metric: str
     measured: float
     assumed: tuple[str, ...] = ()
@@ -173,14 +173,14 @@ def profile_for(device: Device, name: str) -> Stack:
     return load_stack(device)
 
 
-def scenarios_of(table: PointTable | Iterable[Point]) -> tuple[list[Scenario], list[Refusal]]:
+def scenarios_of(table: PointTable | Iterable[Point]) -> tuple[list[Scenario], list[PointRefusal]]:
     """Read every point of a table: those that can be run, and those that cannot."""
     points = table.points if isinstance(table, PointTable) else table
     read = [scenario_of(point) for point in points]
-    return [one for one in read if isinstance(one, Scenario)], [one for one in read if isinstance(one, Refusal)]
+    return [one for one in read if isinstance(one, Scenario)], [one for one in read if isinstance(one, PointRefusal)]
 
 
-def scenario_of(point: Point) -> Scenario | Refusal:
+def scenario_of(point: Point) -> Scenario | PointRefusal:
     """Read one point.
 
     Returns:
@@ -189,7 +189,7 @@ def scenario_of(point: Point) -> Scenario | Refusal:
     try:
         return _scenario(point)
     except Refused as no:
-        return Refusal(point, no.reason, no.why)
+        return PointRefusal(point, no.reason, no.why)
 
 
 def _scenario(point: Point) -> Scenario:
@@ -267,7 +267,7 @@ def _fact(value: float, source: str) -> Fact:
     return Fact(value, source, "2026-11-20", "assumed", low=value, high=value)
 
 
-def _made_to_fit(scenario: Scenario, asked: Asked) -> Scenario:
+def _made_to_fit(scenario: Scenario, asked: AskedLoad) -> Scenario:
     """Return the scenario with room for what ran; our estimate of memory is too careful by a little at times.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from afterwatt.fidelity.points.predict import Prediction
-from afterwatt.fidelity.points.refusals import Refusal
+from afterwatt.fidelity.points.predict import PointPrediction
+from afterwatt.fidelity.points.refusals import PointRefusal
 from afterwatt.fidelity.points.scenario import Scenario
 from afterwatt.hwprofiles.stacks import Stack
 
@@ -53,7 +53,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
+class PointErrors:
     """Absolute relative errors of some predictions.
 
     Attributes:
@@ -103,7 +103,7 @@ class Intervals:
     median_width: float
 
 
-def scored(prediction: Prediction) -> Scored:
+def scored(prediction: PointPrediction) -> Scored:
     """Put a prediction with the shipped parameters beside its measurement, with the stack's own interval."""
     scenario, stack = prediction.scenario, prediction.stack
     low, high = interval_of(scenario, stack, prediction.value)
@@ -131,18 +131,18 @@ def around(scenario: Scenario, predicted: float, log_low: float, log_high: float
     return predicted * exp(low), predicted * exp(high)
 
 
-def errors_of(found: Iterable[Scored]) -> Errors:
+def errors_of(found: Iterable[Scored]) -> PointErrors:
     """Return the errors of predictions."""
     ratios = np.array([one.predicted / one.scenario.measured for one in found])
     if not len(ratios):
-        return Errors(0, nan, nan, nan)
+        return PointErrors(0, nan, nan, nan)
     sizes = np.abs(ratios - 1.0)
-    return Errors(
+    return PointErrors(
         len(ratios), float(np.median(sizes)), float(np.quantile(sizes, 0.9)), float(exp(np.log(ratios).mean()))
     )
 
 
-def by(found: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Errors]:
+def by(found: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, PointErrors]:
     """Return the errors of groups of predictions, by name."""
     groups: dict[str, list[Scored]] = defaultdict(list)
     for one in found:
@@ -165,7 +165,7 @@ def intervals_of(found: Iterable[Scored]) -> Intervals:
     return Intervals(len(known), sum(bool(one.inside) for one in known) / len(known), float(np.median(widths)))
 
 
-def coverage_of(scenarios: Sequence[Scenario], refusals: Sequence[Refusal]) -> Coverage:
+def coverage_of(scenarios: Sequence[Scenario], refusals: Sequence[PointRefusal]) -> Coverage:
     """Return how many rows are run, of those that could be."""
     outside = sum(refusal.reason.outside for refusal in refusals)
     rows = len(scenarios) + len(refusals)
@@ -177,9 +177,9 @@ def worst(found: Sequence[Scored], count: int) -> list[Scored]:
     return sorted(found, key=lambda one: -abs(log(one.predicted / one.scenario.measured)))[:count]
 
 
-def reasons(refusals: Iterable[Refusal]) -> Mapping[str, list[Refusal]]:
+def reasons(refusals: Iterable[PointRefusal]) -> Mapping[str, list[PointRefusal]]:
     """Return the refusals by reason, the most frequent first."""
-    grouped: dict[str, list[Refusal]] = defaultdict(list)
+    grouped: dict[str, list[PointRefusal]] = defaultdict(list)
     for refusal in refusals:
         grouped[refusal.reason.value].append(refusal)
     return dict(sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0])))

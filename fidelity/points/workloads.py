@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from afterwatt.fidelity.points.loads import Load, arrivals_of, batch_of, chat_of, pieces_of
+from afterwatt.fidelity.points.loads import RequestLoad, arrivals_of, batch_of, chat_of, pieces_of
 from afterwatt.fidelity.points.refusals import Reason, Refused
 from afterwatt.fidelity.points.table import MOST_REQUESTS, Point
 from afterwatt.policies.config import PolicySet
@@ -26,7 +26,7 @@ ONLY_PROMPTS: Final = ("prefill_tok_s", "ttft_s")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedLoad:
     """A row's load.
 
     Attributes:
@@ -36,13 +36,13 @@ class Asked:
         reserve_tokens: tokens of an iteration that memory is set aside for.
     """
 
-    load: Load
+    load: RequestLoad
     policies: PolicySet
     assumed: tuple[str, ...] = ()
     reserve_tokens: int = RESERVED_TOKENS
 
 
-def asked_of(point: Point, stack: str, stages: int) -> Asked:
+def asked_of(point: Point, stack: str, stages: int) -> AskedLoad:
     """Return the load of a row.
 
     Args:
@@ -66,16 +66,16 @@ def asked_of(point: Point, stack: str, stages: int) -> Asked:
     if point.users is not None:
         count = min(MOST_REQUESTS, max(LEAST_REQUESTS, GENERATIONS * point.users))
         load = chat_of(count, *lengths, min(point.users, count // 3))
-        return Asked(load, _policies(point, max(SERVING_TOKENS, point.users), point.users))
+        return AskedLoad(load, _policies(point, max(SERVING_TOKENS, point.users), point.users))
     if point.rate_per_s is not None or point.requests is not None:
         count = point.requests or max(32, round(OPEN_LOOP_S * (point.rate_per_s or 0.0)))
         count = min(count, MOST_REQUESTS if stages == 1 else LEAST_REQUESTS)
         load = arrivals_of(count, point.rate_per_s, *lengths) if point.rate_per_s else chat_of(count, *lengths, None)
-        return Asked(load, _policies(point, SERVING_TOKENS, SERVING_SEATS))
+        return AskedLoad(load, _policies(point, SERVING_TOKENS, SERVING_SEATS))
     return _batch(point, stack, stages, max(1, round(lengths[0])), max(1, round(lengths[1])))
 
 
-def _batch(point: Point, stack: str, stages: int, prompt: int, output: int) -> Asked:
+def _batch(point: Point, stack: str, stages: int, prompt: int, output: int) -> AskedLoad:
     """A batch of equal requests, prompts and answers; or one prompt's pieces."""
     if point.batch is None and point.metric in ("throughput_tok_s", "throughput_req_s", "energy_j_per_tok"):
         raise Refused(Reason.UNCLEAR_LOAD, "neither batch, users nor requests says how many requests run at a time")
@@ -84,12 +84,12 @@ def _batch(point: Point, stack: str, stages: int, prompt: int, output: int) -> A
     usual = point.iteration_tokens is None and not point.context_tokens
     if piece is not None and prompt > piece and stages > 1 and batch == output == 1 and usual:
         marks = (*marks, "pieces of the prompt follow one another through the GPUs; each sees only itself")
-        return Asked(pieces_of(prompt, piece), _policies(point, piece, 2 * stages, "prefill-first"), marks, piece)
+        return AskedLoad(pieces_of(prompt, piece), _policies(point, piece, 2 * stages, "prefill-first"), marks, piece)
     load = batch_of(batch, prompt, output, point.context_tokens)
     if piece is not None and (prompt > piece or point.iteration_tokens):
-        return Asked(load, _policies(point, piece, batch), marks, piece)
+        return AskedLoad(load, _policies(point, piece, batch), marks, piece)
     budget = min(batch * prompt, max(prompt, MOST_BUDGET_TOKENS))
-    return Asked(load, _policies(point, budget, batch, "prefill-first"), marks)
+    return AskedLoad(load, _policies(point, budget, batch, "prefill-first"), marks)
 
 
 def _policies(point: Point, budget: int, seats: int, batching: str = "chunked") -> PolicySet:

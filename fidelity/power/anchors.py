@@ -13,9 +13,9 @@ import numpy as np
 
 from afterwatt.fidelity.points.table import PUBLISHED, read_points
 from afterwatt.fidelity.power.fit import (
-    Card,
     KernelPower,
     Law,
+    PoweredCard,
     fit_kernels,
     fit_runs,
     law_of,
@@ -24,7 +24,7 @@ from afterwatt.fidelity.power.fit import (
     run_work,
     spread,
 )
-from afterwatt.fidelity.power.served import Served, served_runs
+from afterwatt.fidelity.power.served import ServedPower, served_runs
 from afterwatt.fidelity.power.tables import KernelWatts, read_kernel_watts
 from afterwatt.fidelity.serving.splitwise import read_runs
 from afterwatt.hwprofiles.catalogue import load_device
@@ -63,7 +63,7 @@ class Shares(NamedTuple):
     facts: dict[str, tuple[float, float, float, str]]
 
 
-class Fitted(NamedTuple):
+class FittedPower(NamedTuple):
     """All that the anchors are made of.
 
     Attributes:
@@ -75,11 +75,11 @@ class Fitted(NamedTuple):
     kernels: KernelPower
     runs: PowerModel
     expert_w: float
-    cards: list[Card]
+    cards: list[PoweredCard]
     laws: list[Law]
 
 
-def fit_all(shared: Path, tables: Sequence[KernelWatts] | None = None) -> Fitted:
+def fit_all(shared: Path, tables: Sequence[KernelWatts] | None = None) -> FittedPower:
     """Fit everything to the tables below `shared`; those of kernels may be given if they are read already."""
     h200, a100 = load_device("h200"), load_device("a100-80")
     kernels = fit_kernels(tables or read_kernel_watts(shared / KERNELS), float(h200.tdp_w))
@@ -94,10 +94,10 @@ def fit_all(shared: Path, tables: Sequence[KernelWatts] | None = None) -> Fitted
         _law(a100, fitted.busy_w, fitted.j_per_byte),
         *(law_of(card) for card in cards if _several_rates(card)),
     ]
-    return Fitted(kernels, fitted, expert_watts(served, kernels), cards, laws)
+    return FittedPower(kernels, fitted, expert_watts(served, kernels), cards, laws)
 
 
-def expert_watts(served: Iterable[Served], kernels: KernelPower) -> float:
+def expert_watts(served: Iterable[ServedPower], kernels: KernelPower) -> float:
     """Return watts that experts add in mixtures on an H100, whose chip is the H200's: the median, at least 0."""
     device = load_device("h100-sxm")
     busy_w = device.idle_w + kernels.busy_w - load_device("h200").idle_w
@@ -112,7 +112,7 @@ def expert_watts(served: Iterable[Served], kernels: KernelPower) -> float:
     return max(0.0, float(np.median(needed))) if needed else kernels.expert_w
 
 
-def pools_of(fitted: Fitted) -> list[Shares]:
+def pools_of(fitted: FittedPower) -> list[Shares]:
     """Return the pools to write, measured ones first."""
     hopper = _hopper(fitted)
     same = {name: hopper.facts[name] for name in ("attention_frac", "expert_frac", "unpack_frac")}
@@ -139,7 +139,7 @@ def pools_of(fitted: Fitted) -> list[Shares]:
     return pools
 
 
-def _hopper(fitted: Fitted) -> Shares:
+def _hopper(fitted: FittedPower) -> Shares:
     kernels, device = fitted.kernels, load_device("h200")
     tdp_w, table = float(device.tdp_w), kernels.expert_w / float(device.tdp_w)
     busy = max(0.0, kernels.busy_w - device.idle_w) / tdp_w
@@ -158,7 +158,7 @@ def _hopper(fitted: Fitted) -> Shares:
     return Shares("hopper", facts)
 
 
-def _ampere(fitted: Fitted, same: dict[str, tuple[float, float, float, str]]) -> Shares:
+def _ampere(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]]) -> Shares:
     runs, device = fitted.runs, load_device("a100-80")
     tdp_w = float(device.tdp_w)
     facts = {
@@ -170,7 +170,7 @@ def _ampere(fitted: Fitted, same: dict[str, tuple[float, float, float, str]]) ->
     return Shares("ampere-hbm", facts | same)
 
 
-def _blackwell(fitted: Fitted, same: dict[str, tuple[float, float, float, str]]) -> Shares:
+def _blackwell(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]]) -> Shares:
     kernels, device = fitted.kernels, load_device("b200")
     busy = max(0.0, kernels.busy_w - load_device("h200").idle_w) / load_device("h200").tdp_w
     joules = pooled(fitted.laws).j_per_byte["hbm"]
@@ -190,7 +190,7 @@ def _law(device: Device, busy_w: float, j_per_byte: float) -> Law:
     return Law(device.key, device.architecture, memory, busy, j_per_byte, share)
 
 
-def _several_rates(card: Card) -> bool:
+def _several_rates(card: PoweredCard) -> bool:
     return len(card.rates) > 2 and float(np.ptp(card.rates)) > SEVERAL_RATES * float(card.rates.max())
 
 
@@ -205,7 +205,7 @@ def _at_full_rate(j_per_flop: float, device: Device, arithmetic: str, source: st
 # -- leaving one architecture out -------------------------------------------------------------------------------------
 
 
-class LeftOut(NamedTuple):
+class LeftOutArchitecture(NamedTuple):
     """A measured card predicted by the rule of the other architectures: median of |predicted / measured - 1|."""
 
     name: str
@@ -215,7 +215,7 @@ class LeftOut(NamedTuple):
     inside: int
 
 
-def leave_one_architecture_out(fitted: Fitted) -> list[LeftOut]:
+def leave_one_architecture_out(fitted: FittedPower) -> list[LeftOutArchitecture]:
     """Predict the streaming power of each measured card from the other architectures' laws.
 
     Chips known by kernels or by many runs are taken at a quarter, a half and three quarters of their bandwidth.
@@ -227,16 +227,18 @@ def leave_one_architecture_out(fitted: Fitted) -> list[LeftOut]:
         predicted = pooled(others).watts(card)
         off = predicted / card.watts
         inside = int(((off < UNMEASURED_FACTOR) & (off > 1.0 / UNMEASURED_FACTOR)).sum())
-        found.append(LeftOut(card.name, card.architecture, len(off), float(np.median(np.abs(off - 1.0))), inside))
+        found.append(
+            LeftOutArchitecture(card.name, card.architecture, len(off), float(np.median(np.abs(off - 1.0))), inside)
+        )
     return found
 
 
-def _card_of(law: Law) -> Card:
+def _card_of(law: Law) -> PoweredCard:
     device = load_device(law.name)
     tdp_w, idle_w, bandwidth = (float(x) for x in (device.tdp_w, device.idle_w, device.mem_bandwidth_bytes_per_s))
     rates = np.array([0.25, 0.5, 0.75]) * bandwidth
     watts = idle_w + law.busy_frac * tdp_w + law.j_per_byte * rates
-    return Card(law.name, law.architecture, law.memory, tdp_w, idle_w, bandwidth, rates, watts)
+    return PoweredCard(law.name, law.architecture, law.memory, tdp_w, idle_w, bandwidth, rates, watts)
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------
@@ -295,7 +297,7 @@ _POOLED_TEXT: Final = (
 _LIMIT_TEXT: Final = "The board's power limit, which readings follow within a few per cent (A100 1.02, H200 0.99)"
 
 
-def sources_of(fitted: Fitted) -> dict[str, tuple[str, str]]:
+def sources_of(fitted: FittedPower) -> dict[str, tuple[str, str]]:
     """Return source id -> (text, kind)."""
     left = [one for one in leave_one_architecture_out(fitted) if one.runs > 1]
     errors = ", ".join(f"{one.name} {one.median:.0%}" for one in left)
@@ -312,7 +314,7 @@ def sources_of(fitted: Fitted) -> dict[str, tuple[str, str]]:
     }
 
 
-def text_of(fitted: Fitted) -> str:
+def text_of(fitted: FittedPower) -> str:
     """Return the file."""
     pools = pools_of(fitted)
     lines = [HEADER, "[sources]"]

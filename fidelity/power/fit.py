@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from afterwatt.fidelity.power.tables import FOLDS, READING_S, KernelWatts
-from afterwatt.fidelity.serving.splitwise import Run
+from afterwatt.fidelity.serving.splitwise import SplitwiseRun
 from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.deployment import make_deployment
 from afterwatt.hwprofiles.effort import occupancy, work
@@ -184,7 +184,7 @@ class RunWork(NamedTuple):
         return RunWork(seconds, moved, flops, attention, *rest)
 
 
-def run_work(runs: Sequence[Run]) -> RunWork:
+def run_work(runs: Sequence[SplitwiseRun]) -> RunWork:
     """Return what Splitwise's A100 runs with measured power did, at their measured times."""
     device, model, precision = load_device("a100-80"), load_model("llama-2-70b"), load_precision("fp16")
     stack, tdp_w = load_stack(device), float(device.tdp_w)
@@ -244,7 +244,7 @@ def fit_without_each(runs: RunWork, tdp_w: float, idle_w: float, attention_w: fl
 # -- cards that nobody measured ---------------------------------------------------------------------------------------
 
 
-class Card(NamedTuple):
+class PoweredCard(NamedTuple):
     """What is known of a card's streaming power: its own numbers, and measured (bytes/s, watts) of decoding runs."""
 
     name: str
@@ -268,7 +268,7 @@ class Law(NamedTuple):
     stream_frac: float
 
 
-class Rule(NamedTuple):
+class PowerRule(NamedTuple):
     """Power of streaming on cards that nobody measured.
 
     Attributes:
@@ -286,14 +286,14 @@ class Rule(NamedTuple):
         by_share = self.stream_frac * tdp_w / bandwidth_bytes_per_s
         return sqrt(by_share * self.j_per_byte.get(memory, by_share))
 
-    def watts(self, card: Card) -> Floats:
+    def watts(self, card: PoweredCard) -> Floats:
         """Return predicted watts of a card's runs."""
         joules = self.joules(card.memory, card.tdp_w, card.bandwidth_bytes_per_s)
         watts: Floats = np.minimum(card.tdp_w, card.idle_w + self.busy_frac * card.tdp_w + joules * card.rates)
         return watts
 
 
-def read_cards(path: Path = RUNS_FILE) -> list[Card]:
+def read_cards(path: Path = RUNS_FILE) -> list[PoweredCard]:
     """Read decoding runs whose watts somebody published, by card."""
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -304,11 +304,11 @@ def read_cards(path: Path = RUNS_FILE) -> list[Card]:
         rates = np.array([float(row["weight_bytes"]) * float(row["passes_per_s"]) for row in mine])
         watts = np.array([float(row["watts"]) for row in mine])
         tdp_w, idle_w, bandwidth = (float(first[key]) for key in ("tdp_w", "idle_w", "bandwidth_bytes_per_s"))
-        cards.append(Card(name, first["architecture"], first["memory"], tdp_w, idle_w, bandwidth, rates, watts))
+        cards.append(PoweredCard(name, first["architecture"], first["memory"], tdp_w, idle_w, bandwidth, rates, watts))
     return cards
 
 
-def law_of(card: Card) -> Law:
+def law_of(card: PoweredCard) -> Law:
     """Fit the line of a card with runs at several rates."""
     found = _minimum(
         lambda p: np.log((card.idle_w + p[0] + p[1] * card.rates) / card.watts),
@@ -319,10 +319,10 @@ def law_of(card: Card) -> Law:
     return Law(card.name, card.architecture, card.memory, found[0] / card.tdp_w, found[1], share)
 
 
-def pooled(laws: Sequence[Law]) -> Rule:
+def pooled(laws: Sequence[Law]) -> PowerRule:
     """Return the rule for cards of other architectures: geometric means over measured ones."""
     kinds = dict.fromkeys(law.memory for law in laws)
-    return Rule(
+    return PowerRule(
         _mean([law.busy_frac for law in laws]),
         _mean([law.stream_frac for law in laws]),
         {kind: _mean([law.j_per_byte for law in laws if law.memory == kind]) for kind in kinds},

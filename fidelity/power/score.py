@@ -19,8 +19,8 @@ from afterwatt.fidelity.points.table import PUBLISHED, Point, read_points
 from afterwatt.fidelity.power.anchors import (
     KERNELS,
     SPLITWISE,
-    Fitted,
-    LeftOut,
+    FittedPower,
+    LeftOutArchitecture,
     fit_all,
     leave_one_architecture_out,
 )
@@ -34,7 +34,7 @@ from afterwatt.fidelity.power.fit import (
     run_watts,
     run_work,
 )
-from afterwatt.fidelity.power.served import Served, served_runs
+from afterwatt.fidelity.power.served import ServedPower, served_runs
 from afterwatt.fidelity.power.tables import DEVICE, SPANS, KernelWatts, Repeats, read_kernel_watts, repeats, span_of
 from afterwatt.fidelity.serving.splitwise import Setup, read_runs, setups_of
 from afterwatt.hwprofiles.catalogue import load_device
@@ -96,7 +96,7 @@ class ServedScore:
         tokens_per_s, watts: as the simulator says, of the deployment and of a GPU.
     """
 
-    served: Served
+    served: ServedPower
     at_speed_w: float
     low_w: float
     high_w: float
@@ -139,7 +139,7 @@ class PowerScores:
     again: tuple[Repeats, ...]
     runs: tuple[RunScore, ...]
     served: tuple[ServedScore, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOutArchitecture, ...]
 
 
 def score(shared: Path) -> PowerScores:
@@ -152,7 +152,7 @@ def score(shared: Path) -> PowerScores:
     tables = read_kernel_watts(kernels) if (kernels / "gemm").is_dir() else []
     served = score_served(read_points(PUBLISHED).points)
     runs: tuple[RunScore, ...] = ()
-    left: tuple[LeftOut, ...] = ()
+    left: tuple[LeftOutArchitecture, ...] = ()
     if tables and splitwise.is_file():
         fitted = fit_all(shared, tables)
         left = tuple(leave_one_architecture_out(fitted))
@@ -208,7 +208,7 @@ def shipped_kernels(device: Device) -> KernelPower:
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-def score_runs(path: Path, fitted: Fitted) -> tuple[RunScore, ...]:
+def score_runs(path: Path, fitted: FittedPower) -> tuple[RunScore, ...]:
     """Score Splitwise's A100 runs: at their measured times, then by the simulator; in sample and held out.
 
     Held out means that neither power nor, where the simulator runs, the software's times have seen the runs'
@@ -290,7 +290,7 @@ def score_served(points: Iterable[Point]) -> tuple[ServedScore, ...]:
     return tuple(_served_score(served) for served in served_runs(points))
 
 
-def _served_score(served: Served) -> ServedScore:
+def _served_score(served: ServedPower) -> ServedScore:
     scenario, device = served.scenario, served.scenario.deployment.pool.device
     low_w, high_w = watts_interval(device, served.computed_in, served.power)
     columns, curve = run_columns(scenario, scenario.stack_profile(), energy=True)

@@ -6,7 +6,7 @@ from the lengths of prompts and answers, which for these points are assumed.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import StepModel, StepShape
 
 
-class Served(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedPower:
     """A serving run with measured power, per GPU and iteration.
 
     Attributes:
@@ -44,14 +45,15 @@ class Served(NamedTuple):
 
     def power(self, model: PowerModel) -> float:
         """Return predicted watts of a GPU."""
-        return model.energy_j(self.seconds, *self[4:9]) / self.seconds
+        work = (self.moved_bytes, self.flops, self.attention_s, self.expert_s, self.unpack_s)
+        return model.energy_j(self.seconds, *work) / self.seconds
 
     def default_power(self) -> float:
         """Return predicted watts of a GPU, by the shipped anchors."""
         return self.power(gpu_power_model(self.scenario.deployment.pool.device, self.computed_in))
 
 
-def served_runs(points: Iterable[Point]) -> list[Served]:
+def served_runs(points: Iterable[Point]) -> list[ServedPower]:
     """Return the serving runs among points of joules per token with measured power."""
     runs = []
     for point in points:
@@ -62,7 +64,7 @@ def served_runs(points: Iterable[Point]) -> list[Served]:
     return runs
 
 
-def _served(scenario: Scenario, watts: float, seats: int) -> Served:
+def _served(scenario: Scenario, watts: float, seats: int) -> ServedPower:
     deployment, model, precision = scenario.deployment, scenario.model, scenario.precision
     stack, gpus = scenario.stack_profile(), scenario.deployment.pool.tp * scenario.deployment.pool.pp
     tokens_per_s = watts / scenario.measured
@@ -79,15 +81,15 @@ def _served(scenario: Scenario, watts: float, seats: int) -> Served:
     moved, flops, *kinds = (float((1.0 - share) * total[0] + share * total[1]) / gpus for total in totals)
     seconds = seats / tokens_per_s
     attention_s, expert_s, unpack_s = (min(kind, seconds) for kind in kinds)
-    return Served(
-        scenario,
-        watts / gpus,
-        tokens_per_s,
-        seconds,
-        moved,
-        flops,
-        attention_s,
-        expert_s,
-        unpack_s,
-        step.rates.computed_in,
+    return ServedPower(
+        scenario=scenario,
+        watts=watts / gpus,
+        tokens_per_s=tokens_per_s,
+        seconds=seconds,
+        moved_bytes=moved,
+        flops=flops,
+        attention_s=attention_s,
+        expert_s=expert_s,
+        unpack_s=unpack_s,
+        computed_in=step.rates.computed_in,
     )

@@ -10,9 +10,9 @@ repeated kernel also finds in the L2 cache what fits there.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ _WORDS: Final = {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8", "int4_wo"
 _ARRAYS: Final = ("seconds", "watts", "dram_bytes", "cache_bytes", "flops", "read_s", "fold")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelWatts:
     """Measured kernels of one kind, as arrays over kernels.
 
@@ -75,7 +75,8 @@ class KernelWatts:
 
     def only(self, where: NDArray[np.bool_]) -> "KernelWatts":
         """Return some of the kernels."""
-        return KernelWatts(self.name, self.kind, self.arithmetic, *(getattr(self, column)[where] for column in _ARRAYS))
+        arrays: dict[str, Any] = {column: getattr(self, column)[where] for column in _ARRAYS}
+        return replace(self, **arrays)
 
     def sample(self, count: int, seed: int = 0) -> "KernelWatts":
         """Return at most so many of them, drawn evenly."""
@@ -197,8 +198,7 @@ def _experts(table: pd.DataFrame) -> list[KernelWatts]:
 
 
 def _named(table: KernelWatts, word: str) -> KernelWatts:
-    arithmetic = "fp8" if word == "fp8" else "fp16"
-    return KernelWatts(f"experts {word}", table.kind, arithmetic, *(getattr(table, column) for column in _ARRAYS))
+    return replace(table, name=f"experts {word}", arithmetic="fp8" if word == "fp8" else "fp16")
 
 
 def _table(

@@ -82,7 +82,7 @@ class Recorded:
         return self._batch.sliced(0, n)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ServingRun:
     """A measured run.
 

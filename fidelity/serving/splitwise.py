@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from afterwatt.fidelity.points.table import Metric, Point, PointsError
 
@@ -50,7 +50,8 @@ IN_PARTS: Final = 1.5
 """Above this multiple of it, the batch ran in parts (the largest of all others is 1.17: some of 32 waited)."""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitwiseRun:
     """One row of the table, in SI units.
 
     Attributes:
@@ -91,7 +92,7 @@ class Setup:
     prompt_tokens: int
     batch: int
     output_tokens: int
-    runs: tuple[Run, ...]
+    runs: tuple[SplitwiseRun, ...]
 
     @property
     def name(self) -> str:
@@ -145,7 +146,7 @@ class Setup:
         return point("ttft_s", ttft_s), point("tpot_s", tpot_s)
 
 
-def read_runs(path: str | Path) -> tuple[list[Run], int]:
+def read_runs(path: str | Path) -> tuple[list[SplitwiseRun], int]:
     """Read the table.
 
     Returns:
@@ -162,7 +163,7 @@ def read_runs(path: str | Path) -> tuple[list[Run], int]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
         raise PointsError(f"{name}: column {missing[0]!r} is missing; the columns are {', '.join(COLUMNS)}")
-    runs: list[Run] = []
+    runs: list[SplitwiseRun] = []
     synthetic = 0
     for cells in reader:
         if cells["hardware"] in SYNTHETIC:
@@ -172,7 +173,7 @@ def read_runs(path: str | Path) -> tuple[list[Run], int]:
     return runs, synthetic
 
 
-def _run(name: str, row: int, cells: Mapping[str, str]) -> Run:
+def _run(name: str, row: int, cells: Mapping[str, str]) -> SplitwiseRun:
     for column, known in (("hardware", HARDWARE), ("model", MODELS)):
         if cells[column] not in known:
             raise PointsError(f"{name}, row {row}: {column} {cells[column]!r} is not known; known: {', '.join(known)}")
@@ -198,7 +199,7 @@ def _run(name: str, row: int, cells: Mapping[str, str]) -> Run:
             raise PointsError(f"{name}, row {row}, column {column}: no run takes 0 ms; fill it in or remove the row")
         return value
 
-    return Run(
+    return SplitwiseRun(
         row=row,
         hardware=cells["hardware"],
         model=cells["model"],
@@ -214,9 +215,9 @@ def _run(name: str, row: int, cells: Mapping[str, str]) -> Run:
     )
 
 
-def setups_of(runs: Iterable[Run]) -> list[Setup]:
+def setups_of(runs: Iterable[SplitwiseRun]) -> list[Setup]:
     """Gather the repeats of each set-up, in the order in which set-ups first appear."""
-    gathered: dict[tuple[str, str, int, int, int, int], list[Run]] = {}
+    gathered: dict[tuple[str, str, int, int, int, int], list[SplitwiseRun]] = {}
     for run in runs:
         key = (run.hardware, run.model, run.tp, run.prompt_tokens, run.batch, run.output_tokens)
         gathered.setdefault(key, []).append(run)

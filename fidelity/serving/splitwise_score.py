@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from afterwatt.fidelity.fit.fit import Candidate, Fitted, candidates, fit_candidates, place_of
+from afterwatt.fidelity.fit.fit import FitCandidate, FittedStacks, candidates, fit_candidates, place_of
 from afterwatt.fidelity.page.page import Claim, Section, percent, table
 from afterwatt.fidelity.points.predict import predict_all
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of
@@ -36,7 +36,7 @@ TARGET: Final = (0.07, 0.15)
 """What is asked of the held-out errors of both metrics: median, 90th percentile."""
 
 
-class Errors(NamedTuple):
+class SplitwiseErrors(NamedTuple):
     """Absolute relative errors over measured runs: how many, median, 90th percentile."""
 
     runs: int
@@ -82,10 +82,12 @@ class SplitwiseScore:
     runs: int
     synthetic: int
     held: tuple[Held, ...]
-    in_sample: dict[str, Errors]
+    in_sample: dict[str, SplitwiseErrors]
     one_or_many: tuple[float, float]
 
-    def errors(self, metric: str, hardware: str | None = None, tp: int | None = None, parts: str = "parts") -> Errors:
+    def errors(
+        self, metric: str, hardware: str | None = None, tp: int | None = None, parts: str = "parts"
+    ) -> SplitwiseErrors:
         """Return the errors of a selection.
 
         Args:
@@ -104,7 +106,7 @@ class SplitwiseScore:
         ]
         return _errors(error for held in chosen for error in held.errors(whole=parts == "whole"))
 
-    def repeats(self, metric: str) -> Errors:
+    def repeats(self, metric: str) -> SplitwiseErrors:
         """Return how far runs lie from the median of their set-up: what no model of set-ups can be rid of."""
         chosen = [[getattr(run, metric) for run in held.setup.runs] for held in self.held if held.metric == metric]
         return _errors(time / np.median(times) - 1.0 for times in chosen for time in times)
@@ -150,7 +152,7 @@ def score(path: str | Path, profile: str = DEFAULT_STACK) -> SplitwiseScore:
     )
 
 
-def points(path: str | Path, profile: str = DEFAULT_STACK) -> list[Candidate]:
+def points(path: str | Path, profile: str = DEFAULT_STACK) -> list[FitCandidate]:
     """Return all set-ups that ran at once, ready for a fit of the `splitwise` stack to every degree."""
     setups = setups_of(read_runs(path)[0])
     return [point for setup in setups if not setup.in_parts for point in _candidates(setup, profile)]
@@ -235,7 +237,7 @@ def _claims(scored: SplitwiseScore) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-def _row(name: str, errors: Sequence[Errors]) -> list[str]:
+def _row(name: str, errors: Sequence[SplitwiseErrors]) -> list[str]:
     return [name, str(errors[0].runs), *(percent(share, 1) for each in errors for share in each[1:])]
 
 
@@ -261,7 +263,7 @@ def _scenarios(setup: Setup) -> list[Scenario]:
     return scenarios
 
 
-def _candidates(setup: Setup, profile: str) -> list[Candidate]:
+def _candidates(setup: Setup, profile: str) -> list[FitCandidate]:
     """Make a set-up ready to be fitted to.
 
     All runs are one source's, and so are those predicted: what they have in common is no error of that source, which a
@@ -274,7 +276,7 @@ def _candidates(setup: Setup, profile: str) -> list[Candidate]:
     return found
 
 
-def _held(setup: Setup, fitted: Fitted) -> list[Held]:
+def _held(setup: Setup, fitted: FittedStacks) -> list[Held]:
     """Run a set-up through the simulator, at once and, if it ran in parts, in a part."""
     at_once = replace(setup, batch=setup.batch_at_once)
     whole = _simulated(setup, fitted)
@@ -282,12 +284,12 @@ def _held(setup: Setup, fitted: Fitted) -> list[Held]:
     return [Held(setup, metric, part[metric], whole[metric]) for metric in METRICS]
 
 
-def _simulated(setup: Setup, fitted: Fitted) -> dict[str, float]:
+def _simulated(setup: Setup, fitted: FittedStacks) -> dict[str, float]:
     predictions = predict_all(_scenarios(setup), lambda scenario: fitted.stack(place_of(scenario)))
     return {prediction.scenario.metric: prediction.value for prediction in predictions}
 
 
-def _in_sample(setups: Sequence[Setup], fitted: Fitted) -> dict[str, Errors]:
+def _in_sample(setups: Sequence[Setup], fitted: FittedStacks) -> dict[str, SplitwiseErrors]:
     found = [held for setup in setups for held in _held(setup, fitted)]
     return {
         metric: _errors(error for held in found if held.metric == metric for error in held.errors())
@@ -295,8 +297,8 @@ def _in_sample(setups: Sequence[Setup], fitted: Fitted) -> dict[str, Errors]:
     }
 
 
-def _errors(errors: Iterable[float]) -> Errors:
+def _errors(errors: Iterable[float]) -> SplitwiseErrors:
     sizes = np.abs(list(errors))
     if not len(sizes):
-        return Errors(0, float("nan"), float("nan"))
-    return Errors(len(sizes), float(np.median(sizes)), float(np.quantile(sizes, 0.9)))
+        return SplitwiseErrors(0, float("nan"), float("nan"))
+    return SplitwiseErrors(len(sizes), float(np.median(sizes)), float(np.quantile(sizes, 0.9)))

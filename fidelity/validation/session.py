@@ -47,7 +47,7 @@ SENSITIVITY: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SessionPlan:
     """What a validation runs.
 
     Attributes:
@@ -110,7 +110,7 @@ class LoadRuns:
 
 
 @dataclass(slots=True)
-class Found:
+class SessionResult:
     """What a validation has gathered.
 
     Attributes:
@@ -129,7 +129,9 @@ class Found:
     loads: list[LoadRuns] = field(default_factory=list)
 
 
-def validate(worker: WorkerProcess, subject: Subject, plan: Plan, meter: Meter | None, out: Path, say: Say) -> Found:
+def validate(
+    worker: WorkerProcess, subject: Subject, plan: SessionPlan, meter: Meter | None, out: Path, say: Say
+) -> SessionResult:
     """Run a validation; its run directories lie under `out`.
 
     Raises:
@@ -137,7 +139,7 @@ def validate(worker: WorkerProcess, subject: Subject, plan: Plan, meter: Meter |
         KeyboardInterrupt: it was ended; the runs that were done by then are whole.
         Infeasible: the simulator does not find room for what the engine holds.
     """
-    found = Found(worker.info, subject.stack)
+    found = SessionResult(worker.info, subject.stack)
     say("calibrating the engine, round 1")
     _calibrate(worker, subject, plan, found)
     _fit(subject, found)
@@ -166,7 +168,7 @@ def _folder(out: Path, runs: LoadRuns) -> Path:
     return out / f"load-{round(100 * runs.frac):03d}"
 
 
-def _calibrate(worker: WorkerProcess, subject: Subject, plan: Plan, found: Found) -> None:
+def _calibrate(worker: WorkerProcess, subject: Subject, plan: SessionPlan, found: SessionResult) -> None:
     """Run the calibration load once more."""
     longest = int((plan.requests.prompt_tokens + plan.requests.output_tokens).max())
     before = probe(worker)
@@ -175,7 +177,7 @@ def _calibrate(worker: WorkerProcess, subject: Subject, plan: Plan, found: Found
     found.calibration_probe_s.append((before, probe(worker)))
 
 
-def _fit(subject: Subject, found: Found) -> None:
+def _fit(subject: Subject, found: SessionResult) -> None:
     """Fit the stack to all that the calibration load has shown so far."""
     precision = load_precision(found.info.dtype)
     source = f"its calibration load under {subject.setup.policies.name}"
@@ -183,7 +185,9 @@ def _fit(subject: Subject, found: Found) -> None:
     found.stack = fit_iterations(start, found.calibration, source)
 
 
-def _run(worker: WorkerProcess, subject: Subject, plan: Plan, runs: LoadRuns, meter: Meter | None, out: Path) -> None:
+def _run(
+    worker: WorkerProcess, subject: Subject, plan: SessionPlan, runs: LoadRuns, meter: Meter | None, out: Path
+) -> None:
     """Run the trace at one load, once."""
     own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
     requests = _requests(plan, worker.info, own_rate / runs.rate_per_s)
@@ -200,7 +204,7 @@ def probe(worker: WorkerProcess) -> float:
     return float(np.median([row[0] for row in times]))
 
 
-def _requests(plan: Plan, info: ComputeInfo, stretch: float) -> list[Request]:
+def _requests(plan: SessionPlan, info: ComputeInfo, stretch: float) -> list[Request]:
     """Turn the plan's requests into the engine's, with arrival times stretched."""
     batch, unit = plan.requests, plan.prefix_unit_tokens
     prefixes = batch.prefixes if batch.prefixes is not None else [()] * len(batch)
@@ -218,7 +222,12 @@ def _requests(plan: Plan, info: ComputeInfo, stretch: float) -> list[Request]:
 
 
 def _measured(
-    worker: WorkerProcess, subject: Subject, plan: Plan, requests: Sequence[Request], meter: Meter | None, out: Path
+    worker: WorkerProcess,
+    subject: Subject,
+    plan: SessionPlan,
+    requests: Sequence[Request],
+    meter: Meter | None,
+    out: Path,
 ) -> Run:
     if meter is not None:
         meter.start()
@@ -241,7 +250,7 @@ def _measured(
     return run
 
 
-def _capacity(worker: WorkerProcess, subject: Subject, plan: Plan, stack: Stack) -> float:
+def _capacity(worker: WorkerProcess, subject: Subject, plan: SessionPlan, stack: Stack) -> float:
     """Return requests per second while the queue does not run empty, as `sim.capacity` measures it in virtual time."""
     some = dataclasses.replace(plan, requests=plan.requests.sliced(0, plan.capacity_requests))
     recording = undisturbed(drive(worker, _requests(some, worker.info, 0.0)))
@@ -262,7 +271,7 @@ def _capacity(worker: WorkerProcess, subject: Subject, plan: Plan, stack: Stack)
     return capacity
 
 
-def config_of(subject: Subject, plan: Plan, stack: Stack, info: ComputeInfo, rate_per_s: float) -> RunConfig:
+def config_of(subject: Subject, plan: SessionPlan, stack: Stack, info: ComputeInfo, rate_per_s: float) -> RunConfig:
     """Return the simulation of the engine's run at a rate of arrivals."""
     batch = plan.requests
     stretch = (len(batch) - 1) / float(batch.arrival_s[-1]) / rate_per_s
@@ -283,6 +292,6 @@ def config_of(subject: Subject, plan: Plan, stack: Stack, info: ComputeInfo, rat
     )
 
 
-def predict(subject: Subject, plan: Plan, found: Found, rate_per_s: float, out: Path) -> Run:
+def predict(subject: Subject, plan: SessionPlan, found: SessionResult, rate_per_s: float, out: Path) -> Run:
     """Simulate the engine's run at a rate of arrivals."""
     return simulate(config_of(subject, plan, found.stack, found.info, rate_per_s), out, overwrite=True)

@@ -14,7 +14,7 @@ from afterwatt.fidelity.validation.decisions import check_decisions
 from afterwatt.fidelity.validation.iterations import iteration_errors, read_iterations
 from afterwatt.fidelity.validation.load import save_load
 from afterwatt.fidelity.validation.measures import Comparison, all_measures, compare, demerits
-from afterwatt.fidelity.validation.session import SENSITIVITY, Found, LoadRuns, Plan, Subject, config_of
+from afterwatt.fidelity.validation.session import SENSITIVITY, LoadRuns, SessionPlan, SessionResult, Subject, config_of
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.precision import load_precision
@@ -73,7 +73,7 @@ def judge(frac: float, comparisons: Sequence[Comparison]) -> list[Judged]:
     ]
 
 
-def conclude(subject: Subject, plan: Plan, found: Found, out: Path, command: str) -> dict[str, Any]:
+def conclude(subject: Subject, plan: SessionPlan, found: SessionResult, out: Path, command: str) -> dict[str, Any]:
     """Compare everything, run the four checks, and write `validation.json` beside the runs.
 
     With it go the calibration load's iterations and the stack that was fitted to them.
@@ -170,7 +170,7 @@ def _decisions(runs: LoadRuns) -> dict[str, Any]:
     }
 
 
-def _operations(subject: Subject, found: Found) -> list[dict[str, Any]]:
+def _operations(subject: Subject, found: SessionResult) -> list[dict[str, Any]]:
     """Hold the fitted model to the iterations it was fitted to, and to those of the runs, which it has not seen."""
     times = TimeModel(Serving(subject.deployment, subject.model, load_precision(found.info.dtype), found.stack))
     rows = [{"of": "calibration", **asdict(one)} for one in iteration_errors(times, found.calibration)]
@@ -180,7 +180,7 @@ def _operations(subject: Subject, found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def _composition(subject: Subject, plan: Plan, found: Found) -> list[dict[str, Any]]:
+def _composition(subject: Subject, plan: SessionPlan, found: SessionResult) -> list[dict[str, Any]]:
     rows = []
     for runs in found.loads:
         config = config_of(subject, plan, found.stack, found.info, runs.rate_per_s)
@@ -191,7 +191,7 @@ def _composition(subject: Subject, plan: Plan, found: Found) -> list[dict[str, A
     return rows
 
 
-def _drift(found: Found, probes: Sequence[float]) -> Mapping[str, Any]:
+def _drift(found: SessionResult, probes: Sequence[float]) -> Mapping[str, Any]:
     """Return what the probe says of the machine: relative to what it took while the engine was calibrated."""
     reference = float(np.median(found.calibration_probe_s))
     ratios = [value / reference for value in probes]

@@ -31,7 +31,7 @@ from afterwatt.fidelity.validation.iterations import (
 )
 from afterwatt.fidelity.validation.load import save_load
 from afterwatt.fidelity.validation.measures import all_measures, compare, demerits, single
-from afterwatt.fidelity.validation.session import Found, LoadRuns, Plan, Subject, config_of, predict
+from afterwatt.fidelity.validation.session import LoadRuns, SessionPlan, SessionResult, Subject, config_of, predict
 from afterwatt.fidelity.validation.verdict import conclude, judge
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
@@ -128,13 +128,13 @@ def subject_of(setup: WorkerSetup) -> Subject:
     return Subject(DEPLOYMENT, MODEL, STACK, setup, "m40")
 
 
-def found_of(setup: WorkerSetup) -> Found:
-    return Found(PhysicalCompute(Clock()).info, STACK, [], [(1.0, 1.0)], 1.0)
+def found_of(setup: WorkerSetup) -> SessionResult:
+    return SessionResult(PhysicalCompute(Clock()).info, STACK, [], [(1.0, 1.0)], 1.0)
 
 
 def both(setup: WorkerSetup, tmp_path: Path, slower: float = 1.0):
     batch = workload()
-    plan = Plan(batch, None, trace="made up")
+    plan = SessionPlan(batch, None, trace="made up")
     rate = (len(batch) - 1) / float(batch.arrival_s[-1])
     real = engine_run(setup, batch, tmp_path / "load-100" / "engine-1", slower)
     virtual = predict(subject_of(setup), plan, found_of(setup), rate, tmp_path / "load-100" / "sim")

@@ -17,7 +17,7 @@ from afterwatt.engine.runtime.energy.tally import Counter, SampledMeter
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.probes import MIB, Effort, Stat
 from afterwatt.fidelity.calibrate.files import DEVICE, FILES, KERNELS, RAW, STACK, Written, write_calibration
-from afterwatt.fidelity.calibrate.measure import Calibration, Measured, Watts, calibrate, watts_of
+from afterwatt.fidelity.calibrate.measure import Calibration, DeviceWatts, Measured, calibrate, watts_of
 from afterwatt.fidelity.calibrate.profile import datasheet, device_profile, device_text, known_card, skipped_precisions
 from afterwatt.fidelity.kernels.fit import fit_values
 from afterwatt.fidelity.kernels.table import kernel_rows, kernel_seconds, read_kernels
@@ -60,7 +60,7 @@ def written(told: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Writ
     return write_calibration(told, tmp_path_factory.mktemp("calibrated") / "local", COMMAND)
 
 
-def gpu(name: str, gib: float, capability: str, watts: Watts | None = None, **rates: float) -> Calibration:
+def gpu(name: str, gib: float, capability: str, watts: DeviceWatts | None = None, **rates: float) -> Calibration:
     """A calibration as a GPU would give it: no GPU is needed to write its profile."""
     machine = Machine(
         "cuda:0", name, "NVIDIA", round(gib * 2**30), 3 * MIB, capability, None, 1, "fp16", {"torch": "2"}
@@ -72,10 +72,11 @@ def gpu(name: str, gib: float, capability: str, watts: Watts | None = None, **ra
     }
     for form, rate in ({"fp32": 6e12} | rates).items():
         found[f"gemm/{form}/64x64x64"] = Measured(stat(1.0), stat(rate), "flops")
-    unknown = Watts("unknown", None, None, None, ("nvml: none",))
+    unknown = DeviceWatts("unknown", None, None, None, ("nvml: none",))
     return Calibration(
-        machine, TINY, 16 * MIB, "wall", None, found, (1.0, 1.0, 1.0), watts or unknown, {}, {}, (), 1.8e9, 1.0
-    )
+        machine=machine, effort=TINY, array_bytes=16 * MIB, clock="wall", processor_share=None, found=found,
+        drift=(1.0, 1.0, 1.0), watts=watts or unknown, disk={}, skipped={}, warnings=(), began_unix_s=1.8e9, took_s=1.0,
+    )  # fmt: skip
 
 
 def read_back(device: Device, folder: Path) -> Device:
@@ -319,7 +320,7 @@ def test_a_card_of_the_catalogue_keeps_what_was_not_measured(tmp_path: Path):
 
 def test_measured_watts_are_those_that_the_power_model_gives_back(tmp_path: Path):
     """Streaming at the measured bandwidth draws the measured watts, and so do products at the measured rate."""
-    watts = Watts("nvml-counter", 20.0, 150.0, 220.0, ())
+    watts = DeviceWatts("nvml-counter", 20.0, 150.0, 220.0, ())
     device = read_back(device_profile(gpu("Tesla M40 24GB", 24.0, "5.2", watts), COMMAND), tmp_path)
     assert (device.idle_w, device.streaming_w, device.computing_w) == (20.0, 150.0, 220.0)
     assert device.idle_w.kind == "measured"

@@ -6,15 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from afterwatt.fidelity.fit.core import LEVELS, Belief, Levels, Place, Reading, fit_readings
+from afterwatt.fidelity.fit.core import LEVELS, Belief, Levels, PointReading, StackPlace, fit_readings
 
 PRIOR = {"share": Belief(math.log(0.5), 0.4, 0.01, 1.0), "overhead_s": Belief(math.log(1e-3), 0.8, 1e-7, 0.5)}
 WORKS = (1e8, 1e9, 4e9, 2e10)
 PEAK = 1e12
-CARDS = [Place("soft", "gddr", "old", "1"), Place("soft", "gddr", "old", "2"), Place("soft", "hbm", "new", "3")]
+CARDS = [
+    StackPlace("soft", "gddr", "old", "1"),
+    StackPlace("soft", "gddr", "old", "2"),
+    StackPlace("soft", "hbm", "new", "3"),
+]
 
 
-def prior(_: Place) -> dict[str, Belief]:
+def prior(_: StackPlace) -> dict[str, Belief]:
     return PRIOR
 
 
@@ -24,7 +28,7 @@ def seconds(work, values):
 
 def readings_of(place, values, works=WORKS, error=lambda: 0.0, source="s", noise=1.0):
     return [
-        Reading(
+        PointReading(
             place,
             ("overhead_s", "share"),
             math.log(seconds(work, values)) + error(),
@@ -76,7 +80,7 @@ def test_relatives_move_by_what_they_have_in_common():
 
 def test_a_stack_does_not_move_another():
     fit = fit_readings(readings_of(CARDS[0], {"share": 0.9, "overhead_s": 1e-2}), prior)
-    assert fit.at(Place("other", "gddr", "old", "1")).values() == pytest.approx(
+    assert fit.at(StackPlace("other", "gddr", "old", "1")).values() == pytest.approx(
         {name: math.exp(belief.log_value) for name, belief in PRIOR.items()}
     )
 

@@ -11,7 +11,7 @@ import pytest
 from afterwatt.fidelity.fit import ship
 from afterwatt.fidelity.fit.crossval import cross_validate, held_out, learning_curve, leave_one_device_out
 from afterwatt.fidelity.fit.fit import candidates, fit_candidates, place_on
-from afterwatt.fidelity.fit.intervals import Calibration, Miss
+from afterwatt.fidelity.fit.intervals import IntervalCalibration, Miss
 from afterwatt.fidelity.fit.priors import SHIPPED, base_stack
 from afterwatt.fidelity.fit.profile import write_profile
 from afterwatt.fidelity.fit.report import fit_table
@@ -273,27 +273,27 @@ def misses(count, sd, stack="a", basis="fitted", kind="decode", seed=0):
 def test_intervals_cover_nine_in_ten(count):
     shares = []
     for seed in range(30):
-        known = Calibration(misses(count, 0.2, seed=seed))
+        known = IntervalCalibration(misses(count, 0.2, seed=seed))
         new = misses(400, 0.2, seed=1000 + seed)
         shares.append(np.mean([abs(miss.log_error) <= known.half_width("a", "fitted", "decode") for miss in new]))
     assert 0.86 <= np.mean(shares) <= 0.95
 
 
 def test_a_weaker_basis_is_never_narrower():
-    known = Calibration(misses(30, 0.4, basis="measured") + misses(30, 0.1, basis="pooled"))
+    known = IntervalCalibration(misses(30, 0.4, basis="measured") + misses(30, 0.1, basis="pooled"))
     widths = [known.half_width("a", basis, "decode") for basis in ("measured", "fitted", "pooled", "assumed")]
     assert widths == sorted(widths)
 
 
 def test_a_stack_with_many_points_stands_on_its_own_and_one_with_few_leans_on_others():
     own = misses(200, 0.1, "a") + misses(200, 0.5, "b", seed=1)
-    assert Calibration(own).half_width("a", "fitted", "decode") < 0.25
+    assert IntervalCalibration(own).half_width("a", "fitted", "decode") < 0.25
     few = misses(2, 0.001, "a") + misses(200, 0.5, "b", seed=1)
-    assert Calibration(few).half_width("a", "fitted", "decode") > 0.25
+    assert IntervalCalibration(few).half_width("a", "fitted", "decode") > 0.25
 
 
 def test_assumptions_widen():
-    known = Calibration(misses(50, 0.2))
+    known = IntervalCalibration(misses(50, 0.2))
     low, high = known.factors("a", "fitted", "decode")
     wider = known.factors("a", "fitted", "decode", widen=2.0)
     assert wider == pytest.approx((low**2, high**2))
@@ -301,7 +301,7 @@ def test_assumptions_widen():
 
 def test_an_interval_is_not_judged_by_its_own_group():
     outlier = Miss("a", "fitted", "decode", 1.0, 1.0, ("odd",))
-    known = Calibration((*misses(8, 0.1), outlier))
+    known = IntervalCalibration((*misses(8, 0.1), outlier))
     assert known.half_width("a", "fitted", "decode", ("odd",)) < known.half_width("a", "fitted", "decode")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afterwatt.fidelity.points.refusals import Reason, Refusal
+from afterwatt.fidelity.points.refusals import PointRefusal, Reason
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of, scenarios_of
 from afterwatt.fidelity.points.score import coverage_of
 from afterwatt.fidelity.points.table import MARK, METRICS, PUBLISHED, Point, read_points
@@ -34,9 +34,9 @@ def run_of(**changes) -> Scenario:
     return found
 
 
-def refusal_of(**changes) -> Refusal:
+def refusal_of(**changes) -> PointRefusal:
     found = scenario_of(replace(POINT, **changes))
-    assert isinstance(found, Refusal), found
+    assert isinstance(found, PointRefusal), found
     return found
 
 
@@ -236,7 +236,7 @@ points = st.builds(
 @given(points)
 def test_any_row_is_a_run_or_a_refusal(point: Point):
     found = scenario_of(point)
-    if isinstance(found, Refusal):
+    if isinstance(found, PointRefusal):
         assert found.why or point.excluded
     else:
         load = found.load

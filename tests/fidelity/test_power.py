@@ -129,8 +129,9 @@ def test_shipped_anchors_as_a_law_of_kernels_are_the_power_model():
     dram, flops = draw.uniform(0.0, 4e12, 50) * seconds, draw.uniform(0.0, 6e14, 50) * seconds
     for kind, place in (("matrices", None), ("attention", 0), ("experts", 1)):
         table = KernelWatts(
-            "", kind, "fp16", seconds, seconds, dram, 0.0 * dram, flops, seconds, np.zeros(50, np.int64)
-        )
+            name="", kind=kind, arithmetic="fp16", seconds=seconds, watts=seconds, dram_bytes=dram,
+            cache_bytes=0.0 * dram, flops=flops, read_s=seconds, fold=np.zeros(50, np.int64),
+        )  # fmt: skip
         for got, *work in zip(shipped_kernels(device).watts(table), seconds, dram, flops, strict=True):
             kinds = [work[0] if number == place else 0.0 for number in range(3)]
             assert got == pytest.approx(model.energy_j(*work, *kinds) / work[0], rel=1e-9)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from afterwatt.fidelity.power.anchors import UNMEASURED_FACTOR, Fitted, leave_one_architecture_out, pools_of
+from afterwatt.fidelity.power.anchors import UNMEASURED_FACTOR, FittedPower, leave_one_architecture_out, pools_of
 from afterwatt.fidelity.power.fit import (
-    Card,
     KernelPower,
     Law,
+    PoweredCard,
     RunWork,
     fit_folds,
     fit_kernels,
@@ -36,7 +36,10 @@ def kernels_of(name, kind, arithmetic, power, count=3000, seed=0, wild_frac=0.0)
     dram, cache = draw.uniform(0.0, 4e12, count) * seconds, draw.uniform(0.0, 1e12, count) * seconds
     flops = draw.uniform(0.0, 5e14, count) * seconds
     fold = draw.integers(0, FOLDS, count)
-    table = KernelWatts(name, kind, arithmetic, seconds, seconds, dram, cache, flops, read_s(seconds), fold)
+    table = KernelWatts(
+        name=name, kind=kind, arithmetic=arithmetic, seconds=seconds, watts=seconds, dram_bytes=dram,
+        cache_bytes=cache, flops=flops, read_s=read_s(seconds), fold=fold,
+    )  # fmt: skip
     watts = power.watts(table)
     wild = draw.random(count) < wild_frac
     return replace(table, watts=np.where(wild, draw.uniform(130.0, 700.0, count), watts))
@@ -107,7 +110,7 @@ def test_the_average_of_a_run_lies_between_its_iterations_and_the_peak_is_the_hu
 def card(name, architecture, memory, bandwidth, law):
     rates = np.array([0.2, 0.4, 0.6]) * bandwidth
     watts = 20.0 + law.busy_frac * 300.0 + law.j_per_byte * rates
-    return Card(name, architecture, memory, 300.0, 20.0, bandwidth, rates, watts)
+    return PoweredCard(name, architecture, memory, 300.0, 20.0, bandwidth, rates, watts)
 
 
 def law(name, architecture, memory, bandwidth, share, busy=0.06):
@@ -148,7 +151,7 @@ def fitted():
         law("RTX 4090D", "ada", "gddr", 1e12, 0.8),
         law("RTX 5090", "blackwell", "gddr", 1.8e12, 0.8),
     ]
-    return Fitted(TRUE, MADE, 8.0, read_cards(), laws)
+    return FittedPower(TRUE, MADE, 8.0, read_cards(), laws)
 
 
 def test_every_architecture_gets_a_pool_and_the_shipped_file_holds_the_same_ones():

@@ -9,11 +9,11 @@ from afterwatt.fidelity.fit.priors import base_stack
 from afterwatt.fidelity.points.predict import predict_all
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of
 from afterwatt.fidelity.points.table import PointsError
-from afterwatt.fidelity.serving.splitwise import COLUMNS, Run, Setup
+from afterwatt.fidelity.serving.splitwise import COLUMNS, Setup, SplitwiseRun
 from afterwatt.fidelity.serving.splitwise_score import (
     METRICS,
-    Errors,
     Held,
+    SplitwiseErrors,
     SplitwiseScore,
     one_or_many,
     score,
@@ -28,12 +28,14 @@ SHARED = Path(__file__).parents[2] / "../shared/traces/splitwise_sim/perf_model_
 def setup(
     tp: int, batch: int, prompt: int, ttft_s: tuple[float, ...], tpot_s: float = 0.05, slower: float = 1.0
 ) -> Setup:
-    key = ("a100-80gb", "llama2-70b", tp, prompt, batch, 32)
+    key = {"hardware": "a100-80gb", "model": "llama2-70b", "tp": tp, "prompt_tokens": prompt, "batch": batch}
+    key |= {"output_tokens": 32}
+    watts = {"peak_frac": None, "average_frac": None}
     runs = [
-        Run(2, *key[:2], *(tp, prompt, batch, 32), None, None, time, tpot_s, slower * (time + 31 * tpot_s))
+        SplitwiseRun(row=2, **key, **watts, ttft_s=time, tpot_s=tpot_s, e2e_s=slower * (time + 31 * tpot_s))
         for time in ttft_s
     ]
-    return Setup(*key, tuple(runs))
+    return Setup(**key, runs=tuple(runs))
 
 
 def simulated(stack: Stack, of: Setup) -> dict[str, float]:
@@ -77,7 +79,7 @@ def test_runs_that_the_model_made_are_predicted_for_a_degree_never_seen(tmp_path
 
 
 def score_of(*held: Held) -> SplitwiseScore:
-    return SplitwiseScore("0" * 64, 0, 0, held, dict.fromkeys(METRICS, Errors(0, 0.0, 0.0)), (0.0, 0.0))
+    return SplitwiseScore("0" * 64, 0, 0, held, dict.fromkeys(METRICS, SplitwiseErrors(0, 0.0, 0.0)), (0.0, 0.0))
 
 
 def test_every_run_is_an_error_of_its_own() -> None:
