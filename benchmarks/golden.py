@@ -60,20 +60,16 @@ WORLDS: Final = {
     "slots-front": f"--hw 2xm40 {CHAT} --rate 0.3 --host-share slots --allocation front-loaded --embodied act",
     "shuffled": f"--hw 2xv100-pcie-16 {CHAT} --rate 3 --shuffle-ties 7",
 }
-HASHED: Final = re.compile(r"-[0-9a-f]{8}(?=/)")
-"""What a study's run directories end in: it says which code made them."""
-MADE_BY: Final = re.compile(rb'-[0-9a-f]{8}(?=/|",\n)|(?<="config_sha256": ")[0-9a-f]{64}')
-"""The same within a file, and the whole hash beside it."""
-STUDY_FILES: Final = ("study.json", "report.html")
+HASHED: Final = re.compile(rb"-[0-9a-f]{8}(?=[/\"])|\b[0-9a-f]{64}\b|(?<=>)[0-9a-f]{16}(?=<)")
+"""Hashes in names and texts, as in those of a study's runs: of the code and the data behind them."""
+TEXTS: Final = (".json", ".html")
 WITH_PAGE: Final = ("chat-report", "crossed")
 
 
 def digest(path: Path) -> str:
-    """Hash a file; of what a study says of its runs, all but which code made them."""
-    said = path.read_bytes()
-    if path.name in STUDY_FILES:
-        said = MADE_BY.sub(b"", said)
-    return hashlib.sha256(said).hexdigest()[:20]
+    """Hash a file; a text without the hashes that stand in it."""
+    content = path.read_bytes()
+    return hashlib.sha256(HASHED.sub(b"", content) if path.suffix in TEXTS else content).hexdigest()[:20]
 
 
 def run_world(name: str, command: list[str]) -> dict[str, str]:
@@ -95,7 +91,7 @@ def run_world(name: str, command: list[str]) -> dict[str, str]:
             found["error"] = said.stderr.strip()
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file() and path.name != sample_path().name:
-                found[HASHED.sub("", path.relative_to(folder).as_posix())] = digest(path)
+                found[HASHED.sub(b"", path.relative_to(folder).as_posix().encode()).decode()] = digest(path)
     return found
 
 

@@ -48,6 +48,9 @@ def print_json(study: "Study") -> None:
 def _print_remarks(study: "Study") -> None:
     for label, reason in study.left_out:
         complain(f"left out: {label}: {reason}")
+    if study.anew:
+        reason = f"{', '.join(study.changed)} changed" if study.changed else "the program changed"
+        complain(f"run anew: {study.anew} of {len(study.plan.jobs)} runs, as {reason} since")
     if study.kept:
         complain(f"kept: {study.kept} of {len(study.plan.jobs)} runs were there already (--overwrite runs them again)")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from afterwatt.hwprofiles.deployment import Deployment
@@ -73,6 +74,7 @@ class RunConfig:
         single_step: take every iteration singly; shuffle_ties: scramble the creation order of same-instant events.
         decisions: write decisions.parquet.
         slowness: how much longer than predicted iterations take; None: as predicted.
+        own_files: data files of the user's own that it was resolved from.
         bounds: run twice more, as fast and as slow as the stack's 90 % interval says, and report the range.
     """
 
@@ -94,6 +96,7 @@ class RunConfig:
     decisions: bool = False
     slowness: Slowness | None = None
     bounds: bool = False
+    own_files: tuple[Path, ...] = ()
 
     @property
     def serving(self) -> Serving:

@@ -1,20 +1,17 @@
 """manifest.json: what a run was, in full, so that it can be understood and run again."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 from afterwatt.hwprofiles.describe import describe_profile, unit_of
 from afterwatt.hwprofiles.facts import Fact
-from afterwatt.hwprofiles.power import ANCHORS_FILE, anchors_of
-from afterwatt.hwprofiles.stacks import stack_files
-from afterwatt.hwprofiles.tables import DATA_DIR
+from afterwatt.hwprofiles.power import anchors_of
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.provenance import data_files
 from afterwatt.sim.workload import TraceWorkload
 
 
@@ -28,7 +25,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
         "config": _config(config, memory, None if trace is None else trace.path),
         "seed": config.seed,
         "versions": versions,
-        "profiles": _profiles(config),
+        "profiles": data_files(config),
         "deployment": {
             "name": config.deployment.name,
             "device": pool.device.key,
@@ -92,28 +89,6 @@ def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[st
         "seed": config.seed,
         "memory": asdict(memory),
     }
-
-
-def _profiles(config: RunConfig) -> dict[str, str]:
-    """Hash the shipped profiles that the run stood on."""
-    pool = config.deployment.pool
-    paths = [
-        DATA_DIR / "gpus" / f"{pool.device.key}.toml",
-        DATA_DIR / "hosts" / f"{pool.host.key}.toml",
-        DATA_DIR / "sites" / f"{config.site.key}.toml",
-        *stack_files(config.stack.name),
-        ANCHORS_FILE,
-    ]
-    return {_label(path): _sha256(path) for path in paths if path.is_file()}
-
-
-def _label(path: Path) -> str:
-    """Return a shipped profile's path within the data, another's as it was given."""
-    return str(path.relative_to(DATA_DIR)) if path.is_relative_to(DATA_DIR) else str(path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _facts(config: RunConfig) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import itertools
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from afterwatt.studies.workloads import Arrivals
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Deployment
     from afterwatt.hwprofiles.grid import HourlyGrid
+    from afterwatt.hwprofiles.sites import Site
     from afterwatt.sim.config import CarbonOptions, RunConfig
     from afterwatt.studies.grids import GridFile
 
@@ -84,6 +86,7 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
         single_step=study.single_step,
         shuffle_ties=study.shuffle_ties,
         decisions=study.decisions,
+        own_files=tuple(_own_files(study, cell, site)),
     )
     books_options(config)  # refuses what the account does not know, which else came up after the simulation
     _check_intensity(config, arrivals)
@@ -91,25 +94,30 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
 
 
 def _deployment(word: str) -> "Deployment":
-    """Read a deployment; a file that describes a device rather than a deployment stands for one such card."""
-    from afterwatt.hwprofiles.catalogue import load_device
-    from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+    from afterwatt.hwprofiles.deployment import parse_deployment
     from afterwatt.hwprofiles.errors import HardwareError
 
     try:
-        if word.endswith(".toml") and _describes_device(Path(word)):
-            return make_deployment(load_device(word))
         return parse_deployment(word)
     except HardwareError as fault:
         raise fault if word in str(fault) else HardwareError(f"--hw {word!r}: {fault}") from None
 
 
-def _describes_device(path: Path) -> bool:
-    try:
-        keys = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # what is wrong with the file is said by its reader
-    return "device" not in keys and "memory_bytes" in keys
+def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
+    """Yield the data files that words of a cell name, with those that they name in turn."""
+    hardware = Path(cell.hw)
+    if hardware.suffix == ".toml":
+        named = tomllib.loads(hardware.read_text(encoding="utf-8")).values()
+        yield from (hardware, *(hardware.parent / said for said in named if str(said).endswith(".toml")))
+    model = Path(cell.model)
+    if model.is_dir() or model.suffix in (".json", ".toml"):
+        yield model / "config.json" if model.is_dir() else model
+    if cell.site.endswith(".toml"):
+        yield Path(cell.site)
+    if site.hourly is not None and study.start_utc is not None and study.grid is None:
+        yield site.hourly.path
+    if study.grid is not None:
+        yield Path(study.grid)
 
 
 def _carbon(study: StudyConfig, grid: "HourlyGrid | None") -> "CarbonOptions":

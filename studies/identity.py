@@ -1,24 +1,37 @@
-"""The identity of a cell: a hash of its whole resolved configuration, the trace's content included.
+"""The identity of a run: a hash of all that its result depends on.
 
-Two cells with one hash give one result, wherever and in whichever order they run; so a study may keep what it finds
-under a name that ends in the hash.
+That is the resolved configuration, the content of the trace, the data files and the sources. Two runs with one hash
+give one result, wherever and in whichever order they run; so a study may keep what it finds under a name that ends in
+the hash. Nothing of it depends on times, on the place of a file, or on whether modules run compiled.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from afterwatt.sim.config import RunConfig
+    from afterwatt.studies.cells import Cell
+    from afterwatt.studies.config import StudyConfig
     from afterwatt.studies.workloads import Arrivals
+
+SOURCES: Final = ("hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
+"""The packages that a simulated run is made of: `sim` and all that it may import."""
+_ASIDE: Final = (
+    *("trace", "seed", "replications", "jobs", "out", "overwrite"),
+    *("no_report", "strict_slo", "json_output", "quiet"),
+)
+"""Words of a study that no single run depends on, or that are said otherwise."""
 
 
 def digest_of(config: "RunConfig", workload: Mapping[str, Any]) -> str:
-    """Hash a configuration.
+    """Hash a run.
 
     Args:
         config: the run; its workload is an object with state and is described apart.
@@ -27,29 +40,70 @@ def digest_of(config: "RunConfig", workload: Mapping[str, Any]) -> str:
     Returns:
         64 hex digits.
     """
-    fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name != "workload"}
-    said = {"version": importlib.metadata.version("afterwatt"), "workload": workload, **fields}
+    from afterwatt.sim.provenance import data_files
+
+    apart = ("workload", "own_files")
+    said = {
+        "version": importlib.metadata.version("afterwatt"),
+        "sources": sources_digest(),
+        "data": sorted(data_files(config).values()),
+        "workload": workload,
+        **{item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name not in apart},
+    }
     return hashlib.sha256(json.dumps(_plain(said), sort_keys=True).encode()).hexdigest()
+
+
+def asked_of(study: "StudyConfig", cell: "Cell", seed: int, workload: Mapping[str, Any]) -> str:
+    """Hash what a run was asked for, in words: the same while data and sources under it change.
+
+    Args:
+        study: what all runs share.
+        cell: what this one is.
+        seed: of everything random.
+        workload: what `workload_identity` says.
+
+    Returns:
+        64 hex digits.
+    """
+    said = study.model_dump(mode="json", exclude={*cell.__slots__, *_ASIDE})
+    said |= {"cell": dataclasses.asdict(cell), "seed": seed, "workload": workload}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Hash the Python files of `SOURCES` by their place in the package and their content.
+
+    Returns:
+        64 hex digits; the same for a wheel and a checkout, and whether or not modules run compiled.
+    """
+    digest = hashlib.sha256()
+    for package in SOURCES:
+        found = importlib.util.find_spec(f"afterwatt.{package}")
+        assert found is not None
+        assert found.submodule_search_locations is not None
+        root = Path(found.submodule_search_locations[0])
+        for path in sorted(root.rglob("*.py")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{package}/{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def workload_identity(arrivals: "Arrivals") -> dict[str, Any]:
     """Describe a workload: its sizes, and the trace by its content rather than by its place."""
+    from afterwatt.sim.provenance import sha256_of
+
     workload, trace = arrivals.workload, arrivals.trace
     said: dict[str, Any] = {"kind": type(workload).__name__}
     for name in ("limit", "users", "requests", "think_s", "batch", "prompt_tokens", "output_tokens"):
         said[name] = getattr(workload, name, None)
     if trace is not None:
         path = Path(trace.info.path)
-        said["content"] = _sha256(path) if path.is_file() else trace.info.path
+        said["content"] = sha256_of(path) if path.is_file() else trace.info.path
         said["query"] = arrivals.address.partition("?")[2]
         # What the reader made of it: its notes name a rate, a seed and what was left out.
         said["read"] = [trace.info.format, trace.info.rows, trace.info.span_s, trace.info.notes]
     return said
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - whatever JSON has a word for

@@ -15,7 +15,7 @@ from afterwatt.studies.cells import Cell, cross, resolve
 from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.grids import GridFile
-from afterwatt.studies.identity import digest_of, workload_identity
+from afterwatt.studies.identity import asked_of, digest_of, workload_identity
 from afterwatt.studies.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
 from afterwatt.studies.workloads import Arrivals, open_arrivals, same_for_every_seed
 
@@ -31,10 +31,19 @@ FIXED_NOTE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run to come: a cell under one seed."""
+    """One run to come: a cell under one seed.
+
+    Attributes:
+        seed: of everything random.
+        digest: of all that its result depends on; asked: of the words alone; both empty for a single run.
+        directory: its name within the study.
+        config: what runs.
+        total: requests to come; None where unknown.
+    """
 
     seed: int
     digest: str
+    asked: str
     directory: str
     config: "RunConfig"
     total: int | None
@@ -89,7 +98,7 @@ def plan_study(study: StudyConfig) -> Plan:
     single = len(found) == len(seeds) == 1
     identities = [{}] * len(seeds) if single else [workload_identity(one) for one in arrivals]
     cells = [
-        _planned(cell, own, label, configs, arrivals, identities)
+        _planned(study, cell, own, label, configs, arrivals, identities)
         for (cell, configs), own, label in zip(found, names, _labels(names), strict=True)
     ]
     base = RUNS / _base_name(names, arrivals[0].slug, len(seeds))
@@ -130,6 +139,7 @@ def _labels(names: Sequence[Cell]) -> list[str]:
 
 
 def _planned(
+    study: StudyConfig,
     cell: Cell,
     names: Cell,
     label: str,
@@ -147,7 +157,8 @@ def _planned(
     jobs = []
     for config, one, identity in zip(configs, arrivals, identities, strict=True):
         digest = digest_of(config, identity) if identity else ""
-        jobs.append(Job(config.seed, digest, _directory(names, config.seed, digest), config, one.total))
+        asked = asked_of(study, cell, config.seed, identity) if identity else ""
+        jobs.append(Job(config.seed, digest, asked, _directory(names, config.seed, digest), config, one.total))
     return PlannedCell(cell, names, label, tuple(jobs))
 
 

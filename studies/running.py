@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afterwatt.reports.errors import ReportError
+from afterwatt.reports.rundir import Run, find_runs, load_run
+from afterwatt.reports.schema import read_json
 from afterwatt.studies.config import StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.places import STUDY_FILE, no_litter, write_whole
@@ -24,7 +27,6 @@ from afterwatt.studies.replications import Estimate, estimates
 from afterwatt.studies.watch import Watch
 
 if TYPE_CHECKING:
-    from afterwatt.reports.rundir import Run
     from afterwatt.studies.cells import Cell
 
 STUDY_VERSION = "1"
@@ -41,14 +43,18 @@ class Study:
         estimates: label of a cell -> headline -> mean and interval over seeds; empty with one seed.
         report: the page, if one was written.
         kept: how many runs were there already.
+        anew: how many were there too, of the same question, and do not count any more.
+        changed: the data files that have changed since; none where the program has.
     """
 
     plan: Plan
-    runs: tuple["Run", ...]
-    every_run: tuple["Run", ...]
+    runs: tuple[Run, ...]
+    every_run: tuple[Run, ...]
     estimates: dict[str, dict[str, Estimate | None]]
     report: Path | None
     kept: int = 0
+    anew: int = 0
+    changed: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -103,7 +109,7 @@ def _run_one(plan: Plan, watch: Watch, spare_core: bool) -> Study:
     return Study(plan, (run,), (run,), {}, _pages(plan, [run], [run]))
 
 
-def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str, spare_core: bool = False) -> "Run":
+def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str, spare_core: bool = False) -> Run:
     from afterwatt.sim.run import simulate
 
     with watch.run(label, job.total) as advance:
@@ -111,10 +117,9 @@ def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str
 
 
 def _run_cells(plan: Plan, backend: str | None, watch: Watch, spare_core: bool) -> Study:
-    from afterwatt.reports.rundir import load_run
-
-    _make_folder(plan)
     study = plan.study
+    earlier = {} if study.overwrite else _asked_before(plan.path)
+    _make_folder(plan)
     todo = [(cell, job) for cell in plan.cells for job in cell.jobs if study.overwrite or not _stands(plan, job)]
     if (study.jobs == 1 and backend is None) or len(todo) < 2:
         for number, (cell, job) in enumerate(todo, 1):
@@ -131,7 +136,11 @@ def _run_cells(plan: Plan, backend: str | None, watch: Watch, spare_core: bool) 
     told = {cell.label: estimates([run.summary for run in runs]) for cell, runs in by_cell}
     report = _pages(plan, first, [run for run in first if study.overwrite or not _has_page(run)])
     write_whole(plan.path / STUDY_FILE, _study_json(plan, told))
-    return Study(plan, tuple(first), tuple(every), told if several else {}, report, len(plan.jobs) - len(todo))
+    stale = [(earlier[job.asked], job.directory) for _, job in todo if job.asked in earlier]
+    changed = sorted({name for old, new in stale for name in _changed(plan.path / old, plan.path / new)})
+    kept = len(plan.jobs) - len(todo)
+    shown = told if several else {}
+    return Study(plan, tuple(first), tuple(every), shown, report, kept, len(stale), tuple(changed))
 
 
 def _make_folder(plan: Plan) -> None:
@@ -152,7 +161,22 @@ def _listed(folder: Path) -> set[str]:
     study = folder / STUDY_FILE
     if not study.is_file():
         return set()
-    return {name for name in run_directories(study) if (folder / name / "manifest.json").is_file()}
+    return {name for name in run_directories(study) if _is_run(folder / name)}
+
+
+def _asked_before(folder: Path) -> dict[str, str]:
+    """Map what the runs of the study in a folder were asked for to their directories, as far as they are there."""
+    if not _listed(folder):
+        return {}
+    told = read_json(folder / STUDY_FILE)
+    runs = [run for cell in told["cells"] for run in cell["runs"] if "asked_sha256" in run]
+    return {run["asked_sha256"]: run["directory"] for run in runs if _is_run(folder / run["directory"])}
+
+
+def _changed(old: Path, new: Path) -> Iterator[str]:
+    """Name the data files of which two runs saw different versions."""
+    before, after = (read_json(folder / "manifest.json").get("profiles", {}) for folder in (old, new))
+    yield from (name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
@@ -161,9 +185,6 @@ def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
     Raises:
         ReportError: the file is no study.
     """
-    from afterwatt.reports.errors import ReportError
-    from afterwatt.reports.schema import read_json
-
     try:
         cells = read_json(study)["cells"]
         listed = [[run["directory"] for run in cell["runs"]] for cell in cells]
@@ -172,14 +193,12 @@ def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
     return [name for names in listed for name in (names[:1] if first_seed_only else names)]
 
 
-def runs_in(places: Sequence[str | Path]) -> list["Run"]:
+def runs_in(places: Sequence[str | Path]) -> list[Run]:
     """Open the runs of directories; of a study, the first seed of each of its cells.
 
     Raises:
         ReportError: a directory is no run, and holds none.
     """
-    from afterwatt.reports.rundir import find_runs, load_run
-
     runs = []
     for place in map(Path, places):
         study = place / STUDY_FILE
@@ -191,10 +210,14 @@ def runs_in(places: Sequence[str | Path]) -> list["Run"]:
 
 
 def _stands(plan: Plan, job: Job) -> bool:
-    return (plan.path / job.directory / "manifest.json").is_file()
+    return _is_run(plan.path / job.directory)
 
 
-def _has_page(run: "Run") -> bool:
+def _is_run(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
+
+
+def _has_page(run: Run) -> bool:
     return (run.path / "report.html").is_file()
 
 
@@ -224,7 +247,7 @@ def _run_elsewhere(study: StudyConfig, cell: "Cell", seed: int, path: Path) -> s
     return str(_simulate(job, path, study, Watch(), "").path)
 
 
-def _pages(plan: Plan, compared: Sequence["Run"], pageless: Sequence["Run"]) -> Path | None:
+def _pages(plan: Plan, compared: Sequence[Run], pageless: Sequence[Run]) -> Path | None:
     """Write the pages that are missing, and the comparison; the path of the page to open."""
     if plan.study.no_report:
         return None
@@ -254,6 +277,9 @@ def _cell_json(cell: PlannedCell, told: dict[str, Estimate | None] | None) -> di
         "label": cell.label,
         **names,
         "infeasible": cell.refusal,
-        "runs": [{"seed": job.seed, "directory": job.directory, "config_sha256": job.digest} for job in cell.jobs],
+        "runs": [
+            {"seed": job.seed, "directory": job.directory, "sha256": job.digest, "asked_sha256": job.asked}
+            for job in cell.jobs
+        ],
         "metrics": told and {name: value and value._asdict() for name, value in told.items()},
     }
