@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from afterwatt.cli.tables import Column, print_table
 
 if TYPE_CHECKING:
-    from afterwatt.studies.plan import Plan, PlannedCell
+    from afterwatt.studies.plan import PlannedCell, StudyPlan
     from afterwatt.studies.replications import Estimate
     from afterwatt.studies.running import Study
 
@@ -95,7 +95,7 @@ def _unit(place: str, mean: float) -> tuple[float, str]:
     return factor, f" {unit}"
 
 
-def print_plan(plan: "Plan") -> None:
+def print_plan(plan: "StudyPlan") -> None:
     """Print the runs of a study without running them."""
     rows = [_plan_row(plan, cell) for cell in plan.cells]
     if plan.study.json_output:
@@ -111,7 +111,7 @@ def print_plan(plan: "Plan") -> None:
     print_table(columns, [[str(row[column.title]) for column in columns] for row in rows], title=title, note=plan.note)
 
 
-def _plan_row(plan: "Plan", cell: "PlannedCell") -> dict[str, object]:
+def _plan_row(plan: "StudyPlan", cell: "PlannedCell") -> dict[str, object]:
     names = {field: getattr(cell.names, field) for field in cell.names.__slots__}
     standing = sum((plan.path / job.directory / "manifest.json").is_file() for job in cell.jobs)
     if cell.refusal is not None:

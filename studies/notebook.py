@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from afterwatt.studies.config import StudyConfig, gather
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.evaluate import NAMES, Outcome, evaluate, frame
-from afterwatt.studies.plan import Plan, plan_study
+from afterwatt.studies.plan import StudyPlan, plan_study
 from afterwatt.studies.running import Study, run_study
 
 if TYPE_CHECKING:
@@ -107,18 +107,18 @@ def study(file: str | Path | None = None, **words: Any) -> Study:  # noqa: ANN40
     return run_study(gather(words, file))
 
 
-def _planned(words: dict[str, Any]) -> Plan:
+def _planned(words: dict[str, Any]) -> StudyPlan:
     for word in _WRITTEN:
         if word in words:
             raise OptionError(f"{word} says what is written or printed, and nothing is; use study for directories")
     return plan_study(StudyConfig(**words))
 
 
-def _runs(plan: Plan) -> str:
+def _runs(plan: StudyPlan) -> str:
     return f"{len(plan.cells)} combinations" if len(plan.seeds) == 1 else f"{len(plan.cells) * len(plan.seeds)} runs"
 
 
-def _refuse_infeasible(plan: Plan) -> None:
+def _refuse_infeasible(plan: StudyPlan) -> None:
     from afterwatt.sim.errors import Infeasible
 
     if not plan.jobs:

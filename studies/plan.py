@@ -61,7 +61,7 @@ class PlannedCell:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StudyPlan:
     """A study before it runs; a single run is a study of one cell and one seed, in a directory of its own."""
 
     study: StudyConfig
@@ -81,7 +81,7 @@ class Plan:
         return [job for cell in self.cells for job in cell.jobs]
 
 
-def plan_study(study: StudyConfig) -> Plan:
+def plan_study(study: StudyConfig) -> StudyPlan:
     """Look up and check everything a study needs; nothing is simulated or written.
 
     Raises:
@@ -104,7 +104,7 @@ def plan_study(study: StudyConfig) -> Plan:
     base = RUNS / _base_name(names, arrivals[0].slug, len(seeds))
     directories = {job.directory for cell in cells for job in cell.jobs}
     path = _choose_path(study, base, single, directories)
-    return Plan(study, seeds, tuple(cells), path, note)
+    return StudyPlan(study, seeds, tuple(cells), path, note)
 
 
 def _arrivals(study: StudyConfig, seeds: list[int]) -> tuple[list[Arrivals], str | None]:

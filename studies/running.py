@@ -22,7 +22,7 @@ from afterwatt.reports.schema import read_json
 from afterwatt.studies.config import StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.places import STUDY_FILE, no_litter, write_whole
-from afterwatt.studies.plan import Job, Plan, PlannedCell, plan_study, with_config
+from afterwatt.studies.plan import Job, PlannedCell, StudyPlan, plan_study, with_config
 from afterwatt.studies.replications import Estimate, estimates
 from afterwatt.studies.watch import Watch
 
@@ -47,7 +47,7 @@ class Study:
         changed: the data files that have changed since; none where the program has.
     """
 
-    plan: Plan
+    plan: StudyPlan
     runs: tuple[Run, ...]
     every_run: tuple[Run, ...]
     estimates: dict[str, dict[str, Estimate | None]]
@@ -103,7 +103,7 @@ def run_study(
         return _run_one(plan, watch, spare_core) if plan.single else _run_cells(plan, backend, watch, spare_core)
 
 
-def _run_one(plan: Plan, watch: Watch, spare_core: bool) -> Study:
+def _run_one(plan: StudyPlan, watch: Watch, spare_core: bool) -> Study:
     cell = plan.cells[0]
     run = _simulate(cell.jobs[0], plan.path, plan.study, watch, f"{cell.names.hw} · {cell.names.model}", spare_core)
     return Study(plan, (run,), (run,), {}, _pages(plan, [run], [run]))
@@ -116,7 +116,7 @@ def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str
         return simulate(job.config, path, advance, study.overwrite, spare_core)
 
 
-def _run_cells(plan: Plan, backend: str | None, watch: Watch, spare_core: bool) -> Study:
+def _run_cells(plan: StudyPlan, backend: str | None, watch: Watch, spare_core: bool) -> Study:
     study = plan.study
     earlier = {} if study.overwrite else _asked_before(plan.path)
     _make_folder(plan)
@@ -143,7 +143,7 @@ def _run_cells(plan: Plan, backend: str | None, watch: Watch, spare_core: bool) 
     return Study(plan, tuple(first), tuple(every), shown, report, kept, len(stale), tuple(changed))
 
 
-def _make_folder(plan: Plan) -> None:
+def _make_folder(plan: StudyPlan) -> None:
     """Make the study's folder; with --overwrite take away the runs that an earlier study left there."""
     planned = {job.directory for job in plan.jobs}
     try:
@@ -209,7 +209,7 @@ def runs_in(places: Sequence[str | Path]) -> list[Run]:
     return runs
 
 
-def _stands(plan: Plan, job: Job) -> bool:
+def _stands(plan: StudyPlan, job: Job) -> bool:
     return _is_run(plan.path / job.directory)
 
 
@@ -221,7 +221,7 @@ def _has_page(run: Run) -> bool:
     return (run.path / "report.html").is_file()
 
 
-def _in_parallel(plan: Plan, todo: Sequence[tuple[PlannedCell, Job]], backend: str | None) -> Iterator[str]:
+def _in_parallel(plan: StudyPlan, todo: Sequence[tuple[PlannedCell, Job]], backend: str | None) -> Iterator[str]:
     """Run cells in processes of their own; each looks up its cell anew, so that only names travel."""
     import joblib
     from joblib.externals.loky import get_reusable_executor
@@ -247,7 +247,7 @@ def _run_elsewhere(study: StudyConfig, cell: "Cell", seed: int, path: Path) -> s
     return str(_simulate(job, path, study, Watch(), "").path)
 
 
-def _pages(plan: Plan, compared: Sequence[Run], pageless: Sequence[Run]) -> Path | None:
+def _pages(plan: StudyPlan, compared: Sequence[Run], pageless: Sequence[Run]) -> Path | None:
     """Write the pages that are missing, and the comparison; the path of the page to open."""
     if plan.study.no_report:
         return None
@@ -259,7 +259,7 @@ def _pages(plan: Plan, compared: Sequence[Run], pageless: Sequence[Run]) -> Path
     return page if plan.single else write_report(compared, page)
 
 
-def _study_json(plan: Plan, told: dict[str, dict[str, Estimate | None]]) -> str:
+def _study_json(plan: StudyPlan, told: dict[str, dict[str, Estimate | None]]) -> str:
     cells = [_cell_json(cell, told.get(cell.label)) for cell in plan.cells]
     said = {
         "schema_version": STUDY_VERSION,
