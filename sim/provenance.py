@@ -17,7 +17,7 @@ from afterwatt.modelspecs.catalogue import load_model, model_names
 from afterwatt.sim.config import RunConfig
 from afterwatt.traces.sample import sample_path
 
-SHARED: Final = ("sources.toml", "links/*.toml", "storage/*.toml", "power/*.toml", "ledger/*.toml")
+SHARED: Final = ("*.toml", "links/*.toml", "storage/*.toml", "power/*.toml", "ledger/*.toml")
 """Hardware data that every run may look into."""
 PRESETS: Final = sample_path().with_name("presets.toml")
 """What synthetic traces are drawn from."""

@@ -105,6 +105,8 @@ def _deployment(word: str) -> "Deployment":
 
 def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
     """Yield the data files that words of a cell name, with those that they name in turn."""
+    from afterwatt.hwprofiles.gridfiles import split_address
+
     hardware = Path(cell.hw)
     if hardware.suffix == ".toml":
         named = tomllib.loads(hardware.read_text(encoding="utf-8")).values()
@@ -114,10 +116,10 @@ def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
         yield model / "config.json" if model.is_dir() else model
     if cell.site.endswith(".toml"):
         yield Path(cell.site)
-    if site.hourly is not None and study.start_utc is not None and study.grid is None:
-        yield site.hourly.path
     if study.grid is not None:
-        yield Path(study.grid)
+        yield Path(split_address(study.grid)[0])
+    elif site.hourly is not None and study.start_utc is not None:
+        yield Path(split_address(str(site.hourly.path))[0])
 
 
 def _carbon(study: StudyConfig, grid: "HourlyGrid | None") -> "CarbonOptions":
