@@ -4,6 +4,7 @@
 to mend. Anything else is a fault of ours and keeps its traceback.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -119,17 +120,23 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """`afterwatt`."""
-    sys.exit(run(afterwatt_app()))
+    _end(afterwatt_app())
 
 
 def simulate_main() -> NoReturn:
     """`simulate`."""
-    sys.exit(run(simulate_app()))
+    _end(simulate_app())
 
 
 def validate_main() -> NoReturn:
     """`validate`."""
-    sys.exit(run(validate_app()))
+    _end(validate_app())
+
+
+def _end(app: typer.Typer) -> NoReturn:
+    """Run a script as a process of its own: told to terminate, it leaves no more behind than on Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(run(app))
 
 
 if __name__ == "__main__":

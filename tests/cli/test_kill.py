@@ -40,11 +40,12 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path: Path, words):
     assert said.code == 2, "and no command takes it for a result"
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["interrupt", "terminate"])
 @pytest.mark.parametrize(
     "words",
     [(), ("--hw", "m40", "--hw", "t4"), pytest.param(("--hw", "m40", "--hw", "t4", "--jobs", "2"), id="jobs")],
 )
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path, words):
-    """Ctrl-C goes to the whole process group, workers included."""
-    assert stopped(tmp_path, signal.SIGINT, *words) == 130
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, words, how: signal.Signals):
+    """Ctrl-C, and a terminal or a batch system that closes, tell the whole process group, workers included."""
+    assert stopped(tmp_path, how, *words) == 130
     assert left_in(tmp_path) == []
