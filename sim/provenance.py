@@ -5,11 +5,14 @@ way (links, disks, power, assumptions) is small, and counts for every run as a w
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from afterwatt.hwprofiles.catalogue import load_device, load_host, load_site, profile_path
+from afterwatt.hwprofiles.devices import Device
+from afterwatt.hwprofiles.hosts import Host
+from afterwatt.hwprofiles.sites import Site
 from afterwatt.hwprofiles.stacks import stack_files
 from afterwatt.hwprofiles.tables import DATA_DIR
 from afterwatt.modelspecs.catalogue import DATA_DIR as MODELS_DIR
@@ -17,6 +20,7 @@ from afterwatt.modelspecs.catalogue import load_model, model_names
 from afterwatt.sim.config import RunConfig
 from afterwatt.traces.sample import sample_path
 
+Keyed = TypeVar("Keyed", Device, Host, Site)
 SHARED: Final = ("*.toml", "links/*.toml", "storage/*.toml", "power/*.toml", "ledger/*.toml")
 """Hardware data that every run may look into."""
 PRESETS: Final = sample_path().with_name("presets.toml")
@@ -44,19 +48,20 @@ def _named(config: RunConfig) -> Iterator[Path]:
 
     A user's own profile may be called like a shipped one; what it holds tells them apart.
     """
-    deployment, model = config.deployment, config.model
-    device, host, site = deployment.device, deployment.host, config.site
-    for folder, load, profile in (
-        ("gpus", load_device, device),
-        ("hosts", load_host, host),
-        ("sites", load_site, site),
-    ):
-        path = profile_path(folder, profile.key)
-        if path.is_file() and load(profile.key) == profile:
-            yield path
-    yield from (profile_path("hosts", key) for key in device.default_hosts)
+    model = config.model
+    for pool in config.deployment.pools:
+        yield from _same("gpus", load_device, pool.device)
+        yield from _same("hosts", load_host, pool.host)
+        yield from (profile_path("hosts", key) for key in pool.device.default_hosts)
+    yield from _same("sites", load_site, config.site)
     if model.name in model_names() and load_model(model.name) == model:
         yield MODELS_DIR / f"{model.name}.toml"
+
+
+def _same(folder: str, load: Callable[[str], Keyed], profile: Keyed) -> Iterator[Path]:
+    path = profile_path(folder, profile.key)
+    if path.is_file() and load(profile.key) == profile:
+        yield path
 
 
 def _label(path: Path) -> str:
