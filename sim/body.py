@@ -3,9 +3,10 @@
 Knows nothing of files: rows of finished requests go to a sink as columns, in order of their ids.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.log import DecisionEntry, DecisionLog
-from afterwatt.policies.routing import ROUTING
+from afterwatt.policies.routing import ROUTING, LeastOutstanding
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.views import ReplicaView, RequestView
@@ -28,12 +29,14 @@ from afterwatt.sim.rows import Columns, RowOrder
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.timeline import Bins
 from afterwatt.sim.times import time_model
-from afterwatt.sim.worker import Worker
+from afterwatt.sim.worker import Loads, Worker
 from afterwatt.sim.workload import Workload
 
 SWAP_FRAC = 0.5
 """Share of the hosts' memory that may hold swapped KV blocks (assumption of this project)."""
 SETTLE_EVERY = 2048
+SETTLE_LEAST = 512
+"""A replica is settled when it has finished so many requests: its share of the former, and not below the latter."""
 SETTLE_WITHIN_PS = 10 * 86_400 * PS_PER_S  # ten days: what 64-bit times may count from the last settlement is 106
 
 
@@ -84,15 +87,20 @@ class Body:
         self._env = env = VirtualEnvironment(config.shuffle_ties)
         self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S))
         self._router = ROUTING[config.policies.routing]()
+        stages = [self.time_model(stage) for stage in range(config.deployment.pool.pp)]  # replicas share them
         self.workers = [
-            self._worker(number, memory, DecisionLog(log) if log else None)
+            self._worker(number, memory, stages, DecisionLog(log) if log else None)
             for number in range(config.deployment.pool.replicas)
         ]
+        self._loads = Loads(len(self.workers))
+        for worker in self.workers:
+            if isinstance(worker, Worker):
+                worker.loads = self._loads
         self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
-        self._lanes = list(chain.from_iterable(worker.lanes for worker in self.workers))
         self._bins = Bins(len(QUANTITIES), 3, len(self.workers))
         self._gaps = LogHistogram()
-        self._done: list[Ticket] = []
+        self._done: list[list[Ticket]] = [[] for _ in self.workers]
+        self._settle_every = max(SETTLE_EVERY // len(self.workers), SETTLE_LEAST)
         self._arrived = self._refused = 0
         self._closed = False
         self._open_loop = workload.open_loop
@@ -101,11 +109,12 @@ class Body:
         self._kv_blocks = memory.kv_blocks
         workload.start(env, self.submit)
 
-    def _worker(self, number: int, memory: MemoryPlan, log: DecisionLog | None) -> Worker | PipelineWorker:
+    def _worker(
+        self, number: int, memory: MemoryPlan, stages: list[TimeModel], log: DecisionLog | None
+    ) -> Worker | PipelineWorker:
         config, env = self.config, self._env
         policies, deployment = config.policies, config.deployment
         scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), BATCHING[policies.batching]())
-        stages = [self.time_model(stage) for stage in range(deployment.pool.pp)]
         swap = None
         if policies.preemption == "swap":
             pcie = config.serving.host_link
@@ -149,7 +158,7 @@ class Body:
             return
         self._last_arrival_ps = now = ticket.arrival_ps
         if now > self._settle_by_ps:
-            self._settle()
+            self._settle_all()
         self._arrived += 1
         worker = self.workers[0]
         refused = worker.scheduler.refusal(ticket)
@@ -162,11 +171,13 @@ class Body:
             return
         ticket.refused = refused
         self._refused += 1
-        self._done.append(ticket)
+        self._done[0].append(ticket)
         self._workload.finished(ticket)
 
     def _route(self, ticket: Ticket) -> int:
-        router = self._router
+        router, workers = self._router, self.workers
+        if type(router) is LeastOutstanding and type(workers[0]) is Worker:
+            return self._loads.least(cast("list[Worker]", workers), self._env.now)
         views = self._views
         if router.looks:
             views = [
@@ -175,25 +186,33 @@ class Body:
                     worker.outstanding_tokens(),
                     worker.scheduler.prefix_tokens(ticket) if ticket.prefix else 0,
                 )
-                for worker in self.workers
+                for worker in workers
             ]
         return router.route(RequestView(ticket.seq_id, ticket.prompt_tokens, ticket.output_tokens), views)
 
     def _finished(self, ticket: Ticket) -> None:
-        done = self._done
+        replica = ticket.replica or 0
+        done = self._done[replica]
         done.append(ticket)
         if not self._open_loop:
             self._workload.finished(ticket)
-        if len(done) >= SETTLE_EVERY:
+        if len(done) >= self._settle_every:
             # A ticket's last stride is noted before it is reported finished, so that all about it is known by now.
-            self._settle()
+            self._settle((replica,))
 
-    def _settle(self) -> None:
-        for lane in self._lanes:
-            if self._meter is not None:
-                settle(lane, self._meter, self._bins, self._gaps)
+    def _settle_all(self) -> None:
+        self._settle(range(len(self.workers)))
         self._settle_by_ps = self._env.now + SETTLE_WITHIN_PS
-        done, self._done = self._done, []
+
+    def _settle(self, replicas: Sequence[int]) -> None:
+        """Work out everything about what replicas have done since the last time."""
+        done: list[Ticket] = []
+        for replica in replicas:
+            if self._meter is not None:
+                for lane in self.workers[replica].lanes:
+                    settle(lane, self._meter, self._bins, self._gaps)
+            done += self._done[replica]
+            self._done[replica] = []
         self._rows.add(done)
         if self._progress is not None:
             self._progress(self._rows.count, self._env.now * S_PER_PS)
@@ -208,7 +227,7 @@ class Body:
         else:
             env.run(until=Alarm(env, priority(Kind.ARRIVAL, -1), round(self.config.horizon_s * PS_PER_S)))
             self._stop()
-        self._settle()
+        self._settle_all()
         unfinished = chain.from_iterable(worker.scheduler.sequences() for worker in self.workers)
         self._rows.add([*unfinished], last=True)
         duration_ps = max(env.now, 1)

@@ -28,24 +28,24 @@ class RowOrder:
     def __init__(self, sink: Callable[[Columns], None] | None, warmup_ps: int = 0) -> None:
         self._sink = sink
         self._warmup_ps = warmup_ps
-        self._held: list[Ticket] = []
+        self._held: dict[int, Ticket] = {}
         self.count = 0
 
     def add(self, tickets: list[Ticket], last: bool = False) -> None:
         """Take tickets about which everything is known; with `last`, nothing is held back any more."""
-        held = sorted(self._held + tickets, key=_ID)
-        ready = len(held)
-        if not last:
-            ids = np.array([ticket.seq_id for ticket in held], dtype=np.int64)
-            gaps = np.flatnonzero(ids != self.count + np.arange(len(ids)))
-            ready = int(gaps[0]) if len(gaps) else len(ids)
+        held = self._held
+        for ticket in tickets:
+            held[ticket.seq_id] = ticket
+        ready = []
+        following = self.count
+        while (found := held.pop(following, None)) is not None:
+            ready.append(found)
+            following += 1
+        if last:
+            ready += [held[number] for number in sorted(held)]
         if ready and self._sink is not None:
-            self._sink(columns_of(held[:ready], self._warmup_ps))
-        self.count += ready
-        self._held = held[ready:]
-
-
-_ID = attrgetter("seq_id")
+            self._sink(columns_of(ready, self._warmup_ps))
+        self.count += len(ready)
 
 
 TIMES_PS: Final = {
@@ -57,7 +57,7 @@ TIMES_PS: Final = {
 }
 """Column of requests.parquet -> how it is read off a ticket, in picoseconds (None: not yet)."""
 FIELDS: Final[Mapping[str, Callable[[Ticket], object]]] = {
-    "request_id": _ID,
+    "request_id": attrgetter("seq_id"),
     "class": attrgetter("klass"),
     "session": attrgetter("session"),
     "prompt_tokens": attrgetter("prompt_tokens"),

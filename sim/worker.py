@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from math import sqrt
+from typing import Final
 
 import simpy
 
@@ -13,6 +14,8 @@ from afterwatt.sim.links import Link, together
 from afterwatt.sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.times import IterationTimes
+
+NEVER_PS: Final = -1
 
 
 def next_end(elapsed_ps: int, first_ps: int, slope_ps: int) -> tuple[int, int]:
@@ -41,6 +44,25 @@ def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> in
     return min(most, next_end(elapsed_ps + 1, first_ps, slope_ps)[0] - 1)
 
 
+class Loads:
+    """Outstanding tokens of replicas that a router looks at: brought up to now where an iteration has ended since.
+
+    Attributes:
+        tokens: by replica; until_ps: when they change if nothing else happens.
+    """
+
+    def __init__(self, replicas: int) -> None:
+        self.tokens = [0] * replicas
+        self.until_ps = [NEVER_PS] * replicas
+
+    def least(self, workers: list["Worker"], now_ps: int) -> int:
+        """Return the number of the worker with the fewest outstanding tokens; of equals, the first one's."""
+        for number, until_ps in enumerate(self.until_ps):
+            if NEVER_PS < until_ps <= now_ps:
+                workers[number].note_load()
+        return self.tokens.index(min(self.tokens))
+
+
 class Worker:
     """One replica, single-staged: a SimPy process over a `Scheduler` and a `TimeModel`.
 
@@ -60,6 +82,7 @@ class Worker:
 
     Attributes:
         outcome_of: what comes of so many iterations, where a replay of another body's run tells; set before it runs.
+        loads: where it notes its outstanding tokens, beside other replicas'; set before it runs.
     """
 
     def __init__(
@@ -87,10 +110,11 @@ class Worker:
         self._step_rank = priority(Kind.STEP, number)
         self._plan_rank = priority(Kind.PLAN, number)
         self.outcome_of: Callable[[int], StepOutcome] | None = None
+        self.loads = Loads(number + 1)
         self._rest: simpy.Event | None = None
         self._alarm: Alarm | None = None  # of the stride under way, if an arrival may cut it
-        self._plan: StepPlan[Ticket]  # of the stride under way, and
-        self._stride: Alarm
+        self._stride: Alarm  # under way, and what it computes and emits in each of its iterations
+        self._step_tokens = 0
         self._stopped = False
         self._came = False
         self._slept_ps = 0  # since the last iteration
@@ -102,6 +126,7 @@ class Worker:
     def arrive(self, ticket: Ticket) -> None:
         """Take in a request; the next plan sees it, at once if idle, else at the next iteration boundary."""
         self.scheduler.add(ticket)
+        self.loads.tokens[self.number] += ticket.prompt_tokens + ticket.output_tokens
         lane, rest, now = self.lanes[0], self._rest, self._env._now
         if rest is not None:
             lane.count_from(now)
@@ -119,8 +144,17 @@ class Worker:
         tokens = self.scheduler.outstanding_tokens
         if self._steps:
             done = steps_within(self._env._now - self._start_ps, self._first_ps, self._slope_ps, self._steps)
-            tokens -= done * (self._plan.emits + sum([chunk.tokens for chunk in self._plan.chunks]))
+            tokens -= done * self._step_tokens
         return tokens
+
+    def note_load(self) -> None:
+        """Note the outstanding tokens of now, and when the iteration under way will change them."""
+        loads, number, first, slope = self.loads, self.number, self._first_ps, self._slope_ps
+        done = steps_within(self._env._now - self._start_ps, first, slope, self._steps)
+        loads.tokens[number] = self.scheduler.outstanding_tokens - done * self._step_tokens
+        ended = done + 1
+        end_ps = self._start_ps + ended * first + slope * (ended * done // 2)
+        loads.until_ps[number] = end_ps if done < self._steps else NEVER_PS
 
     def stop(self) -> None:
         """Make no further plans; the iteration under way ends."""
@@ -149,10 +183,12 @@ class Worker:
         lane, single_step, log, queue = self.lanes[0], self._single_step, self._log, env._queue
         step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
         outcome, outcome_of = StepOutcome(0), self.outcome_of  # one for all plans: nobody keeps it
+        number, tokens, until_ps = self.number, self.loads.tokens, self.loads.until_ps
         wake_ps = 0
         while not self._stopped:
             plan = scheduler.plan(env._now / PS_PER_S)  # Python takes five times as long to multiply by a float
             if isinstance(plan, Idle):
+                tokens[number] = scheduler.outstanding_tokens
                 yield from self._sleep(plan)
                 continue
             if self._slept_ps:
@@ -164,6 +200,7 @@ class Worker:
             if scheduler.moved:  # else nobody's memory was
                 note_admissions(scheduler, self.lanes, lane, begin)
                 swapped = sum([move.units for move in plan.moves])
+                tokens[number] = scheduler.outstanding_tokens  # less what they found cached
             if swapped:
                 iterations = yield from self._move(plan, iterations)
                 if self._stopped:
@@ -176,7 +213,8 @@ class Worker:
             span = first if steps == 1 else steps * first + slope * (steps * (steps - 1) // 2)
             if not env.skip(span):
                 self._start_ps, self._first_ps, self._slope_ps, self._steps = start, first, slope, steps
-                self._plan = plan
+                self._step_tokens = emits + sum([chunk.tokens for chunk in chunks]) if chunks else emits
+                tokens[number], until_ps[number] = scheduler.outstanding_tokens, start + first
                 self._stride = alarm = Alarm(env, step_rank, span)
                 if steps > 1 and plan.open_to_arrivals:
                     self._alarm = alarm
@@ -185,10 +223,11 @@ class Worker:
                 steps = self._steps
                 self._steps = 0
             if log is not None:
-                log.write(self.number, start * S_PER_PS, plan, steps, scheduler)
+                log.write(number, start * S_PER_PS, plan, steps, scheduler)
             outcome.iterations = steps
             told = outcome if outcome_of is None else outcome_of(steps)
             first_tokens, finished = scheduler.apply(plan, told)
+            tokens[number], until_ps[number] = scheduler.outstanding_tokens, NEVER_PS
             now, origin = env._now, lane.origin_ps
             # fmt: off
             lane.strides += pack_stride(

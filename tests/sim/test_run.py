@@ -12,7 +12,9 @@ import pytest
 
 from afterwatt.hwprofiles import load_device, make_deployment
 from afterwatt.policies.config import PolicySet
+from afterwatt.policies.routing import LeastOutstanding
 from afterwatt.reports.errors import ReportError
+from afterwatt.sim import body
 from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.run import simulate
 from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
@@ -117,6 +119,22 @@ def test_a_bounded_queue_turns_away_who_comes_too_many(tmp_path):
 def test_each_replica_has_a_queue_of_its_own():
     outcome = run_body(Requests([0] * 10, [100] * 10, [20] * 10), "2xm40", "chunked+seqs=1+queue=3+round-robin")
     assert int((outcome.rows["status"] == "finished").sum()) == 6
+
+
+class AsksForViews(LeastOutstanding):
+    """The same policy, which the body does not know for it."""
+
+
+@pytest.mark.parametrize("policy", ["chunked", "prefill-first", "chunked+swap", "chunked+seqs=3"])
+@pytest.mark.parametrize("rate_per_s", [2.0, 20.0])
+def test_the_least_loaded_replica_is_the_one_that_all_views_show(policy, rate_per_s, monkeypatch):
+    """The body keeps the loads of replicas at hand; asked one by one they come out the same, in mid-stride too."""
+    trace = poisson(200, rate_per_s, between(1, 300), between(1, 60))
+    quick = run_body(trace, "7xm40", policy, kv_blocks=40)
+    monkeypatch.setattr(body, "ROUTING", {"least-outstanding": AsksForViews})
+    slow = run_body(trace, "7xm40", policy, kv_blocks=40)
+    assert [t.replica for t in quick.tickets] == [t.replica for t in slow.tickets]
+    assert len({t.replica for t in quick.tickets if t.replica is not None}) == 7
 
 
 def test_a_model_that_does_not_fit_leaves_no_directory(tmp_path):
