@@ -2,8 +2,9 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -47,7 +48,8 @@ Rounds = Annotated[int, typer.Option("--rounds", metavar="N", help="Of the calib
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of prompts and synthetic traces.")]
 
 
-class Wishes(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
     """What was asked for, checked as far as it can be without looking anything up."""
 
     model: Path
@@ -101,7 +103,20 @@ def validate(
     if not 1.0 <= shrink <= 1e6:
         raise OptionError(f"--shrink {shrink:g} must lie in 1..1,000,000; 1 leaves lengths as they are")
     wishes = Wishes(
-        Path(model), trace, hw, fracs, repetitions, requests, shrink, policy, device, dtype, threads, rounds, seed, out
+        model=Path(model),
+        trace=trace,
+        hw=hw,
+        fracs=fracs,
+        repetitions=repetitions,
+        requests=requests,
+        shrink=shrink,
+        policy=policy,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        rounds=rounds,
+        seed=seed,
+        out=out,
     )
     result, page = _run(wishes, _nothing if quiet or json else _say)
     if json:

@@ -52,7 +52,7 @@ class Counts:
                 raise HardwareError(f"{name} = {value!r} must be a count of 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BooksOptions:
     """What the user decides about the ledger.
 

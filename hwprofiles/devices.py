@@ -24,7 +24,7 @@ SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6", "oam", SOCKET)
 ECC_KINDS: Final = ("none", "inline", "sideband")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One GPU as software sees it (a K80 board holds two).
 

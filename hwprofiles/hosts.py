@@ -13,7 +13,7 @@ HOST_PARTS: Final = ("server", "chassis", "board", "cpu", "dram", "psu", "fans",
 """Parts of a host; `server` is a figure that its source does not split. Disks come from their own profile."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """A class of server, without its GPUs.
 

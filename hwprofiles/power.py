@@ -35,7 +35,7 @@ _J_PER_BYTE: Final = Rule(1e-11, 5e-9, ((1e-12, "pJ"), (1e-9, "nJ")))
 Real = TypeVar("Real", float, "NDArray[np.float64]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Anchors:
     """What kinds of work draw, as shares of a GPU's power limit; see `data/power/anchors.toml`.
 

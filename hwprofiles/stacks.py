@@ -120,7 +120,7 @@ class Spread(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """The free parameters of the time model, for one pool of devices under one software stack.
 

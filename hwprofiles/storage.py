@@ -8,7 +8,7 @@ from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.tables import Table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
     """One disk.
 

@@ -19,7 +19,7 @@ _NUMBERS = {
 _OPTIONS = [*_NUMBERS, "watermark"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySet:
     """The policies of a run and their sizes.
 

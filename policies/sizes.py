@@ -6,7 +6,7 @@ from typing import Literal
 RejectReason = Literal["over_context", "never_fits", "queue_full"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
     """Sizes of one worker.
 

@@ -1,6 +1,6 @@
 """What a run is: everything resolved, nothing read from the environment."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +86,7 @@ class RunConfig:
     site: Site
     workload: Workload
     slo: Slo = field(default_factory=Slo)
+    _: KW_ONLY
     carbon: CarbonOptions = field(default_factory=CarbonOptions)
     start_utc: str | None = None
     horizon_s: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from urllib.parse import parse_qsl
 
 from afterwatt.traces.errors import TraceError, shown
@@ -41,6 +41,7 @@ class Options:
     start_s: float = 0.0
     unit: str | None = None
     sort: bool = False
+    _: KW_ONLY
     drop_empty: bool = False
     lengths: str | None = None
 

@@ -108,7 +108,7 @@ class Sharing:
     hit_frac: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A workload to draw from.
 

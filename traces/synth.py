@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from urllib.parse import urlencode
 
 import numpy as np
@@ -74,6 +74,7 @@ class SyntheticTrace(Trace):
     cv: float | None = None
     daily: bool = True
     hour: float = 12.0
+    _: KW_ONLY
     max_total_tokens: int | None = None
     prompt_scale: float = 1.0
     output_scale: float = 1.0

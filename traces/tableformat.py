@@ -69,7 +69,7 @@ class Stretch:
     left_out: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableFormat:
     """A format whose rows are requests.
 

@@ -1,7 +1,7 @@
 """The machine that torch computes on: what it is called, what memory and caches it has."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ class Machine:
     capability: str
     uuid: str | None
     threads: int
+    _: KW_ONLY
     dtype: str
     versions: dict[str, str]
 
@@ -79,13 +80,14 @@ def describe(device: torch.device, threads: int) -> Machine:
         name, vendor = _processor()
         capability = torch.backends.cpu.get_cpu_capability()
         sizes = (_memory_bytes(), _cache_bytes())
-        return Machine("cpu", name, vendor, *sizes, capability, None, threads, "fp32", versions)
+        return Machine("cpu", name, vendor, *sizes, capability, None, threads, dtype="fp32", versions=versions)
     about = torch.cuda.get_device_properties(device)
     versions |= {"cuda": str(torch.version.cuda)}
     dtype = "fp16" if (about.major, about.minor) in ((5, 3), (6, 0)) or about.major >= 7 else "fp32"
     capability = f"{about.major}.{about.minor}"
     sizes = (about.total_memory, getattr(about, "L2_cache_size", None))
-    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, gpu_uuid(device), threads, dtype, versions)
+    uuid = gpu_uuid(device)
+    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, uuid, threads, dtype=dtype, versions=versions)
 
 
 def _processor() -> tuple[str, str]:

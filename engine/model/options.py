@@ -1,6 +1,6 @@
 """How a model is to be loaded and run, as a value that can be sent to another process; needs no torch itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ class ComputeOptions:
     host_blocks: int = 0
     threads: int | None = None
     max_seqs: int = 64
+    _: KW_ONLY
     max_batch_tokens: int = 2048
     max_context: int | None = None
     graphs: bool | None = None

@@ -16,7 +16,7 @@ from afterwatt.modelspecs.decoders import DECODERS
 from afterwatt.modelspecs.spec import ModelSpec
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class LayerWeights:
     """One layer; matrices as [outputs, inputs].
 

@@ -73,7 +73,7 @@ class PlacedMove(NamedTuple):
     dst_blocks: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeInfo:
     """What a run's manifest says of what computed it.
 

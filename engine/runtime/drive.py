@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from operator import attrgetter
 
 from afterwatt.engine.runtime.process import WorkerLostError, WorkerProcess
@@ -34,6 +34,7 @@ class Served:
     cached_tokens: int = 0
     finished: bool = False
     lost: bool = False
+    _: KW_ONLY
     refused: str | None = None
     refused_ns: int | None = None
     preemptions: int = 0

@@ -13,7 +13,7 @@ from typing import Final
 MIB: Final = 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """How much is measured, and with what.
 

@@ -73,7 +73,7 @@ class Chunked(NamedTuple):
     past_tokens: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class StepRecord:
     """What one iteration was and what came of it; times by `time.monotonic_ns`.
 

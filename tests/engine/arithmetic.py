@@ -43,7 +43,17 @@ class ArithmeticCompute:
         self.host = np.full((host_blocks, block_tokens, 2), -1, dtype=np.int64)
         self.step_s = step_s
         self.info = ComputeInfo(
-            "arithmetic", 0, "cpu", "int64", "int64", kv_blocks, block_tokens, host_blocks, max_context, VOCAB, {}
+            model="arithmetic",
+            params=0,
+            device="cpu",
+            dtype="int64",
+            kv_dtype="int64",
+            kv_blocks=kv_blocks,
+            block_tokens=block_tokens,
+            host_blocks=host_blocks,
+            max_context=max_context,
+            vocab=VOCAB,
+            versions={},
         )
 
     def step(self, batch: StepBatch) -> list[int]:

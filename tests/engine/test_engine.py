@@ -71,7 +71,7 @@ def compute(tiny: Callable[[str], tuple[Path, Any]]) -> TorchCompute:  # noqa: F
 @pytest.fixture(scope="module")
 def alone(compute: TorchCompute) -> dict[str, dict[int, list[int]]]:
     """What each request gets when nobody else is there."""
-    roomy = SchedulerConfig(40, 4, 1, 512, 256)
+    roomy = SchedulerConfig(**TIGHT | {"max_seqs": 1}, token_budget=512)
     return {
         kind: {request.request_id: run(compute, roomy, "chunked", [(0, request)])[0][request.request_id]
                for _, request in requests(kind)}

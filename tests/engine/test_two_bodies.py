@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from afterwatt.engine.runtime.compute import ComputeInfo, PlacedMove, StepBatch
+from afterwatt.engine.runtime.compute import PlacedMove, StepBatch
 from afterwatt.engine.runtime.drive import Recording, Served
 from afterwatt.engine.runtime.process import WorkerSetup, scheduler_config
 from afterwatt.engine.runtime.record import write_run
@@ -44,6 +44,7 @@ from afterwatt.policies.config import PolicySet
 from afterwatt.reports.decisions import read_decisions
 from afterwatt.reports.validation import write_validation_page
 from afterwatt.traces.schema import Batch
+from tests.engine.arithmetic import ArithmeticCompute
 
 DEPLOYMENT = parse_deployment("m40")
 MODEL = replace(load_model("tinyllama-1.1b"), max_context=1024)
@@ -69,7 +70,8 @@ class PhysicalCompute:
     def __init__(self, clock: Clock, slower: float = 1.0) -> None:
         self.clock, self.slower = clock, slower
         self.times = TimeModel(SERVING)
-        self.info = ComputeInfo("tinyllama-1.1b", 0, "m40", "fp16", "fp16", KV_BLOCKS, 16, 0, 1024, 100, {})
+        arithmetic = ArithmeticCompute(KV_BLOCKS, 16, max_context=1024).info
+        self.info = replace(arithmetic, model="tinyllama-1.1b", device="m40", dtype="fp16", kv_dtype="fp16", vocab=100)
 
     def step(self, batch: StepBatch) -> list[int]:
         some = list(zip(batch.query_tokens, batch.past_tokens, strict=True))

@@ -1,22 +1,23 @@
 """The engine's run directory: what the recording holds, under the same contract as the simulator's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from afterwatt.engine.runtime.compute import ComputeInfo
 from afterwatt.engine.runtime.drive import Recording, Served
 from afterwatt.engine.runtime.process import WorkerSetup
 from afterwatt.engine.runtime.record import read_asked, read_steps, request_columns, timeline_columns, write_run
 from afterwatt.engine.runtime.request import Report
 from afterwatt.policies.config import PolicySet
 from afterwatt.reports.decisions import read_decisions
+from tests.engine.arithmetic import ArithmeticCompute
 from tests.engine.runtime.test_worker import run as work
 from tests.engine.runtime.test_worker import worlds
 
-INFO = ComputeInfo("arithmetic", 0, "cpu", "int64", "int64", 64, 4, 0, 60, 251, {"python": "3"}, {"block_bytes": 64.0})
+INFO = replace(ArithmeticCompute(64, 4, max_context=60).info, versions={"python": "3"}, more={"block_bytes": 64.0})
 
 
 def recorded(world) -> Recording:
