@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.routing import ROUTING
+from afterwatt.policies.sizes import SchedulerConfig
 
 PREEMPTION = ("recompute", "swap")
 _NUMBERS = {
@@ -62,6 +63,40 @@ class PolicySet:
                 f"watermark_frac = {self.watermark_frac:.10g} is out of range; expected 0 up to, not including, 1 "
                 "(watermark=1 is a percentage: 0.01)"
             )
+
+    def sizes(
+        self,
+        *,
+        kv_blocks: int,
+        block_tokens: int,
+        max_context_tokens: int,
+        host_blocks: int,
+        prefix_unit_tokens: int | None,
+        groups: int = 1,
+    ) -> SchedulerConfig:
+        """Return the sizes of a worker under these policies.
+
+        Args:
+            kv_blocks: that it has.
+            block_tokens: tokens in each.
+            max_context_tokens: longest prompt and output together that the model takes.
+            host_blocks: KV blocks that host memory can hold.
+            prefix_unit_tokens: tokens per prefix block that the workload names (None: it names none).
+            groups: decode groups, one per pipeline stage.
+        """
+        return SchedulerConfig(
+            kv_blocks=kv_blocks,
+            block_tokens=block_tokens,
+            max_seqs=self.max_seqs,
+            token_budget=self.token_budget,
+            max_context_tokens=max_context_tokens,
+            watermark_blocks=int(self.watermark_frac * kv_blocks),
+            max_queue=self.max_queue,
+            swap_blocks=host_blocks if self.preemption == "swap" else 0,
+            prefix_unit_tokens=prefix_unit_tokens if self.share_prefixes else None,
+            keep_preempted=self.share_prefixes,
+            groups=groups,
+        )
 
     @property
     def name(self) -> str:

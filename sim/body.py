@@ -130,24 +130,15 @@ class Body:
         return time_model(self.config, stage)
 
     def _scheduler_config(self, memory: MemoryPlan) -> SchedulerConfig:
-        config, policies = self.config, self.config.policies
-        unit = self._workload.prefix_unit_tokens if policies.share_prefixes else None
-        swap_bytes = 0.0
-        if policies.preemption == "swap":
-            deployment = config.deployment
-            swap_bytes = SWAP_FRAC * deployment.pool.host.dram_bytes * deployment.pool.hosts / deployment.pool.replicas
-        return SchedulerConfig(
+        pool = self.config.deployment.pool
+        swap_bytes = SWAP_FRAC * pool.host.dram_bytes * pool.hosts / pool.replicas
+        return self.config.policies.sizes(
             kv_blocks=memory.kv_blocks,
-            block_tokens=policies.block_tokens,
-            max_seqs=policies.max_seqs,
-            token_budget=policies.token_budget,
-            max_context_tokens=config.model.max_context,
-            watermark_blocks=int(policies.watermark_frac * memory.kv_blocks),
-            max_queue=policies.max_queue,
-            swap_blocks=int(swap_bytes // memory.replica_block_bytes),
-            prefix_unit_tokens=unit,
-            keep_preempted=policies.share_prefixes,
-            groups=config.deployment.pool.pp,
+            block_tokens=self.config.policies.block_tokens,
+            max_context_tokens=self.config.model.max_context,
+            host_blocks=int(swap_bytes // memory.replica_block_bytes),
+            prefix_unit_tokens=self._workload.prefix_unit_tokens,
+            groups=pool.pp,
         )
 
     # -- requests ------------------------------------------------------------------------------------------------

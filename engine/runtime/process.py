@@ -47,18 +47,12 @@ class WorkerSetup:
 
 def scheduler_config(setup: WorkerSetup, info: ComputeInfo) -> SchedulerConfig:
     """Return the sizes of a worker: what the policies say, in the memory that the model has."""
-    policies = setup.policies
-    return SchedulerConfig(
+    return setup.policies.sizes(
         kv_blocks=info.kv_blocks,
         block_tokens=info.block_tokens,
-        max_seqs=policies.max_seqs,
-        token_budget=policies.token_budget,
         max_context_tokens=info.max_context,
-        watermark_blocks=int(policies.watermark_frac * info.kv_blocks),
-        max_queue=policies.max_queue,
-        swap_blocks=info.host_blocks if policies.preemption == "swap" else 0,
-        prefix_unit_tokens=setup.prefix_unit_tokens if policies.share_prefixes else None,
-        keep_preempted=policies.share_prefixes,
+        host_blocks=info.host_blocks,
+        prefix_unit_tokens=setup.prefix_unit_tokens,
     )
 
 

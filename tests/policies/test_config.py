@@ -8,6 +8,7 @@ from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.config import PREEMPTION, PolicySet, parse_policies
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.routing import ROUTING
+from afterwatt.policies.sizes import SchedulerConfig
 
 sizes = st.integers(1, 10_000_000)
 sets = st.builds(
@@ -96,3 +97,29 @@ def test_any_text_is_a_set_or_one_clear_sentence(text):
     except PolicyError:
         return  # the sentences themselves are tested above
     assert parse_policies(policies.name) == policies
+
+
+@given(sets, st.integers(1, 10**6), st.none() | st.integers(1, 512))
+def test_the_sizes_of_a_worker_are_those_of_its_policies_in_the_memory_there_is(policies, blocks, unit):
+    found = policies.sizes(
+        kv_blocks=blocks,
+        block_tokens=8,
+        max_context_tokens=1000,
+        host_blocks=77,
+        prefix_unit_tokens=unit,
+        groups=3,
+    )
+    assert found == SchedulerConfig(
+        kv_blocks=blocks,
+        block_tokens=8,
+        max_seqs=policies.max_seqs,
+        token_budget=policies.token_budget,
+        max_context_tokens=1000,
+        watermark_blocks=found.watermark_blocks,
+        max_queue=policies.max_queue,
+        swap_blocks={"swap": 77, "recompute": 0}[policies.preemption],
+        prefix_unit_tokens=unit if policies.share_prefixes else None,
+        keep_preempted=policies.share_prefixes,
+        groups=3,
+    )
+    assert 0 <= policies.watermark_frac * blocks - found.watermark_blocks < 1
