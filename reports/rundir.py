@@ -72,8 +72,8 @@ class Run:
         return list(open_parquet(self.file(table)).schema_arrow.names)
 
     def knows(self, table: str, *names: str) -> bool:
-        """Tell whether the run has all of these columns, which an older one may lack."""
-        return set(names) <= set(self.column_names(table))
+        """Tell whether the run has the table and all of these columns, which an older one may lack."""
+        return self.has(table) and set(names) <= set(self.column_names(table))
 
     def column(self, table: str, name: str) -> Floats:
         """Read one numeric column as float64, null as NaN; so is one that an older run lacks."""

@@ -170,6 +170,14 @@ def test_what_is_missing_is_a_dash_and_not_a_nought(older, new: Run):
     assert "– of 120" in printed(run)
 
 
+def test_a_run_that_drew_nothing_is_shown_and_compared(older, new: Run):
+    run = older()
+    run.file("draws").unlink()
+    assert not run.knows("draws", "draw")
+    assert Entry("old", run).choices == {}
+    shown(run, new)
+
+
 def test_a_threshold_on_a_figure_that_is_not_there_is_met_by_nobody_knows_whom(older):
     run = older("requests", ("tpot_s",))
     done = served(run, run.manifest.slo())
