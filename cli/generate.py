@@ -12,7 +12,7 @@ from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
     from afterwatt.engine.runtime.compute import ComputeInfo, Ints
-    from afterwatt.engine.runtime.energy.reading import Meter, Reading
+    from afterwatt.engine.runtime.energy.reading import EnergyMeter, MeterReading
     from afterwatt.engine.runtime.process import WorkerProcess
     from afterwatt.engine.runtime.request import Request
     from afterwatt.engine.runtime.text import Text
@@ -120,7 +120,7 @@ def _prompt(directory: Path, vocab: int, prompt: str | None, ids: str | None) ->
 
 
 def _streamed(
-    worker: "WorkerProcess", request: "Request", text: "Text | None", meter: "Meter", show: bool
+    worker: "WorkerProcess", request: "Request", text: "Text | None", meter: "EnergyMeter", show: bool
 ) -> dict[str, Any]:
     """Run one request, showing its text as it comes: tokens and times."""
     import dataclasses
@@ -159,7 +159,7 @@ def _told(
     produced: list[int],
     token_ns: list[int],
     begin_ns: int,
-    energy: "Reading",
+    energy: "MeterReading",
     text: "Text | None",
 ) -> dict[str, Any]:
     after_s = (token_ns[-1] - token_ns[0]) * 1e-9

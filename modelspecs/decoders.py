@@ -31,7 +31,7 @@ LLAMA_NAMES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoder:
+class DecoderFamily:
     """What tells one family from another.
 
     Attributes:
@@ -55,22 +55,22 @@ class Decoder:
     names: Mapping[str, str] = field(default_factory=lambda: LLAMA_NAMES)
 
 
-DECODERS: Final[Mapping[str, Decoder]] = MappingProxyType(
+DECODERS: Final[Mapping[str, DecoderFamily]] = MappingProxyType(
     {
-        "llama": Decoder(
+        "llama": DecoderFamily(
             architecture="LlamaForCausalLM",
             max_context=2048,
             biases={"qkv_bias": "attention_bias", "attention_out_bias": "attention_bias", "ffn_bias": "mlp_bias"},
             token_ids={"bos_token_id": 1, "eos_token_id": 2},
         ),
-        "mistral": Decoder(
+        "mistral": DecoderFamily(
             architecture="MistralForCausalLM",
             kv_heads=8,
             max_context=131_072,
             windowed=True,
             token_ids={"bos_token_id": 1, "eos_token_id": 2},
         ),
-        "qwen2": Decoder(
+        "qwen2": DecoderFamily(
             architecture="Qwen2ForCausalLM",
             kv_heads=32,
             max_context=32_768,

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from afterwatt.modelspecs.configfile import Config
-from afterwatt.modelspecs.decoders import DECODERS, Decoder
+from afterwatt.modelspecs.decoders import DECODERS, DecoderFamily
 from afterwatt.modelspecs.errors import ModelError, hint
 
 _LEARNED_POSITION_OFFSET = 2
@@ -87,7 +87,7 @@ def llama_like(config: Config, default_kv_heads: int | None, max_context: int) -
     }
 
 
-def decoder(config: Config, family: Decoder) -> dict[str, Any]:
+def decoder(config: Config, family: DecoderFamily) -> dict[str, Any]:
     """Read a family whose block is Llama's.
 
     Args:

@@ -50,7 +50,6 @@ class Precision:
     arithmetic: tuple[str, ...] = _WEIGHT_ONLY
     _: KW_ONLY
     head_bits: float | None = None
-    _: KW_ONLY
     attention_bits: float | None = None
     group: int | None = None
 

@@ -44,7 +44,7 @@ class Formula(NamedTuple):
     rule: Callable[..., Values]
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """One column of a table.
 
     Attributes:
@@ -107,97 +107,104 @@ def _of_the_served(energy_j: Floats, reasons: Sequence[object]) -> Floats:
 
 _INT, _LONG, _FLOAT = pa.int32(), pa.int64(), pa.float64()
 REQUESTS = (
-    Column("request_id", _LONG, "ascending, each once", known=True),
-    Column("arrival_s", _FLOAT, "since the start of the run", known=True),
-    Column("class", _TEXT, "as the trace has it", bodies=SIM),
-    Column("session", pa.string(), "as the trace has it", bodies=SIM),
-    Column("prompt_tokens", _INT, "as the trace wants them", known=True),
-    Column("output_tokens", _INT, "as the trace wants them; fewer where a stop token ended it", known=True),
-    Column("replica", _INT, "which replica served it"),
-    Column(
+    TableColumn("request_id", _LONG, "ascending, each once", known=True),
+    TableColumn("arrival_s", _FLOAT, "since the start of the run", known=True),
+    TableColumn("class", _TEXT, "as the trace has it", bodies=SIM),
+    TableColumn("session", pa.string(), "as the trace has it", bodies=SIM),
+    TableColumn("prompt_tokens", _INT, "as the trace wants them", known=True),
+    TableColumn("output_tokens", _INT, "as the trace wants them; fewer where a stop token ended it", known=True),
+    TableColumn("replica", _INT, "which replica served it"),
+    TableColumn(
         "status",
         _TEXT,
         "`finished`, `rejected`, `unfinished` (the run ended first)",
         known=True,
         formula=Formula(("reject_reason", "finish_s"), _status),
     ),
-    Column(
+    TableColumn(
         "reject_reason",
         _TEXT,
         "`over_context` (longer than the model's context), `never_fits` (larger than the KV memory), `queue_full`; "
         "set for rejected requests and for no other",
     ),
-    Column("cached_tokens", _INT, "prompt tokens found in a shared prefix", known=True),
-    Column("scheduled_s", _FLOAT, "first admission, since the start"),
-    Column("first_token_s", _FLOAT, "first token, since the start"),
-    Column("finish_s", _FLOAT, "last token, since the start"),
-    Column("ttft_s", _FLOAT, "first token − arrival", formula=Formula(("first_token_s", "arrival_s"), np.subtract)),
-    Column(
+    TableColumn("cached_tokens", _INT, "prompt tokens found in a shared prefix", known=True),
+    TableColumn("scheduled_s", _FLOAT, "first admission, since the start"),
+    TableColumn("first_token_s", _FLOAT, "first token, since the start"),
+    TableColumn("finish_s", _FLOAT, "last token, since the start"),
+    TableColumn(
+        "ttft_s", _FLOAT, "first token − arrival", formula=Formula(("first_token_s", "arrival_s"), np.subtract)
+    ),
+    TableColumn(
         "tpot_s",
         _FLOAT,
         "(finish − first token) / (output tokens − 1); null for a single token",
         formula=Formula(("first_token_s", "finish_s", "output_tokens"), _per_further_token),
     ),
-    Column("e2e_s", _FLOAT, "finish − arrival", formula=Formula(("finish_s", "arrival_s"), np.subtract)),
-    Column(
+    TableColumn("e2e_s", _FLOAT, "finish − arrival", formula=Formula(("finish_s", "arrival_s"), np.subtract)),
+    TableColumn(
         "longest_stall_s",
         _FLOAT,
         "longest gap between two of its tokens; null for a single token",
         formula=Formula(("longest_stall_s", "finish_s", "output_tokens"), _between_tokens),
     ),
-    Column("preemptions", _INT, "how often it was put off", known=True),
-    Column(
+    TableColumn("preemptions", _INT, "how often it was put off", known=True),
+    TableColumn(
         "energy_j",
         _FLOAT,
         "allocated to it while it was served",
         bodies=SIM,
         formula=Formula(("energy_j", "reject_reason"), _of_the_served),
     ),
-    Column("in_stats", pa.bool_(), "false in the warm-up", known=True),
+    TableColumn("in_stats", pa.bool_(), "false in the warm-up", known=True),
 )
 """One row per request, in order of request_id."""
 
 TIMELINE = (
-    Column("start_s", _FLOAT, "where the interval begins", known=True),
-    Column("interval_s", _FLOAT, "how long it is", known=True),
-    Column("replica", _INT, "of which replica", known=True),
-    *(Column(f"{state}_s", _FLOAT, f"in the state {state}; the states add up", known=True) for state in STATES),
-    Column("batch_mean", _FLOAT, "sequences running, time-weighted mean", known=True),
-    Column("waiting_mean", _FLOAT, "sequences waiting, time-weighted mean", known=True),
-    Column("kv_used_frac", _FLOAT, "of the KV blocks in use, time-weighted mean", known=True),
-    Column("prompt_tokens", _FLOAT, "read, pro rata", known=True),
-    Column("output_tokens", _FLOAT, "written, pro rata", known=True),
-    Column("gpu_dynamic_prefill_j", _FLOAT, "above idle, of the replica's GPUs reading prompts", bodies=SIM),
-    Column("gpu_dynamic_decode_j", _FLOAT, "above idle, of the replica's GPUs writing tokens", bodies=SIM),
-    Column("hbm_bytes", _FLOAT, "moved in GPU memory", bodies=SIM),
-    Column("link_bytes", _FLOAT, "moved between GPUs", bodies=SIM),
-    Column("dram_to_hbm_bytes", _FLOAT, "moved between host memory and GPU memory"),
+    TableColumn("start_s", _FLOAT, "where the interval begins", known=True),
+    TableColumn("interval_s", _FLOAT, "how long it is", known=True),
+    TableColumn("replica", _INT, "of which replica", known=True),
+    *(TableColumn(f"{state}_s", _FLOAT, f"in the state {state}; the states add up", known=True) for state in STATES),
+    TableColumn("batch_mean", _FLOAT, "sequences running, time-weighted mean", known=True),
+    TableColumn("waiting_mean", _FLOAT, "sequences waiting, time-weighted mean", known=True),
+    TableColumn("kv_used_frac", _FLOAT, "of the KV blocks in use, time-weighted mean", known=True),
+    TableColumn("prompt_tokens", _FLOAT, "read, pro rata", known=True),
+    TableColumn("output_tokens", _FLOAT, "written, pro rata", known=True),
+    TableColumn("gpu_dynamic_prefill_j", _FLOAT, "above idle, of the replica's GPUs reading prompts", bodies=SIM),
+    TableColumn("gpu_dynamic_decode_j", _FLOAT, "above idle, of the replica's GPUs writing tokens", bodies=SIM),
+    TableColumn("hbm_bytes", _FLOAT, "moved in GPU memory", bodies=SIM),
+    TableColumn("link_bytes", _FLOAT, "moved between GPUs", bodies=SIM),
+    TableColumn("dram_to_hbm_bytes", _FLOAT, "moved between host memory and GPU memory"),
 )
 """One row per (interval, replica), as the body measures it; what only a simulator can tell may be unknown."""
 
 LEDGER = (
-    *(Column(f"energy_{name}_j", _FLOAT, f"of the component {name}; components add up", bodies=SIM)
-      for name in COMPONENTS),
-    *(Column(f"energy_{name}_j", _FLOAT, f"in the state {name}; states add up too", bodies=SIM) for name in STATES),
-    Column("energy_j", _FLOAT, "at the site's meter: power supply loss and PUE are inside", bodies=SIM),
-    Column("intensity_gco2e_per_kwh", _FLOAT, "of the grid, in the mean of the interval", bodies=SIM),
-    Column("operational_gco2e", _FLOAT, "what the energy emitted", bodies=SIM),
-)  # fmt: skip
+    *(
+        TableColumn(f"energy_{name}_j", _FLOAT, f"of the component {name}; components add up", bodies=SIM)
+        for name in COMPONENTS
+    ),
+    *(
+        TableColumn(f"energy_{name}_j", _FLOAT, f"in the state {name}; states add up too", bodies=SIM)
+        for name in STATES
+    ),
+    TableColumn("energy_j", _FLOAT, "at the site's meter: power supply loss and PUE are inside", bodies=SIM),
+    TableColumn("intensity_gco2e_per_kwh", _FLOAT, "of the grid, in the mean of the interval", bodies=SIM),
+    TableColumn("operational_gco2e", _FLOAT, "what the energy emitted", bodies=SIM),
+)
 """What the energy ledger adds to each row of the timeline; a timeline without it has unknown energy, not none."""
 
 ITL = (
-    Column("itl_s", _FLOAT, "bin centre; bins grow by 0.1 %", known=True),
-    Column("tokens", _FLOAT, "weight", known=True),
+    TableColumn("itl_s", _FLOAT, "bin centre; bins grow by 0.1 %", known=True),
+    TableColumn("tokens", _FLOAT, "weight", known=True),
 )
 """Inter-token latencies as a histogram."""
 
 DRAWS = (
-    Column("draw", _INT, "ascending from 0", known=True, bodies=SIM),
-    Column("operational_gco2e", _FLOAT, "of the whole run", known=True, bodies=SIM),
+    TableColumn("draw", _INT, "ascending from 0", known=True, bodies=SIM),
+    TableColumn("operational_gco2e", _FLOAT, "of the whole run", known=True, bodies=SIM),
 )
 """One row per draw of the uncertain quantities; columns ``embodied_gco2e__<method>__<allocation>`` follow."""
 
-TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
+TABLES: Final[Mapping[str, tuple[TableColumn, ...]]] = {
     "requests": REQUESTS,
     "timeline": (*TIMELINE, *LEDGER),
     "itl": ITL,
@@ -226,7 +233,7 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def schema(columns: Iterable[Column]) -> pa.Schema:
+def schema(columns: Iterable[TableColumn]) -> pa.Schema:
     """Give the Arrow schema of columns."""
     return pa.schema([pa.field(column.name, column.kind, nullable=not column.known) for column in columns])
 

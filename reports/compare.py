@@ -17,7 +17,7 @@ from afterwatt.reports.errors import ReportError
 from afterwatt.reports.format import listing, percent
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.schema import Summary
-from afterwatt.reports.summary import Served, served
+from afterwatt.reports.summary import ServedUnits, served
 
 MEETS_SLO_FRAC = 0.9
 SEPARATOR = " · "
@@ -40,7 +40,7 @@ class Entry:
         return self.run.summary
 
     @cached_property
-    def served(self) -> Served:
+    def served(self) -> ServedUnits:
         """What carbon is divided by."""
         return served(self.run, self.run.manifest.slo())
 

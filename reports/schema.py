@@ -97,7 +97,7 @@ class Throughput(Strict):
     output_tokens_per_s: NonNegative | None
 
 
-class Load(Strict):
+class OfferedLoad(Strict):
     """Offered load over the capacity that a saturating run of the same mix has shown."""
 
     offered_frac: NonNegative | None
@@ -157,7 +157,7 @@ class Sci(Strict):
     per_slo_met_token_gco2e: Band
 
 
-class Cost(Strict):
+class RunCost(Strict):
     """US dollars of the whole run, hardware by reserved time."""
 
     hardware: NonNegative | None
@@ -227,7 +227,7 @@ class Ranges(Strict):
     energy_j: Range | None
 
 
-class Prediction(Strict):
+class Trust(Strict):
     """How far the times can be trusted.
 
     basis: `measured` (runs of this class of model on this device with this stack), `fitted` (of other models),
@@ -261,15 +261,15 @@ class Summary(Strict):
     e2e_s: Stats
     longest_stall_s: Stats
     throughput: Throughput
-    load: Load
+    load: OfferedLoad
     bytes_moved: BytesMoved
     energy_j: Energy
     carbon_gco2e: Carbon
     sci: Sci
-    cost_usd: Cost
+    cost_usd: RunCost
     quality: Quality
     breakeven: BreakEven | None = None
-    prediction: Prediction | None = None
+    prediction: Trust | None = None
 
 
 class FactRow(Strict):
@@ -282,7 +282,7 @@ class FactRow(Strict):
     source: str | None = None
 
 
-class Slo(Strict):
+class SloThresholds(Strict):
     """Thresholds that one request must all meet; null is no threshold."""
 
     ttft_s: Annotated[float, Field(gt=0)] | None = None
@@ -317,7 +317,7 @@ class Manifest(Block):
     not_modelled: list[str] = []
     warnings: list[str] = []
 
-    def slo(self) -> Slo | None:
+    def slo(self) -> SloThresholds | None:
         """Give the service level the run was held to, or None where none was asked for.
 
         Raises:
@@ -326,7 +326,7 @@ class Manifest(Block):
         raw = self.config.get("slo")
         if raw is None:
             return None
-        slo = _validated(Slo, raw, "manifest.json: config.slo")
+        slo = _validated(SloThresholds, raw, "manifest.json: config.slo")
         return slo if slo.thresholds() else None
 
     def grid(self) -> str | None:

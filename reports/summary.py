@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from afterwatt.reports.columns import Floats
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.rundir import Run
-from afterwatt.reports.schema import SCHEMA_VERSION, Slo, check_summary
+from afterwatt.reports.schema import SCHEMA_VERSION, SloThresholds, check_summary
 from afterwatt.reports.tables import iter_columns
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s", "longest_stall_s")
@@ -26,7 +26,7 @@ Block = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
 
 
-class Served(NamedTuple):
+class ServedUnits(NamedTuple):
     """What there is to divide joules, grams and dollars by, over the whole run (warm-up included, as in the totals).
 
     None where an older run lacks the column that would tell.
@@ -84,7 +84,7 @@ def latency(run: Run, column: str, mask: Mask | None = None) -> Floats:
     return values[~np.isnan(values)]
 
 
-def served(run: Run, slo: Slo | None) -> Served:
+def served(run: Run, slo: SloThresholds | None) -> ServedUnits:
     """Count what was finished, and what of it within the SLO."""
     requests = tokens = met_requests = met_tokens = 0
     limits = slo.thresholds() if slo else {}
@@ -100,7 +100,7 @@ def served(run: Run, slo: Slo | None) -> Served:
         met_tokens += _total(produced.filter(met))
     finishes, produces = run.knows("requests", "status"), run.knows("requests", "status", "output_tokens")
     judges = bool(limits) and run.knows("requests", "status", *limits)
-    return Served(
+    return ServedUnits(
         requests if finishes else None,
         tokens if produces else None,
         met_requests if judges else None,
@@ -130,7 +130,7 @@ def _last_end_s(start_s: Floats, interval_s: Floats) -> float | None:
     return float(ends.max()) if len(ends) else None
 
 
-def summarise(run: Run, done: Served | None = None) -> Block:
+def summarise(run: Run, done: ServedUnits | None = None) -> Block:
     """Compute the blocks of summary.json that a run's own files hold.
 
     Args:

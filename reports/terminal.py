@@ -36,7 +36,7 @@ COST_COLUMN = "cost per million tokens"
 LEVEL_STYLES = {"alarm": "bold red", "warn": "yellow", "info": "dim"}
 
 
-class Row(NamedTuple):
+class Line(NamedTuple):
     """One line of the table: what it is, how a run fills it, and the METRICS column that knows which end is better."""
 
     name: str
@@ -108,36 +108,36 @@ def _split(entry: Entry) -> str:
     return percent(min(1.0, carbon.operational.p50 / carbon.total.p50), 2)
 
 
-FINISHED = Row("finished", _requests)
-LOST = Row("rejected · unfinished", _lost)
-WITHIN_SLO = Row("within SLO", _slo, "within SLO")
-STALL = Row("longest stall p99", lambda e: brief(e.summary.longest_stall_s.p99))
-RATE = Row("output tokens/s", lambda e: number(e.summary.throughput.output_tokens_per_s), "tokens/s")
-LOAD = Row("load, of its capacity", _load)
-COST = Row("US$ per million tokens", lambda e: usd(e.summary.cost_usd.per_million_output_tokens), COST_COLUMN)
-ENERGY = Row("energy per token", _energy_per_token, "energy per token")
+FINISHED = Line("finished", _requests)
+LOST = Line("rejected · unfinished", _lost)
+WITHIN_SLO = Line("within SLO", _slo, "within SLO")
+STALL = Line("longest stall p99", lambda e: brief(e.summary.longest_stall_s.p99))
+RATE = Line("output tokens/s", lambda e: number(e.summary.throughput.output_tokens_per_s), "tokens/s")
+LOAD = Line("load, of its capacity", _load)
+COST = Line("US$ per million tokens", lambda e: usd(e.summary.cost_usd.per_million_output_tokens), COST_COLUMN)
+ENERGY = Line("energy per token", _energy_per_token, "energy per token")
 TAIL = (
     STALL,
     RATE,
     LOAD,
     ENERGY,
-    Row("of this idle", _idle),
-    Row("CO2e per request", _carbon("per_request_gco2e"), "carbon per request"),
-    Row("CO2e per token", _carbon("per_output_token_gco2e"), "carbon per token"),
-    Row("CO2e per token within SLO", _carbon("per_slo_met_token_gco2e")),
-    Row("of the CO2e, electricity", _split),
+    Line("of this idle", _idle),
+    Line("CO2e per request", _carbon("per_request_gco2e"), "carbon per request"),
+    Line("CO2e per token", _carbon("per_output_token_gco2e"), "carbon per token"),
+    Line("CO2e per token within SLO", _carbon("per_slo_met_token_gco2e")),
+    Line("of the CO2e, electricity", _split),
     COST,
 )
 ONE = (
     FINISHED,
     LOST,
     WITHIN_SLO,
-    Row("first token p50 · p90 · p99", lambda e: _quantiles(e.summary.ttft_s)),
-    Row("  90 % range of p90", _within("ttft_s")),
-    Row("per token p50 · p90 · p99", lambda e: _quantiles(e.summary.tpot_s)),
-    Row("  90 % range of p90", _within("tpot_s")),
-    Row("answer p50 · p90 · p99", lambda e: _quantiles(e.summary.e2e_s)),
-    Row("  90 % range of p90", _within("e2e_s")),
+    Line("first token p50 · p90 · p99", lambda e: _quantiles(e.summary.ttft_s)),
+    Line("  90 % range of p90", _within("ttft_s")),
+    Line("per token p50 · p90 · p99", lambda e: _quantiles(e.summary.tpot_s)),
+    Line("  90 % range of p90", _within("tpot_s")),
+    Line("answer p50 · p90 · p99", lambda e: _quantiles(e.summary.e2e_s)),
+    Line("  90 % range of p90", _within("e2e_s")),
     *TAIL,
 )
 """The lines for one run."""
@@ -145,39 +145,41 @@ FEW = (
     FINISHED,
     LOST,
     WITHIN_SLO,
-    Row("first token p50", lambda e: brief(e.summary.ttft_s.p50)),
-    Row("first token p90", lambda e: brief(e.summary.ttft_s.p90), "TTFT p90"),
-    Row("  its 90 % range", _within("ttft_s")),
-    Row("first token p99", lambda e: brief(e.summary.ttft_s.p99)),
-    Row("per token p50", lambda e: brief(e.summary.tpot_s.p50)),
-    Row("per token p90", lambda e: brief(e.summary.tpot_s.p90), "TPOT p90"),
-    Row("  its 90 % range", _within("tpot_s")),
-    Row("answer p90", lambda e: brief(e.summary.e2e_s.p90), "answer p90"),
-    Row("times known from", _basis),
+    Line("first token p50", lambda e: brief(e.summary.ttft_s.p50)),
+    Line("first token p90", lambda e: brief(e.summary.ttft_s.p90), "TTFT p90"),
+    Line("  its 90 % range", _within("ttft_s")),
+    Line("first token p99", lambda e: brief(e.summary.ttft_s.p99)),
+    Line("per token p50", lambda e: brief(e.summary.tpot_s.p50)),
+    Line("per token p90", lambda e: brief(e.summary.tpot_s.p90), "TPOT p90"),
+    Line("  its 90 % range", _within("tpot_s")),
+    Line("answer p90", lambda e: brief(e.summary.e2e_s.p90), "answer p90"),
+    Line("times known from", _basis),
     *TAIL,
 )
 """The lines for a few runs, a column each."""
 MANY = (
     WITHIN_SLO,
-    Row("TTFT p90", lambda e: brief(e.summary.ttft_s.p90), "TTFT p90"),
-    Row("TPOT p90", lambda e: brief(e.summary.tpot_s.p90), "TPOT p90"),
-    Row("tokens/s", RATE.read, "tokens/s"),
-    Row("load", lambda e: percent(e.summary.load.offered_frac)),
-    Row("energy/token", _energy_per_token, "energy per token"),
-    Row("CO2e/token", _carbon("per_output_token_gco2e"), "carbon per token"),
-    Row("$/M tokens", COST.read, COST_COLUMN),
+    Line("TTFT p90", lambda e: brief(e.summary.ttft_s.p90), "TTFT p90"),
+    Line("TPOT p90", lambda e: brief(e.summary.tpot_s.p90), "TPOT p90"),
+    Line("tokens/s", RATE.read, "tokens/s"),
+    Line("load", lambda e: percent(e.summary.load.offered_frac)),
+    Line("energy/token", _energy_per_token, "energy per token"),
+    Line("CO2e/token", _carbon("per_output_token_gco2e"), "carbon per token"),
+    Line("$/M tokens", COST.read, COST_COLUMN),
 )
 """The columns for many runs, a line each."""
 MANY_NARROW = (
-    Row("SLO", _slo, "within SLO"),
+    Line("SLO", _slo, "within SLO"),
     *MANY[1:3],
-    Row("load", lambda e: percent(e.summary.load.offered_frac, 2)),
-    Row("J/token", _energy_per_token, "energy per token"),
-    Row("CO2e/tok", _carbon("per_output_token_gco2e", whole=False), "carbon per token"),
-    Row("$/M tok", COST.read, COST_COLUMN),
+    Line("load", lambda e: percent(e.summary.load.offered_frac, 2)),
+    Line("J/token", _energy_per_token, "energy per token"),
+    Line("CO2e/tok", _carbon("per_output_token_gco2e", whole=False), "carbon per token"),
+    Line("$/M tok", COST.read, COST_COLUMN),
 )
 """The same for 80 columns."""
-MANY_MEDIUM = tuple(Row(row.name, MANY_NARROW[5].read, row.metric) if row.name == "CO2e/token" else row for row in MANY)
+MANY_MEDIUM = tuple(
+    Line(row.name, MANY_NARROW[5].read, row.metric) if row.name == "CO2e/token" else row for row in MANY
+)
 """The same without intervals."""
 
 
@@ -264,28 +266,28 @@ def _width(cells: Sequence[Sequence[str]]) -> int:
     return sum(max(map(len, column)) + GAP for column in zip(*cells, strict=True)) - GAP
 
 
-def _as_columns(group: Sequence[Entry], rows: Sequence[Row]) -> list[list[str]]:
+def _as_columns(group: Sequence[Entry], rows: Sequence[Line]) -> list[list[str]]:
     lines = [[row.name, *_cells(group, row)] for row in _known(rows, group)]
     return [["", *(entry.label for entry in group)], *lines]
 
 
-def _as_lines(group: Sequence[Entry], rows: Sequence[Row]) -> list[list[str]]:
+def _as_lines(group: Sequence[Entry], rows: Sequence[Line]) -> list[list[str]]:
     rows = _known(rows, group)
     columns = [["run", *(entry.label for entry in group)], *([row.name, *_cells(group, row)] for row in rows)]
     return [list(line) for line in zip(*columns, strict=True)]
 
 
-def _known(rows: Sequence[Row], group: Sequence[Entry]) -> list[Row]:
+def _known(rows: Sequence[Line], group: Sequence[Entry]) -> list[Line]:
     """Leave out what no run knows."""
     return [row for row in rows if any(row.read(entry) != UNKNOWN for entry in group)]
 
 
-def _cells(group: Sequence[Entry], row: Row) -> list[str]:
+def _cells(group: Sequence[Entry], row: Line) -> list[str]:
     marked = _best(group, row)
     return [f"*{row.read(entry)}" if place in marked else row.read(entry) for place, entry in enumerate(group)]
 
 
-def _best(group: Sequence[Entry], row: Row) -> set[int]:
+def _best(group: Sequence[Entry], row: Line) -> set[int]:
     metric = next((metric for metric in METRICS if metric.name == row.metric), None)
     if metric is None or len(group) < 2:
         return set()

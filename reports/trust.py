@@ -3,7 +3,7 @@
 from typing import Final
 
 from afterwatt.reports.format import UNKNOWN, brief, energy, number, percent
-from afterwatt.reports.schema import Prediction, Range, Summary
+from afterwatt.reports.schema import Range, Summary, Trust
 
 BASES: Final = {
     "measured": "runs of such models on this very card with this software",
@@ -53,7 +53,7 @@ def ranges(summary: Summary) -> list[tuple[str, str, str]]:
     return rows
 
 
-def range_of(prediction: Prediction | None, metric: str, quantile: str) -> str:
+def range_of(prediction: Trust | None, metric: str, quantile: str) -> str:
     """Write the range of one quantile of a latency."""
     found = prediction.range_90 if prediction is not None else None
     return UNKNOWN if found is None else _times(getattr(found, metric).get(quantile))

@@ -16,7 +16,7 @@ from afterwatt.reports.format import duration, listing, number, plural
 from afterwatt.reports.html import render_page, write_page
 from afterwatt.reports.rundir import load_run
 from afterwatt.reports.schema import read_json
-from afterwatt.reports.view import Table
+from afterwatt.reports.view import TextTable
 
 SCHEMA: Final = 1
 NAMES: Final = {
@@ -97,16 +97,16 @@ def _named(what: str) -> str:
     return f"{NAMES[metric]} {rest}" if metric in NAMES else what
 
 
-def bounds_table(found: Json) -> Table:
+def bounds_table(found: Json) -> TextTable:
     """Return the bounds and what was found."""
     rows = [
         [_named(one["what"]), _percent(one["most"]), _signed(one["error_frac"]), "kept" if one["kept"] else "exceeded"]
         for one in found["bounds"]
     ]
-    return Table("Stated bounds", ["", "at most", "error", ""], rows)
+    return TextTable("Stated bounds", ["", "at most", "error", ""], rows)
 
 
-def figures_table(load: Json) -> Table:
+def figures_table(load: Json) -> TextTable:
     """Return predicted, measured, error and spread of every figure of a load."""
     rows = []
     for one in load["figures"]:
@@ -123,7 +123,7 @@ def figures_table(load: Json) -> Table:
         "over their median. Demerit: root mean square distance of the two distributions over the measured mean. "
         f"Energy: {load['energy_method'] or 'unknown'}."
     )
-    return Table("Predicted and measured", ["", "predicted", "measured", "error", "spread"], rows, note=note)
+    return TextTable("Predicted and measured", ["", "predicted", "measured", "error", "spread"], rows, note=note)
 
 
 def sensitivity_sentence(load: Json) -> str:
@@ -138,7 +138,7 @@ def sensitivity_sentence(load: Json) -> str:
     )
 
 
-def decisions_table(found: Json) -> Table:
+def decisions_table(found: Json) -> TextTable:
     """Return the decision check."""
     rows = [
         [
@@ -150,10 +150,10 @@ def decisions_table(found: Json) -> Table:
         for one in found["checks"]["decisions"]
     ]
     note = "The engine's recorded outcomes, fed to the simulator: its decision log must be the engine's, view by view."
-    return Table("Decisions", ["load", "entries equal", "preemptions", "mismatches"], rows, note=note)
+    return TextTable("Decisions", ["load", "entries equal", "preemptions", "mismatches"], rows, note=note)
 
 
-def operations_table(found: Json) -> Table:
+def operations_table(found: Json) -> TextTable:
     """Return the time model against single iterations."""
     rows = [
         [
@@ -166,10 +166,10 @@ def operations_table(found: Json) -> Table:
         for one in found["checks"]["operations"]
     ]
     note = "Iterations one by one: absolute error, and by what share their sum is off. Fitted to the calibration only."
-    return Table("Operations", ["", "iterations", "median", "p90", "sum"], rows, note=note)
+    return TextTable("Operations", ["", "iterations", "median", "p90", "sum"], rows, note=note)
 
 
-def composition_table(found: Json) -> Table:
+def composition_table(found: Json) -> TextTable:
     """Return the simulator with measured iteration times."""
     rows = [
         [
@@ -184,7 +184,7 @@ def composition_table(found: Json) -> Table:
     ]
     note = "The simulator with the engine's own iteration times: what is left is queueing, waking and hand-over."
     head = ["load", "requests", "TTFT, median of each", "end-to-end", "mean TTFT", "mean end-to-end"]
-    return Table("Composition", head, rows, note=note)
+    return TextTable("Composition", head, rows, note=note)
 
 
 def drift_sentence(drift: Json) -> str:
@@ -206,7 +206,7 @@ def _signed(value: float | None) -> str:
     return "unknown" if value is None else f"{100.0 * value:+.1f} %"
 
 
-def text_of(found: Json) -> Sequence[Table]:
+def text_of(found: Json) -> Sequence[TextTable]:
     """Return the tables that a terminal shows: bounds, then each load's most asked-for figures."""
     shown = [bounds_table(found)]
     for load in found["loads"]:

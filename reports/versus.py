@@ -11,7 +11,7 @@ from afterwatt.reports.compare import Choice, Entry, contenders, flips, headline
 from afterwatt.reports.format import UNKNOWN, count, duration, energy, grams, listing, number, percent, plural, usd
 from afterwatt.reports.schema import Interval
 from afterwatt.reports.trust import range_of
-from afterwatt.reports.view import Card, Table, co2e
+from afterwatt.reports.view import Headline, TextTable, co2e
 
 MOST_FLIPS = 6
 
@@ -94,13 +94,13 @@ def best(group: Sequence[Entry], metric: Metric, among: Sequence[Entry]) -> set[
     return {i for i, value in values.items() if value == goal}
 
 
-def comparison_table(group: Sequence[Entry]) -> Table:
+def comparison_table(group: Sequence[Entry]) -> TextTable:
     """Put all runs side by side, the best of each column marked."""
     among, rule = contenders(group)
     shown = [metric for metric in METRICS if any(metric.read(entry) is not None for entry in group)]
     rows = [[_flagged(entry), *(metric.write(entry) for metric in shown)] for entry in group]
     marked = frozenset((row, column) for column, m in enumerate(shown, 1) for row in best(group, m, among))
-    return Table(
+    return TextTable(
         "Side by side",
         ["run", *(metric.name for metric in shown)],
         rows,
@@ -119,7 +119,7 @@ def _flagged(entry: Entry) -> str:
     return f"{entry.label}\n{', '.join(flags)}" if flags else entry.label
 
 
-def verdicts(group: Sequence[Entry]) -> list[Card]:
+def verdicts(group: Sequence[Entry]) -> list[Headline]:
     """Name the fastest, the leanest and the greenest among those that may be called best."""
     among, _ = contenders(group)
     by_name = {metric.name: metric for metric in METRICS}
@@ -142,7 +142,7 @@ def verdicts(group: Sequence[Entry]) -> list[Card]:
         if left_out:
             why = "not within SLO" if all(entry.meets_slo is not None for entry in group) else "overloaded"
             rows.append((f"{plural(left_out, 'run')} left out", why))
-        found.append(Card(kind, title, known[0][1].label, metric.name, rows))
+        found.append(Headline(kind, title, known[0][1].label, metric.name, rows))
     return found
 
 
@@ -150,7 +150,7 @@ def _times(value: float, least: float) -> str:
     return f" · {number(value / least, 2)}×" if least and value > least else ""
 
 
-def outcome_table(group: Sequence[Entry]) -> Table:
+def outcome_table(group: Sequence[Entry]) -> TextTable:
     """List what was run and what became of its requests."""
     rows = []
     for entry in group:
@@ -176,14 +176,14 @@ def outcome_table(group: Sequence[Entry]) -> Table:
         "capacity (requests/s)",
         "devices needed",
     ]
-    return Table("The runs", head, rows)
+    return TextTable("The runs", head, rows)
 
 
-def ranking_table(group: Sequence[Entry], choices: Sequence[Choice]) -> Table:
+def ranking_table(group: Sequence[Entry], choices: Sequence[Choice]) -> TextTable:
     """List carbon per output token and rank under every method × allocation; ranks unlike the headline's are marked."""
     headline = headline_choice(group)
     if headline is None:
-        return Table("", [], [])
+        return TextTable("", [], [])
     usual = ranking(group, headline)
     rows, marked = [], set()
     for row, choice in enumerate(choices):
@@ -199,7 +199,7 @@ def ranking_table(group: Sequence[Entry], choices: Sequence[Choice]) -> Table:
         "Median carbon (CO₂e) per output token, rank, and the share of draws in which the run is lowest. "
         f"Marked: a rank that differs from that under {' × '.join(headline)}."
     )
-    return Table(
+    return TextTable(
         "Ranking under every way of counting",
         ["method × allocation", *(e.label for e in group)],
         rows,
@@ -229,7 +229,7 @@ def flip_texts(group: Sequence[Entry], choices: Sequence[Choice]) -> list[str]:
     return found
 
 
-def crossing_table(group: Sequence[Entry], choice: Choice) -> Table:
+def crossing_table(group: Sequence[Entry], choice: Choice) -> TextTable:
     """List the break-even points of every pair, also those outside of the charts as far as they mean something."""
     known = [found for entry in group if (found := curves(entry, choice)) is not None]
     axes: tuple[tuple[str, list[Curve], tuple[float, float], Callable[[float], str]], ...] = (
@@ -248,4 +248,4 @@ def crossing_table(group: Sequence[Entry], choice: Choice) -> Table:
         "Best changes: no third run is lower there. Listed up to 2,000 g/kWh and from a tenth to ten times the lives."
     )
     head = ["what moves", "break-even at", "lower below it", "lower above it", "carbon per token there", "best changes"]
-    return Table("Break-even points", head, rows, note)
+    return TextTable("Break-even points", head, rows, note)

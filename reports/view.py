@@ -35,7 +35,7 @@ LATENCY_ROWS = {
 }
 
 
-class Card(NamedTuple):
+class Headline(NamedTuple):
     """A headline: one big number, what it is, and a few lines under it; ``quantiles`` are rows of p50, p90 and p99."""
 
     kind: str
@@ -46,7 +46,7 @@ class Card(NamedTuple):
     quantiles: Sequence[Sequence[str]] = ()
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """A table of text; the first column names the row, a line break starts a smaller second line.
 
     ``marked`` holds (row, column) of the cells to mark, as ``best`` or as ``other``.
@@ -66,7 +66,7 @@ def co2e(block: Interval | None) -> str:
     return text if text == UNKNOWN else f"{text}CO₂e"
 
 
-def cards(entry: Entry) -> list[Card]:
+def cards(entry: Entry) -> list[Headline]:
     """Say what users feel, what the hardware does and what the planet pays."""
     return [_feel(entry), _does(entry), _pays(entry)]
 
@@ -87,7 +87,7 @@ def sentence(entry: Entry) -> str:
     return f"{told}. An output token takes {listing(parts)}." if parts else f"{told}."
 
 
-def _feel(entry: Entry) -> Card:
+def _feel(entry: Entry) -> Headline:
     summary, slo = entry.summary, entry.run.manifest.slo()
     quantiles = [
         [name, *(brief(value) for value in (stats.p50, stats.p90, stats.p99))]
@@ -102,16 +102,16 @@ def _feel(entry: Entry) -> Card:
     if slo is None or entry.attainment_frac is None:
         rows.append(("service level", "none was asked for"))
         what = "or less to the first token, nine times in ten"
-        return Card("feel", "What users feel", duration(summary.ttft_s.p90), what, rows, quantiles)
+        return Headline("feel", "What users feel", duration(summary.ttft_s.p90), what, rows, quantiles)
     limits = ", ".join(
         f"{name.removesuffix('_s').upper()} ≤ {setting(limit)}" for name, limit in slo.thresholds().items()
     )
     rows.append(("service level", limits))
     what = "of requests served within the service level"
-    return Card("feel", "What users feel", percent(entry.attainment_frac), what, rows, quantiles)
+    return Headline("feel", "What users feel", percent(entry.attainment_frac), what, rows, quantiles)
 
 
-def _does(entry: Entry) -> Card:
+def _does(entry: Entry) -> Headline:
     summary, tokens = entry.summary, entry.served.output_tokens
     total_j, length_s = summary.energy_j.total, summary.duration_s
     busy = _busy_frac(entry)
@@ -127,7 +127,7 @@ def _does(entry: Entry) -> Card:
         ("length of the run", duration(length_s)),
     ]
     big = number(summary.throughput.output_tokens_per_s)
-    return Card("does", "What the hardware does", big, "output tokens per second", rows)
+    return Headline("does", "What the hardware does", big, "output tokens per second", rows)
 
 
 def _busy_frac(entry: Entry) -> float | None:
@@ -136,7 +136,7 @@ def _busy_frac(entry: Entry) -> float | None:
     return busy if np.isfinite(busy) else None
 
 
-def _pays(entry: Entry) -> Card:
+def _pays(entry: Entry) -> Headline:
     summary = entry.summary
     carbon, sci = summary.carbon_gco2e, summary.sci
     share = None
@@ -153,10 +153,10 @@ def _pays(entry: Entry) -> Card:
     per = sci.per_request_gco2e
     big = f"{grams(per.p50)}CO₂e" if per.p50 is not None else UNKNOWN
     within = f", {co2e(per).split('(')[1].split(')')[0]} within the draws" if "(" in co2e(per) else ""
-    return Card("pays", "What the planet pays", big, f"per request{within}", rows)
+    return Headline("pays", "What the planet pays", big, f"per request{within}", rows)
 
 
-def latency_table(entry: Entry) -> Table:
+def latency_table(entry: Entry) -> TextTable:
     """List every latency's mean, quantiles and maximum."""
     slo = entry.run.manifest.slo()
     limits = slo.thresholds() if slo else {}
@@ -166,10 +166,10 @@ def latency_table(entry: Entry) -> Table:
         values = [duration(value) for value in (stats.mean, stats.p50, stats.p90, stats.p99, stats.max)]
         rows.append([title, *values, setting(limits[name]) if name in limits else UNKNOWN])
     note = "Over finished requests after the warm-up; inter-token latency over their tokens, to 0.1 %."
-    return Table("Latency", ["", "mean", "p50", "p90", "p99", "max", "SLO"], rows, note)
+    return TextTable("Latency", ["", "mean", "p50", "p90", "p99", "max", "SLO"], rows, note)
 
 
-def trust_table(entry: Entry) -> Table | None:
+def trust_table(entry: Entry) -> TextTable | None:
     """List what the error of the times leaves of each metric; None where no range was computed."""
     rows = [list(row) for row in ranges(entry.summary)]
     note = (
@@ -177,10 +177,10 @@ def trust_table(entry: Entry) -> Table | None:
         "what users feel follows through the queues. Joules also by the error of power. Workload, prices and carbon "
         "are not part of it."
     )
-    return Table("How far to trust it", ["", "predicted", "90 % range"], rows, note) if rows else None
+    return TextTable("How far to trust it", ["", "predicted", "90 % range"], rows, note) if rows else None
 
 
-def unit_table(entry: Entry) -> Table:
+def unit_table(entry: Entry) -> TextTable:
     """List carbon, energy and cost per functional unit."""
     summary, served = entry.summary, entry.served
     total_j, total_usd = summary.energy_j.total, summary.cost_usd.total
@@ -197,10 +197,10 @@ def unit_table(entry: Entry) -> Table:
         "Everything the run used, idle time and warm-up included, shared among what it finished: "
         "(O + M) per R, as in the software carbon intensity (ISO/IEC 21031)."
     )
-    return Table("Per unit of service", ["unit", "how many", "carbon (p5–p95)", "energy", "cost"], rows, note)
+    return TextTable("Per unit of service", ["unit", "how many", "carbon (p5–p95)", "energy", "cost"], rows, note)
 
 
-def cost_table(summary: Summary) -> Table:
+def cost_table(summary: Summary) -> TextTable:
     """List what the run costs."""
     cost = summary.cost_usd
     rows = [
@@ -209,10 +209,10 @@ def cost_table(summary: Summary) -> Table:
         ["total", usd(cost.total)],
         ["per million output tokens", usd(cost.per_million_output_tokens)],
     ]
-    return Table("Cost", ["", "US$"], rows)
+    return TextTable("Cost", ["", "US$"], rows)
 
 
-def bytes_table(summary: Summary) -> Table:
+def bytes_table(summary: Summary) -> TextTable:
     """List the bytes moved over each path."""
     names = {
         "hbm": "GPU memory",
@@ -221,16 +221,18 @@ def bytes_table(summary: Summary) -> Table:
         "link": "between GPUs",
     }
     moved = summary.bytes_moved.model_dump()
-    return Table("Bytes moved", ["path", "bytes"], [[names[key], quantity(value, "B")] for key, value in moved.items()])
+    return TextTable(
+        "Bytes moved", ["path", "bytes"], [[names[key], quantity(value, "B")] for key, value in moved.items()]
+    )
 
 
-def facts_table(entry: Entry) -> Table:
+def facts_table(entry: Entry) -> TextTable:
     """List the facts the run stood on, with their kind and source."""
     rows = [
         [fact.field, _value(fact.value, fact.unit), fact.kind or UNKNOWN, fact.source or UNKNOWN]
         for fact in entry.run.manifest.facts
     ]
-    return Table("Facts used", ["fact", "value", "kind", "source"], rows)
+    return TextTable("Facts used", ["fact", "value", "kind", "source"], rows)
 
 
 _PREFIXED = {name: name for name in ("s", "J", "W", "g", "B", "B/s", "FLOP/s")} | {"bytes": "B", "bytes/s": "B/s"}
@@ -247,19 +249,19 @@ def _value(value: object, unit: str | None) -> str:
     return f"{number(float(value), 4)} {unit}"
 
 
-def config_table(entry: Entry) -> Table:
+def config_table(entry: Entry) -> TextTable:
     """List the resolved configuration, seed and versions."""
     manifest = entry.run.manifest
     rows = [[key, _text(value)] for key, value in _flat(manifest.config)]
     rows += [["seed", _text(manifest.seed)], ["start", manifest.start_utc or UNKNOWN]]
     rows += [[f"{name} (version)", version] for name, version in manifest.versions.items()]
-    return Table("Configuration", ["", "value"], rows)
+    return TextTable("Configuration", ["", "value"], rows)
 
 
-def profiles_table(entry: Entry) -> Table:
+def profiles_table(entry: Entry) -> TextTable:
     """List the hash of every profile that was read."""
     rows = [[name, digest[:16]] for name, digest in entry.run.manifest.profiles.items()]
-    return Table("Profiles", ["profile", "SHA-256 (first 16)"], rows, "The whole hashes are in manifest.json.")
+    return TextTable("Profiles", ["profile", "SHA-256 (first 16)"], rows, "The whole hashes are in manifest.json.")
 
 
 def grounds(entry: Entry) -> list[str]:
@@ -285,14 +287,14 @@ def grounds(entry: Entry) -> list[str]:
     return lines
 
 
-def glossary_table(entry: Entry) -> Table:
+def glossary_table(entry: Entry) -> TextTable:
     """Explain the methods and allocations that the run was counted under, in the words of the ledger."""
     from afterwatt.hwprofiles.embodied import METHODS
     from afterwatt.hwprofiles.lives import ALLOCATIONS
 
     used = [*dict.fromkeys(m for m, _ in entry.choices), *dict.fromkeys(a for _, a in entry.choices)]
     words = METHODS | ALLOCATIONS
-    return Table(
+    return TextTable(
         "Methods and allocations", ["name", "meaning"], [[name, words[name]] for name in used if name in words]
     )
 

@@ -16,7 +16,7 @@ import torch
 
 from afterwatt.engine.model.config import ModelConfig
 from afterwatt.engine.model.devices import DtypePolicy
-from afterwatt.engine.model.weights import Place, Weights, allocate, head_name, places
+from afterwatt.engine.model.weights import TensorPlace, Weights, allocate, head_name, places
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.engine.runtime.layout import Layout, read_layout
 from afterwatt.engine.runtime.manifest import FileRecord, check_files, check_tensor, read_manifest
@@ -82,7 +82,7 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolic
     return weights
 
 
-def _check_names(layout: Layout, wanted: Mapping[str, Place], tied_head: str | None) -> None:
+def _check_names(layout: Layout, wanted: Mapping[str, TensorPlace], tied_head: str | None) -> None:
     """Refuse a checkpoint of another model, or of a part of one, before anything of it is read."""
     seen = set()
     for shard, entry in layout.entries():
@@ -110,7 +110,11 @@ def _check_names(layout: Layout, wanted: Mapping[str, Place], tied_head: str | N
 
 
 def _read(
-    file: BinaryIO, shard: Shard, entry: TensorEntry, place: Place | None, records: Mapping[str, FileRecord] | None
+    file: BinaryIO,
+    shard: Shard,
+    entry: TensorEntry,
+    place: TensorPlace | None,
+    records: Mapping[str, FileRecord] | None,
 ) -> None:
     """Read one tensor to its place, or to nowhere, and hold its bytes against the manifest."""
     digest = hashlib.sha256() if records is not None else None
@@ -128,7 +132,7 @@ def _read(
 
 
 def _pieces(
-    file: BinaryIO, shard: Shard, entry: TensorEntry, place: Place | None
+    file: BinaryIO, shard: Shard, entry: TensorEntry, place: TensorPlace | None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield (rows, their values as stored) of a tensor; read into their place at once where they need no change."""
     dtype = STORED.get(entry.dtype, torch.uint8)

@@ -16,7 +16,7 @@ from afterwatt.engine.model.graphs import PaddedDecode
 from afterwatt.engine.model.kv import KVPool, KVShape
 from afterwatt.engine.model.llama import Decoder
 from afterwatt.engine.model.machine import gpu_uuid
-from afterwatt.engine.model.memory import MemoryPlan, plan_memory
+from afterwatt.engine.model.memory import PoolPlan, plan_memory
 from afterwatt.engine.model.options import ComputeOptions
 from afterwatt.engine.model.sampling import choose
 from afterwatt.engine.model.weights import Weights
@@ -40,7 +40,7 @@ class LoadedModel:
     weights: Weights
     policy: DtypePolicy
     device: torch.device
-    memory: MemoryPlan
+    memory: PoolPlan
 
 
 def load_model(directory: Path, options: ComputeOptions) -> LoadedModel:

@@ -24,7 +24,7 @@ _SAMPLING_BYTES: Final = 4 + 4 * 8
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryPlan:
+class PoolPlan:
     """Where a budget goes, bytes.
 
     Attributes:
@@ -40,7 +40,7 @@ class MemoryPlan:
     kv_blocks: int
 
 
-def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, device: torch.device) -> MemoryPlan:
+def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, device: torch.device) -> PoolPlan:
     """Size the cache.
 
     Raises:
@@ -55,7 +55,7 @@ def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOption
         if options.kv_blocks < 1:
             raise EngineError(f"kv_blocks = {options.kv_blocks} must be 1 or more")
         if options.memory_bytes is None:
-            return MemoryPlan(weights, working, block, options.kv_blocks)
+            return PoolPlan(weights, working, block, options.kv_blocks)
         useful = options.kv_blocks
     budget = free_bytes(device) if options.memory_bytes is None else options.memory_bytes
     # One block more than can be owned: the pool's scratch.
@@ -68,7 +68,7 @@ def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOption
             f"{least} KV blocks of {block:,}), {needed - budget:,} more than the {budget:,} there are; take fewer "
             "layers, a narrower dtype, or a smaller max_batch_tokens or max_seqs"
         )
-    return MemoryPlan(weights, working, block, min(fitting, useful))
+    return PoolPlan(weights, working, block, min(fitting, useful))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from afterwatt.engine.model.config import ModelConfig, Rope
 from afterwatt.engine.model.devices import DTYPES, DtypePolicy
-from afterwatt.engine.model.weights import Place, allocate, places
+from afterwatt.engine.model.weights import TensorPlace, allocate, places
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.layout import CONFIG, INDEX, SINGLE
 from afterwatt.modelspecs.decoders import DECODERS
@@ -132,16 +132,18 @@ def _write_shards(spec: ModelSpec, directory: Path, dtype: torch.dtype, seed: in
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _tensors(spec: ModelSpec) -> dict[str, Place]:
+def _tensors(spec: ModelSpec) -> dict[str, TensorPlace]:
     """Return the tensors of a checkpoint: those that loading one would ask for."""
     config = ModelConfig(spec, 1e-5, Rope(), "silu")
     weights = allocate(config, DtypePolicy(torch.float32, torch.float32, torch.float32), torch.device("meta"))
     return places(config, weights)
 
 
-def _grouped(tensors: Mapping[str, Place], dtype: torch.dtype, shard_bytes: int) -> Iterator[dict[str, Place]]:
+def _grouped(
+    tensors: Mapping[str, TensorPlace], dtype: torch.dtype, shard_bytes: int
+) -> Iterator[dict[str, TensorPlace]]:
     """Cut the tensors into shards, in order."""
-    group: dict[str, Place] = {}
+    group: dict[str, TensorPlace] = {}
     size = 0
     for name, place in tensors.items():
         own = place.into.numel() * dtype.itemsize
@@ -153,7 +155,7 @@ def _grouped(tensors: Mapping[str, Place], dtype: torch.dtype, shard_bytes: int)
     yield group
 
 
-def _drawn(name: str, place: Place, spec: ModelSpec, seed: int) -> torch.Tensor:
+def _drawn(name: str, place: TensorPlace, spec: ModelSpec, seed: int) -> torch.Tensor:
     """Draw one tensor, fp32."""
     shape = place.into.shape
     if place.part in ("norm", "attention_norm", "ffn_norm"):

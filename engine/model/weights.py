@@ -75,7 +75,7 @@ class Weights:
         return sum(tensor.nbytes for tensor in self.tensors())
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where a tensor of a checkpoint goes.
 
     Attributes:
@@ -128,19 +128,19 @@ def allocate(config: ModelConfig, policy: DtypePolicy, device: torch.device) -> 
     return Weights(embedding, layers, vector(spec.hidden), head)
 
 
-def places(config: ModelConfig, weights: Weights) -> dict[str, Place]:
+def places(config: ModelConfig, weights: Weights) -> dict[str, TensorPlace]:
     """Return every tensor that a checkpoint of this model must have, by name, and where it goes."""
     spec = config.spec
     names = DECODERS[spec.family].names
     parts = [("embedding", weights.embedding), ("norm", weights.norm)]
     parts += [] if spec.tied_embeddings else [("head", weights.head)]
-    found = {f"{names[part]}.weight": Place(part, into) for part, into in parts}
+    found = {f"{names[part]}.weight": TensorPlace(part, into) for part, into in parts}
     for number, layer in enumerate(weights.layers):
         for part, weight, bias, order in _parts(spec, layer):
             name = names[part].format(layer=number)
-            found[f"{name}.weight"] = Place(part, weight, order)
+            found[f"{name}.weight"] = TensorPlace(part, weight, order)
             if bias is not None:
-                found[f"{name}.bias"] = Place(part, bias, order)
+                found[f"{name}.bias"] = TensorPlace(part, bias, order)
     return found
 
 

@@ -33,7 +33,7 @@ class DiskError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DiskPlace:
     """What a folder stands on.
 
     Attributes:
@@ -53,11 +53,11 @@ class Place:
     read_ahead_bytes: int | None
 
 
-def place_of(folder: Path) -> Place:
+def place_of(folder: Path) -> DiskPlace:
     """Return what a folder stands on, trying O_DIRECT with a small file of its own."""
     filesystem, device, number = _mount_of(folder)
     direct, why_not = _direct(folder, filesystem)
-    return Place(folder, filesystem, device, direct, why_not, _read_ahead_bytes(number))
+    return DiskPlace(folder, filesystem, device, direct, why_not, _read_ahead_bytes(number))
 
 
 def _mount_of(folder: Path) -> tuple[str, str, str]:
@@ -208,7 +208,7 @@ class DiskSession:
         before_bytes: `device_read_bytes` at the start.
     """
 
-    place: Place
+    place: DiskPlace
     probes: tuple[Probe, ...]
     file: DirectFile
     before_bytes: int | None

@@ -68,7 +68,7 @@ ASKED: Final = pa.schema(
 """One row per request that was handed over, in order of id: as it was asked for, not as it ended."""
 
 
-class Asked(NamedTuple):
+class AskedFor(NamedTuple):
     """A request as it was asked for (see `ASKED`); `refused_ns`: when it was refused, None if it was not."""
 
     request_id: int
@@ -338,10 +338,10 @@ def read_steps(path: Path) -> list[StepRecord]:
     return records
 
 
-def read_asked(path: Path) -> list[Asked]:
+def read_asked(path: Path) -> list[AskedFor]:
     """Read asked.parquet back, in order of ids; times count from the start of the run. Errors as `read_steps`."""
     try:
         rows = pq.read_table(path, schema=ASKED).to_pylist()
     except (OSError, pa.ArrowException) as fault:
         raise ReportError(f"{path} cannot be read as requests to an engine ({fault}); run it again") from None
-    return [Asked(**{**row, "prefix": tuple(row["prefix"])}) for row in rows]
+    return [AskedFor(**{**row, "prefix": tuple(row["prefix"])}) for row in rows]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from afterwatt.engine.runtime.disk import DiskError, open_disk
 from afterwatt.engine.runtime.energy.choose import Choice, choose_meter
-from afterwatt.engine.runtime.energy.reading import Reading
+from afterwatt.engine.runtime.energy.reading import MeterReading
 from afterwatt.engine.runtime.probes import Effort, Probe, Stat, interleaved, stat_of
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object
     """
     if choice.meter.method == "unknown" or seconds <= 0.0:
         return DeviceWatts("unknown", None, None, None, choice.refused or ("not asked for",))
-    readings: list[Reading] = []
+    readings: list[MeterReading] = []
     for kind in ("idle", "streaming", "computing"):
         choice.meter.start()
         if kind == "idle":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from afterwatt.engine.runtime.compute import GREEDY, ComputeInfo, StepBatch
 from afterwatt.engine.runtime.drive import NS_PER_S, drive
-from afterwatt.engine.runtime.energy.reading import Meter
+from afterwatt.engine.runtime.energy.reading import EnergyMeter
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.process import WorkerProcess, WorkerSetup
 from afterwatt.engine.runtime.prompts import prompt_ids
@@ -130,7 +130,7 @@ class SessionResult:
 
 
 def validate(
-    worker: WorkerProcess, subject: Subject, plan: SessionPlan, meter: Meter | None, out: Path, say: Say
+    worker: WorkerProcess, subject: Subject, plan: SessionPlan, meter: EnergyMeter | None, out: Path, say: Say
 ) -> SessionResult:
     """Run a validation; its run directories lie under `out`.
 
@@ -186,7 +186,7 @@ def _fit(subject: Subject, found: SessionResult) -> None:
 
 
 def _run(
-    worker: WorkerProcess, subject: Subject, plan: SessionPlan, runs: LoadRuns, meter: Meter | None, out: Path
+    worker: WorkerProcess, subject: Subject, plan: SessionPlan, runs: LoadRuns, meter: EnergyMeter | None, out: Path
 ) -> None:
     """Run the trace at one load, once."""
     own_rate = (len(plan.requests) - 1) / float(plan.requests.arrival_s[-1])
@@ -226,7 +226,7 @@ def _measured(
     subject: Subject,
     plan: SessionPlan,
     requests: Sequence[Request],
-    meter: Meter | None,
+    meter: EnergyMeter | None,
     out: Path,
 ) -> Run:
     if meter is not None:

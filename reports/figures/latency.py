@@ -42,7 +42,7 @@ def _curve(entry: Entry, name: str) -> tuple[Floats, Floats]:
     return np.quantile(values, LEVELS), LEVELS
 
 
-class Shown(NamedTuple):
+class Curved(NamedTuple):
     """A line of the figure: runs of which it is true share it (the same hardware on two grids)."""
 
     label: str
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
     y: Floats
 
 
-def _shown(group: Sequence[Entry], name: str) -> list[Shown]:
+def _shown(group: Sequence[Entry], name: str) -> list[Curved]:
     """Give the distributions that there are, equal ones once."""
     held: dict[bytes, list[tuple[Entry, Floats, Floats]]] = {}
     for entry in group:
@@ -60,7 +60,7 @@ def _shown(group: Sequence[Entry], name: str) -> list[Shown]:
         if len(x):
             held.setdefault(x.tobytes() + y.tobytes(), []).append((entry, x, y))
     return [
-        Shown(shared_label([entry.label for entry, *_ in same]), same[0][0].place, *same[0]) for same in held.values()
+        Curved(shared_label([entry.label for entry, *_ in same]), same[0][0].place, *same[0]) for same in held.values()
     ]
 
 
@@ -100,7 +100,7 @@ def distribution(group: Sequence[Entry], name: str) -> Figure | None:
     )
 
 
-def _line(line: Shown, alone: bool) -> go.Scatter:
+def _line(line: Curved, alone: bool) -> go.Scatter:
     return go.Scatter(
         x=line.x.astype(np.float32),
         y=(100 * line.y).astype(np.float32),
@@ -133,7 +133,7 @@ def _mark_quantiles(plot: go.Figure, entry: Entry, name: str, middle_s: float) -
     )
 
 
-def _keys(shown: Sequence[Shown], limit_s: float | None) -> tuple[style.Key, ...]:
+def _keys(shown: Sequence[Curved], limit_s: float | None) -> tuple[style.Key, ...]:
     keys = tuple(style.run_key(line.label, line.place) for line in shown)
     return (*keys, style.Key(f"SLO {setting(limit_s)}", style.VERMILLION, "dash")) if limit_s else keys
 
@@ -147,7 +147,7 @@ def _within(entry: Entry, name: str, limit_s: float) -> float | None:
     return float((values <= limit_s).mean()) if len(values) else None
 
 
-def _caption(shown: Sequence[Shown], name: str, limit_s: float | None) -> str:
+def _caption(shown: Sequence[Curved], name: str, limit_s: float | None) -> str:
     of_what = TITLES[name][1]
     if not limit_s:
         return _numbers(shown[0], name) if len(shown) == 1 else f"Share of finished {of_what} at or below each latency."
@@ -161,7 +161,7 @@ def _caption(shown: Sequence[Shown], name: str, limit_s: float | None) -> str:
     return f"{begin} from {percent(least[0])} on {least[1]} to {percent(most[0])} on {most[1]}."
 
 
-def _numbers(line: Shown, name: str) -> str:
+def _numbers(line: Curved, name: str) -> str:
     stats = getattr(line.entry.summary, name)
     return (
         f"{line.label}: half within {duration(stats.p50)}, 90 % within {duration(stats.p90)}, "

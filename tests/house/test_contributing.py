@@ -207,7 +207,7 @@ def test_a_family_of_the_engine_is_one_entry(house: Path):
     pytest.importorskip("torch")
     file = house / "afterwatt" / "modelspecs" / "decoders.py"
     entry = """
-        "olive": Decoder(
+        "olive": DecoderFamily(
             architecture="OliveForCausalLM",
             max_context=512,
             biases={"qkv_bias": True},
@@ -215,7 +215,7 @@ def test_a_family_of_the_engine_is_one_entry(house: Path):
             names=LLAMA_NAMES | {"down": "trunk.{layer}.last"},
         ),
 """
-    before, start, after = file.read_text().partition('\n        "llama": Decoder(')
+    before, start, after = file.read_text().partition('\n        "llama": DecoderFamily(')
     assert start
     file.write_text(f"{before}{entry}{start}{after}")
     assert run(house, FAMILY) == "OliveForCausalLM True () 64 True"

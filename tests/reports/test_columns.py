@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from afterwatt.engine.runtime.drive import Recording
 from afterwatt.engine.runtime.record import request_columns
-from afterwatt.reports.columns import BODIES, REQUESTS, TABLES, Column, completed, schema
+from afterwatt.reports.columns import BODIES, REQUESTS, TABLES, TableColumn, completed, schema
 from afterwatt.sim.rows import columns_of
 
 WRITERS = {"sim": lambda: columns_of([]), "engine": lambda: request_columns(Recording(0))}
@@ -73,11 +73,11 @@ def test_quantities_have_a_unit_and_names_are_unique():
 
 @pytest.mark.parametrize("known", [True, False])
 def test_null_is_allowed_where_a_column_may_be_unknown(known: bool):
-    assert schema([Column("x_s", pa.float64(), "x", known=known)]).field("x_s").nullable == (not known)
+    assert schema([TableColumn("x_s", pa.float64(), "x", known=known)]).field("x_s").nullable == (not known)
 
 
 def test_values_become_arrays_where_numpy_can_hold_them():
-    assert Column("x_s", pa.float64(), "x").array([1, None]).tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
-    known = Column("x", pa.int32(), "x", known=True).array([1, 2])
+    assert TableColumn("x_s", pa.float64(), "x").array([1, None]).tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+    known = TableColumn("x", pa.int32(), "x", known=True).array([1, 2])
     assert (known.dtype, known.tolist()) == (np.dtype(np.int32), [1, 2])
-    assert Column("x", pa.int32(), "x").array([1, None]) == [1, None]
+    assert TableColumn("x", pa.int32(), "x").array([1, None]) == [1, None]

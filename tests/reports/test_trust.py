@@ -8,7 +8,7 @@ from rich.console import Console
 
 from afterwatt.reports.html import render
 from afterwatt.reports.rundir import RunWriter, load_run
-from afterwatt.reports.schema import Prediction, write_json
+from afterwatt.reports.schema import Trust, write_json
 from afterwatt.reports.terminal import print_runs
 from afterwatt.reports.trust import BASES, ranges, sentence
 
@@ -29,7 +29,7 @@ def prediction(with_range=True, **changes):
         "energy_error_90": None,
         "range_90": {**spans, "devices_needed": None} if with_range else None,
     }
-    return Prediction.model_validate(said | changes).model_dump()
+    return Trust.model_validate(said | changes).model_dump()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from afterwatt.engine.runtime.energy.nvml import Nvml
 from afterwatt.engine.runtime.energy.rapl import POWERCAP, rapl_meter
-from afterwatt.engine.runtime.energy.reading import Meter, MeterError, ModelledMeter, UnknownMeter
+from afterwatt.engine.runtime.energy.reading import EnergyMeter, MeterError, ModelledMeter, UnknownMeter
 from afterwatt.engine.runtime.energy.tally import (
     COUNTER_INTERVAL_S,
     POLL_INTERVAL_S,
@@ -45,7 +45,7 @@ class Watts(Protocol):
 class Choice:
     """A meter, and why none of the better ones."""
 
-    meter: Meter
+    meter: EnergyMeter
     refused: tuple[str, ...]
 
 
@@ -92,7 +92,7 @@ def choose_meter(
     return Choice(UnknownMeter(covers, "; ".join(refused)), tuple(refused))
 
 
-def _nvml_meter(gpu: Nvml, interval_s: float, refused: list[str]) -> Meter | None:
+def _nvml_meter(gpu: Nvml, interval_s: float, refused: list[str]) -> EnergyMeter | None:
     try:
         gpu.counter_j()
         counter = Counter(gpu.counter_j, None, "NVML's energy counter")

@@ -13,7 +13,7 @@ class MeterError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MeterReading:
     """Energy of a stretch of time.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reading:
         return None if self.joules is None or self.elapsed_s <= 0.0 else self.joules / self.elapsed_s
 
 
-class Meter(Protocol):
+class EnergyMeter(Protocol):
     """Measures one stretch of time after the other."""
 
     @property
@@ -54,7 +54,7 @@ class Meter(Protocol):
     def start(self) -> None:
         """Begin; does not raise: a sensor's fault makes the reading unknown."""
 
-    def stop(self, busy_s: float | None = None) -> Reading:
+    def stop(self, busy_s: float | None = None) -> MeterReading:
         """End, and return what was used since `start`.
 
         Args:
@@ -75,9 +75,9 @@ class UnknownMeter:
         """Begin."""
         self._began_s = self._clock()
 
-    def stop(self, busy_s: float | None = None) -> Reading:  # noqa: ARG002 - the protocol's
+    def stop(self, busy_s: float | None = None) -> MeterReading:  # noqa: ARG002 - the protocol's
         """Return that it is unknown."""
-        return Reading(None, self.method, self.covers, self._clock() - self._began_s, self.note)
+        return MeterReading(None, self.method, self.covers, self._clock() - self._began_s, self.note)
 
 
 class ModelledMeter:
@@ -103,11 +103,13 @@ class ModelledMeter:
         """Begin."""
         self._began_s = self._clock()
 
-    def stop(self, busy_s: float | None = None) -> Reading:
+    def stop(self, busy_s: float | None = None) -> MeterReading:
         """Return idle x (elapsed - busy) + busy watts x busy; unknown unless the busy seconds are told."""
         elapsed_s = self._clock() - self._began_s
         if busy_s is None:
-            return Reading(None, "unknown", self.covers, elapsed_s, "a model needs the seconds that the device worked")
+            return MeterReading(
+                None, "unknown", self.covers, elapsed_s, "a model needs the seconds that the device worked"
+            )
         busy_s = min(busy_s, elapsed_s)
         joules = self._idle_w * (elapsed_s - busy_s) + self._busy_w * busy_s
-        return Reading(joules, self.method, self.covers, elapsed_s, self.note)
+        return MeterReading(joules, self.method, self.covers, elapsed_s, self.note)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from afterwatt.engine.runtime.energy.reading import Clock, MeterError, Reading
+from afterwatt.engine.runtime.energy.reading import Clock, MeterError, MeterReading
 
 COUNTER_INTERVAL_S: Final = 30.0
 """How often counters are looked at: a package's wraps after 262 kJ, which takes it minutes at least."""
@@ -93,14 +93,14 @@ class SampledMeter:
         self._began_s = self._clock()
         self._poller.start()
 
-    def stop(self, busy_s: float | None = None) -> Reading:  # noqa: ARG002 - the protocol's
+    def stop(self, busy_s: float | None = None) -> MeterReading:  # noqa: ARG002 - the protocol's
         """End with a last sample; unknown, with the reason, if any failed."""
         self._poller.stop()
         elapsed_s = self._clock() - self._began_s
         if self._poller.fault:
             why = f"{self.method} failed on the way: {self._poller.fault}"
-            return Reading(None, "unknown", self.covers, elapsed_s, why)
-        return Reading(self._tally.joules, self.method, self.covers, elapsed_s, self.note)
+            return MeterReading(None, "unknown", self.covers, elapsed_s, why)
+        return MeterReading(self._tally.joules, self.method, self.covers, elapsed_s, self.note)
 
 
 class Trapezoid:
