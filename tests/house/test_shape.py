@@ -107,13 +107,14 @@ def positional_fields(node: ast.ClassDef) -> int:
         return 0
     if any("kw_only=True" in word for word in made):
         return 0
-    fields = [ast.unparse(part.target) for part in node.body if isinstance(part, ast.AnnAssign)]
+    told = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+    fields = [ast.unparse(part.target) for part in told if "kw_only=True" not in ast.unparse(part)]
     return fields.index("_") if "_" in fields else len(fields)
 
 
 def test_positions_are_counted():
     tree = ast.parse(
-        "@dataclass(frozen=True)\nclass A:\n a: int\n _: KW_ONLY\n b: int\n"
+        "@dataclass(frozen=True)\nclass A:\n a: int\n c: int = field(kw_only=True)\n _: KW_ONLY\n b: int\n"
         "@dataclass(kw_only=True)\nclass B:\n a: int\n"
         "class C(NamedTuple):\n a: int\n b: int\n"
         "class D:\n a: int\n"
