@@ -55,6 +55,8 @@ STEPS: Final = pa.schema(
     ]
 )
 """One row per iteration (`engine.runtime.request.StepRecord`); times count from the start of the run."""
+_OF_CHUNKS: Final = ("chunk_ids", "chunk_tokens", "chunk_past_tokens")
+_OF_EMITTED: Final = ("emitted_ids", "emitted_tokens")
 ASKED: Final = pa.schema(
     [
         ("request_id", pa.int64()),
@@ -272,33 +274,13 @@ def timeline_columns(recording: Recording, kv_blocks: int, block_bytes: float | 
 
 
 def _write_steps(recording: Recording, path: Path) -> None:
-    start = recording.start_ns
-    rows = [
-        {
-            "plan_ns": step.plan_ns - start,
-            "rested": step.rested,
-            "compute_ns": step.compute_ns - start,
-            "done_ns": step.done_ns - start,
-            "arrivals": step.arrivals,
-            "decoding": step.decoding,
-            "context_tokens": step.context_tokens,
-            "chunk_ids": [chunk.seq_id for chunk in step.chunks],
-            "chunk_tokens": [chunk.tokens for chunk in step.chunks],
-            "chunk_past_tokens": [chunk.past_tokens for chunk in step.chunks],
-            "emits": step.emits,
-            "emitted_ids": [request_id for request_id, _ in step.emitted],
-            "emitted_tokens": [token for _, token in step.emitted],
-            "stopped": step.stopped,
-            "finished": step.finished,
-            "waiting": step.waiting,
-            "running": step.running,
-            "used_blocks": step.used_blocks,
-            "swapped_blocks": step.swapped_blocks,
-            "free_blocks": step.free_blocks,
-            "outstanding_tokens": step.outstanding_tokens,
-        }
-        for step in recording.steps
-    ]
+    rows = []
+    for step in recording.steps:
+        row = {name: getattr(step, name) for name in STEPS.names if hasattr(step, name)}
+        row |= {name: row[name] - recording.start_ns for name in ("plan_ns", "compute_ns", "done_ns")}
+        row |= {name: [chunk[place] for chunk in step.chunks] for place, name in enumerate(_OF_CHUNKS)}
+        row |= {name: [pair[place] for pair in step.emitted] for place, name in enumerate(_OF_EMITTED)}
+        rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows, schema=STEPS), path, compression="zstd")
 
 
@@ -329,9 +311,8 @@ def read_steps(path: Path) -> list[StepRecord]:
         raise ReportError(f"{path} cannot be read as iterations of an engine ({fault}); run it again") from None
     records = []
     for row in table.to_pylist():
-        pieces = zip(row.pop("chunk_ids"), row.pop("chunk_tokens"), row.pop("chunk_past_tokens"), strict=True)
-        row["chunks"] = tuple(Chunked(*piece) for piece in pieces)
-        row["emitted"] = tuple(zip(row.pop("emitted_ids"), row.pop("emitted_tokens"), strict=True))
+        row["chunks"] = tuple(map(Chunked._make, zip(*map(row.pop, _OF_CHUNKS), strict=True)))
+        row["emitted"] = tuple(zip(*map(row.pop, _OF_EMITTED), strict=True))
         for name in ("arrivals", "stopped", "finished"):
             row[name] = tuple(row[name])
         records.append(StepRecord(**row))

@@ -110,6 +110,30 @@ def next_world():
     return config, "chunked", [(0, Request(n, np.arange(6), 4)) for n in range(3)]
 
 
+def test_the_clock_of_the_machine_leaves_no_trace(tmp_path: Path):
+    """The same run a second later is the same run."""
+    runs = []
+    for later_ns in (0, 10**9):
+        recording = recorded(next_world())
+        recording.start_ns += later_ns
+        recording.end_ns += later_ns
+        for step in recording.steps:
+            step.plan_ns, step.compute_ns, step.done_ns = (
+                at + later_ns for at in (step.plan_ns, step.compute_ns, step.done_ns)
+            )
+        for served in recording.served.values():
+            served.request = replace(served.request, arrival_ns=served.request.arrival_ns + later_ns)
+            served.token_ns = [at + later_ns for at in served.token_ns]
+            served.scheduled_ns = None if served.scheduled_ns is None else served.scheduled_ns + later_ns
+        out = tmp_path / str(later_ns)
+        runs.append(write_run(recording, INFO, WorkerSetup(PolicySet()), out, hardware="h", workload="w", seed=0))
+    first, second = runs
+    assert first.requests.equals(second.requests)
+    assert first.timeline.equals(second.timeline)
+    for read, name in ((read_steps, "steps.parquet"), (read_asked, "asked.parquet")):
+        assert read(first.path / name) == read(second.path / name)
+
+
 def test_unknown_times_are_nan_not_zero():
     recording = Recording(0, 10, {0: Served(next_world()[2][0][1], 0)})
     columns = request_columns(recording)
