@@ -73,7 +73,7 @@ def test_the_loop_waits_until_then_or_until_somebody_comes(monkeypatch: pytest.M
         due.append((10**9, ("take", [Request(1, np.arange(7), 3)])))
     due.append((9 * 10**9, ("stop", None)))
     wire = Wire(clock, due)
-    _work(wire, ArithmeticCompute(40, 4), WorkerSetup(PolicySet("holding", block_tokens=4), flush_ns=0), clock)
+    _work(wire, ArithmeticCompute(40, 4), WorkerSetup(PolicySet(batching="holding", block_tokens=4), flush_ns=0), clock)
     steps = [step for report in wire.sent for step in report.steps]
     assert 2 * 10**9 <= steps[0].plan_ns < 2 * 10**9 + 10 * TICK_NS
     produced = [token for step in steps for seq_id, token in step.emitted if seq_id == 0]
