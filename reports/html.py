@@ -24,7 +24,7 @@ from afterwatt.reports.figures.style import Figure
 from afterwatt.reports.format import listing
 from afterwatt.reports.notices import Notice, notices
 from afterwatt.reports.rundir import Run
-from afterwatt.reports.series import Series
+from afterwatt.reports.series import RunSeries
 from afterwatt.reports.trust import sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -71,7 +71,7 @@ def write_page(path: Path, page: str) -> Path:
 def run_context(entry: Entry) -> dict[str, Any]:
     """Give what the page of one run shows."""
     summary, manifest = entry.summary, entry.run.manifest
-    series = Series(entry.run)
+    series = RunSeries(entry.run)
     return {
         "title": f"{summary.hardware} · {summary.model}",
         "subtitle": _subtitle(entry),

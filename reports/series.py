@@ -9,7 +9,7 @@ from afterwatt.reports.rundir import Run
 MOST_POINTS = 240
 
 
-class Series:
+class RunSeries:
     """The timeline of a run, at most 240 bins of time.
 
     Attributes:

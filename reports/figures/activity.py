@@ -8,7 +8,7 @@ from afterwatt.reports.figures import style
 from afterwatt.reports.figures.style import Figure, Key, TimeUnit
 from afterwatt.reports.format import number, percent, quantity
 from afterwatt.reports.rundir import Run
-from afterwatt.reports.series import Series
+from afterwatt.reports.series import RunSeries
 
 
 def steps(x: Floats, y: Floats, name: str, colour: str, **more: object) -> go.Scatter:
@@ -23,11 +23,11 @@ def steps(x: Floats, y: Floats, name: str, colour: str, **more: object) -> go.Sc
     )
 
 
-def _x(unit: TimeUnit, series: Series) -> dict[str, object]:
+def _x(unit: TimeUnit, series: RunSeries) -> dict[str, object]:
     return {"title": unit.title, "range": [0, float(series.edges_s[-1] / unit.seconds)]}
 
 
-def activity(run: Run, series: Series) -> list[Figure]:
+def activity(run: Run, series: RunSeries) -> list[Figure]:
     """Draw throughput, queue and batch, KV use, and the share of time per state, as far as they are known."""
     if not len(series):
         return []
@@ -46,7 +46,7 @@ def activity(run: Run, series: Series) -> list[Figure]:
     return found
 
 
-def _throughput(series: Series, unit: TimeUnit) -> Figure:
+def _throughput(series: RunSeries, unit: TimeUnit) -> Figure:
     edges = series.edges_s / unit.seconds
     prompt, output = series.rate("prompt_tokens"), series.rate("output_tokens")
     plot = style.figure(x=_x(unit, series), y={"title": "tokens per second", "rangemode": "tozero"})
@@ -63,7 +63,7 @@ def _throughput(series: Series, unit: TimeUnit) -> Figure:
     )  # fmt: skip
 
 
-def _requests(run: Run, series: Series, unit: TimeUnit) -> Figure:
+def _requests(run: Run, series: RunSeries, unit: TimeUnit) -> Figure:
     bins = max(1, len(series) // 4)  # requests are few: wider bins than the timeline's
     edges = np.linspace(0.0, float(series.edges_s[-1]), bins + 1)
     width_s = edges[1] - edges[0]
@@ -84,7 +84,7 @@ def _requests(run: Run, series: Series, unit: TimeUnit) -> Figure:
     )  # fmt: skip
 
 
-def _queue(series: Series, unit: TimeUnit) -> Figure:
+def _queue(series: RunSeries, unit: TimeUnit) -> Figure:
     edges = series.edges_s / unit.seconds
     running, waiting = series.level("batch_mean"), series.level("waiting_mean")
     plot = style.figure(x=_x(unit, series), y={"title": "sequences", "rangemode": "tozero"})
@@ -101,7 +101,7 @@ def _queue(series: Series, unit: TimeUnit) -> Figure:
     )  # fmt: skip
 
 
-def _kv(series: Series, unit: TimeUnit) -> Figure:
+def _kv(series: RunSeries, unit: TimeUnit) -> Figure:
     edges = series.edges_s / unit.seconds
     mean = 100 * series.level("kv_used_frac") / series.replicas
     plot = style.figure(x=_x(unit, series), y={"title": "KV blocks in use (%)", "range": [0, 105]})
@@ -121,7 +121,7 @@ def _kv(series: Series, unit: TimeUnit) -> Figure:
     return Figure("fig-kv", "KV cache", caption, plot, f"Share of KV blocks in use over time. {caption}", keys)
 
 
-def _states(series: Series, unit: TimeUnit) -> Figure:
+def _states(series: RunSeries, unit: TimeUnit) -> Figure:
     edges = series.edges_s / unit.seconds
     whole = series.length_s * series.replicas
     plot = style.figure(x=_x(unit, series), y={"title": "share of GPU time (%)", "range": [0, 100]})

@@ -12,7 +12,7 @@ from afterwatt.reports.figures.activity import steps
 from afterwatt.reports.figures.style import Figure, Key
 from afterwatt.reports.format import grams, interval, number, prefix_of
 from afterwatt.reports.schema import Interval
-from afterwatt.reports.series import Series
+from afterwatt.reports.series import RunSeries
 
 ALLOCATION_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.AMBER, style.SKY, style.GREY)
 
@@ -146,7 +146,7 @@ def _block(span: Floats) -> dict[str, float | None]:
     return {"p5": float(span[0]), "p50": float(span[1]), "p95": float(span[2])}
 
 
-def over_time(series: Series) -> Figure | None:
+def over_time(series: RunSeries) -> Figure | None:
     """Draw grams per hour and the grid's intensity; None where the intensity is one constant, or energy is unknown."""
     if not series.knows("energy_j", "operational_gco2e"):
         return None

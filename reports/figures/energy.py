@@ -12,10 +12,10 @@ from afterwatt.reports.figures.activity import steps
 from afterwatt.reports.figures.style import Figure, Key
 from afterwatt.reports.format import energy, number, percent, prefix_of, quantity
 from afterwatt.reports.schema import Summary
-from afterwatt.reports.series import Series
+from afterwatt.reports.series import RunSeries
 
 
-def power(series: Series) -> Figure | None:
+def power(series: RunSeries) -> Figure | None:
     """Draw watts by component over time, stacked; None where the timeline knows no energy."""
     if not series.has_energy:
         return None

@@ -63,7 +63,16 @@ def written(told: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Writ
 def gpu(name: str, gib: float, capability: str, watts: DeviceWatts | None = None, **rates: float) -> Calibration:
     """A calibration as a GPU would give it: no GPU is needed to write its profile."""
     machine = Machine(
-        "cuda:0", name, "NVIDIA", round(gib * 2**30), 3 * MIB, capability, None, 1, "fp16", {"torch": "2"}
+        "cuda:0",
+        name,
+        "NVIDIA",
+        round(gib * 2**30),
+        3 * MIB,
+        capability,
+        None,
+        1,
+        dtype="fp16",
+        versions={"torch": "2"},
     )
     stat = lambda value: Stat(value, 0.9 * value, 1.1 * value, 5)  # noqa: E731
     found = {

@@ -20,7 +20,7 @@ from afterwatt.reports.errors import ReportError
 from afterwatt.reports.html import comparison_context, run_context
 from afterwatt.reports.rundir import Run, load_run
 from afterwatt.reports.schema import Summary
-from afterwatt.reports.series import Series
+from afterwatt.reports.series import RunSeries
 from afterwatt.reports.summary import counted, served
 from afterwatt.reports.terminal import print_runs
 from afterwatt.reports.versus import outcome_table
@@ -199,14 +199,14 @@ def test_without_a_status_nothing_counts(older):
 
 
 def test_a_figure_over_time_needs_its_columns_throughout(older, old: Run):
-    assert Series(old).knows(*(column.name for column in TIMELINE))
-    series = Series(older("timeline", ("hbm_bytes",)))
+    assert RunSeries(old).knows(*(column.name for column in TIMELINE))
+    series = RunSeries(older("timeline", ("hbm_bytes",)))
     assert series.knows("batch_mean", "energy_j")
     assert not series.knows("batch_mean", "hbm_bytes")
 
 
 def test_intervals_of_which_nobody_knows_when_they_were_are_none(older):
-    assert len(Series(older("timeline", ("replica",)))) == 0
+    assert len(RunSeries(older("timeline", ("replica",)))) == 0
 
 
 def test_a_name_that_no_version_has_is_refused(old: Run):

@@ -8,12 +8,12 @@ import pytest
 
 from afterwatt.reports.columns import COMPONENTS
 from afterwatt.reports.rundir import Run
-from afterwatt.reports.series import MOST_POINTS, Series
+from afterwatt.reports.series import MOST_POINTS, RunSeries
 
 
 def test_sums_over_points_are_sums_over_rows(fleet: list[Run]) -> None:
     for run in fleet:
-        series, frame = Series(run), run.timeline
+        series, frame = RunSeries(run), run.timeline
         assert len(series) <= MOST_POINTS
         assert series.replicas == frame["replica"].nunique()
         assert series.length_s.sum() * series.replicas == pytest.approx(frame["interval_s"].sum())
@@ -24,7 +24,7 @@ def test_sums_over_points_are_sums_over_rows(fleet: list[Run]) -> None:
 
 def test_levels_are_time_weighted_and_added_over_replicas(fleet: list[Run]) -> None:
     run = fleet[1]
-    series, frame = Series(run), run.timeline
+    series, frame = RunSeries(run), run.timeline
     area = (frame["batch_mean"] * frame["interval_s"]).sum()
     assert np.dot(series.level("batch_mean"), series.length_s) == pytest.approx(area, rel=1e-12)
     low, high = series.range_over_replicas("kv_used_frac")
@@ -35,7 +35,7 @@ def test_levels_are_time_weighted_and_added_over_replicas(fleet: list[Run]) -> N
 
 
 def test_edges_cover_the_run_without_gaps(m40: Run) -> None:
-    series = Series(m40)
+    series = RunSeries(m40)
     assert series.edges_s[0] == 0.0
     assert series.edges_s[-1] == pytest.approx(m40.summary.duration_s)
     assert np.diff(series.edges_s) == pytest.approx(series.length_s)
@@ -44,12 +44,12 @@ def test_edges_cover_the_run_without_gaps(m40: Run) -> None:
 
 def test_a_short_run_keeps_every_interval(tmp_path: Path, synthetic: ModuleType) -> None:
     run = synthetic.write_run(tmp_path / "run", synthetic.Toy(requests=60))
-    series = Series(run)
+    series = RunSeries(run)
     assert series.merged == 1
     assert len(series) == run.timeline["start_s"].nunique()
     assert series.rule() == "one point per interval of 10 s"
 
 
 def test_energy_that_is_unknown_is_not_zero(empty: Run, m40: Run) -> None:
-    assert Series(m40).has_energy
-    assert not Series(empty).has_energy
+    assert RunSeries(m40).has_energy
+    assert not RunSeries(empty).has_energy
