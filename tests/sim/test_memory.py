@@ -91,6 +91,8 @@ def test_the_kv_blocks_of_an_m40_by_hand():
     memory = plan("m40", "llama-2-7b", "fp16")
     assert memory.weights_bytes == 2 * load_model("llama-2-7b").params
     assert memory.block_bytes == memory.replica_block_bytes == 16 * 2 * 32 * 4096 * 2
+    activations = 2 * 2048 * (4 * 4096 + 3 * 11008)
+    assert memory.reserve_bytes == pytest.approx(0.6e9 + activations + 0.03 * memory.capacity_bytes, rel=1e-12)
     left = memory.capacity_bytes - memory.weights_bytes - memory.reserve_bytes
     assert memory.kv_blocks == int(left // memory.block_bytes)
     assert 700 < memory.kv_blocks < 1300
@@ -125,3 +127,13 @@ def test_stated_blocks_are_taken_as_they_are_while_the_card_can_hold_them():
         assert stated.weights_bytes == memory.weights_bytes
     with pytest.raises(Infeasible, match=rf"kv={most + 1} does not fit: .* at most kv={most} do"):
         with_stated_blocks(memory, most + 1)
+
+
+def test_the_tightest_stage_decides():
+    """Of three stages the first has the embedding and a layer more than the last, which has the head."""
+    memory, whole = (plan(hw, "llama-2-13b", "fp16") for hw in ("3xa100-80:pp3", "a100-80"))
+    spec = load_model("llama-2-13b")
+    layer = 2 * (spec.params - spec.embedding_params - spec.head_params - spec.final_norm_params) / spec.layers
+    assert memory.weights_bytes == pytest.approx(14 * layer + 2 * spec.embedding_params, rel=1e-12)
+    assert memory.block_bytes == pytest.approx(whole.block_bytes * 14 / 40)
+    assert memory.reserve_bytes == whole.reserve_bytes

@@ -1,11 +1,18 @@
-"""Sums in closed form against sums term by term."""
+"""Sums in closed form against sums term by term, and the energy of a stride by hand."""
+
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afterwatt.sim.meter import capped_sum, triangle
+from afterwatt.sim.meter import Meter, capped_sum, triangle
+from afterwatt.sim.recorder import ChunkSums, Strides
+from afterwatt.sim.run import memory_of, meter_of
 from afterwatt.sim.worker import next_end, steps_within
+from afterwatt.sim.workload import StaticBatch
+from tests.helpers import make_config
 
 lines = st.tuples(st.integers(0, 8000), st.integers(-40, 40)).map(lambda line: (line[0] / 8, line[1] / 8))
 counts = st.integers(1, 400)
@@ -82,3 +89,59 @@ def test_the_next_end_is_the_first_that_has_not_passed(elapsed, first, slope):
     assert end == steps * first + slope * (steps * (steps - 1) // 2)
     assert end - (first + slope * (steps - 1)) < elapsed or steps == 1
     assert end >= elapsed
+
+
+# -- a stride of a world, by hand ------------------------------------------------------------------------------------
+
+
+def one_stride(busy_s: float, steps: int = 1) -> tuple[Strides, ChunkSums]:
+    """Eight sequences decode over 4,000 entries; all iterations take equally long."""
+    columns = dict.fromkeys(Strides._fields, 0) | {
+        "busy_ps": round(busy_s * 1e12),
+        "end_ps": round(busy_s * 1e12),
+        "steps": steps,
+        "first_ps": round(busy_s * 1e12) // steps,
+        "decoding": 8,
+        "context_tokens": 4000,
+        "emits": 8,
+        "swapped_blocks": 3,
+    }
+    strides = Strides(**{name: np.array([value], dtype=np.int64) for name, value in columns.items()})
+    return strides, ChunkSums(*(np.zeros(1) for _ in ChunkSums._fields))
+
+
+def meter(hw: str, **gpu: float) -> Meter:
+    config = make_config(StaticBatch(1, 1, 1), hw)
+    found = meter_of(config, memory_of(config))
+    return replace(found, gpu=replace(found.gpu, **gpu))
+
+
+FREE = {"j_per_byte": 0.0, "j_per_flop": 0.0, "attention_w": 0.0, "expert_w": 0.0, "unpack_w": 0.0}
+
+
+@pytest.mark.parametrize(("hw", "busy_gpus"), [("a100-80", 1), ("2xa100-80:tp2", 2), ("8xa100-80:tp2pp4", 2)])
+def test_a_plan_keeps_one_stage_of_a_pipeline_busy_at_a_time(hw: str, busy_gpus: int) -> None:
+    """The GPUs of the other stages wait for it, or have plans of their own."""
+    bare = meter(hw, **FREE)
+    energy = bare(*one_stride(2.0))
+    assert energy.dynamic_j[0] == pytest.approx(busy_gpus * 2.0 * (bare.gpu.busy_w - bare.gpu.idle_w), rel=1e-12)
+    capped = meter(hw, j_per_byte=1.0)
+    energy = capped(*one_stride(2.0))
+    assert energy.dynamic_j[0] == pytest.approx(busy_gpus * 2.0 * (capped.gpu.cap_w - capped.gpu.idle_w), rel=1e-12)
+
+
+def test_work_adds_its_joules_and_the_rest_of_the_server_its_watts() -> None:
+    found = meter("2xa100-80:tp2", **(FREE | {"j_per_byte": 1e-12, "j_per_flop": 1e-15}))
+    energy = found(*one_stride(100.0, steps=10))
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000  # Llama-2-7B in fp16
+    entry = 2 * 32 * 4096 * 2
+    moved = 10 * 2 * weights + entry * (10 * (4000 + 8) + 8 * 45)  # contexts grow by eight entries an iteration
+    flops = 10 * 2 * weights * 8 + 4 * 32 * 4096 * (10 * 4000 + 8 * 45)
+    assert energy.hbm_bytes[0] == moved
+    assert energy.link_bytes[0] == 10 * 8 * 4096 * 2 * 32 * 2 * 2
+    assert energy.dram_to_hbm_bytes[0] == 3 * found.swap_block_bytes
+    over_idle_j = 2 * 100.0 * (found.gpu.busy_w - found.gpu.idle_w) + moved * 1e-12 + flops * 1e-15
+    assert energy.dynamic_j[0] == pytest.approx(over_idle_j, rel=1e-12)
+    server_w = found.replica.it_baseline_w + found.replica.it_busy_w
+    at_site_j = (over_idle_j + 100.0 * server_w) * found.replica.site_factor
+    assert energy.active_j[0] == pytest.approx(at_site_j, rel=1e-12)
