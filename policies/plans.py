@@ -46,7 +46,6 @@ class Move(NamedTuple):
 NO_MOVES: tuple[Move, ...] = ()
 
 
-@dataclass(slots=True)
 class StepPlan(Generic[S]):
     """What a worker does next.
 
@@ -63,17 +62,45 @@ class StepPlan(Generic[S]):
         ask_at_s: when the plan no longer holds: the iteration that ends then, or is under way, is its last.
     """
 
-    group: int
-    decoding: int
-    context_tokens: int
-    chunks: tuple[PrefillChunk[S], ...]
-    emits: int
-    repeat: int
-    open_to_arrivals: bool
-    running: int
-    used_blocks: int
-    moves: tuple[Move, ...] = NO_MOVES
-    ask_at_s: float | None = None
+    __slots__ = (
+        "ask_at_s",
+        "chunks",
+        "context_tokens",
+        "decoding",
+        "emits",
+        "group",
+        "moves",
+        "open_to_arrivals",
+        "repeat",
+        "running",
+        "used_blocks",
+    )
+
+    def __init__(
+        self,
+        group: int,
+        decoding: int,
+        context_tokens: int,
+        chunks: tuple[PrefillChunk[S], ...],
+        emits: int,
+        repeat: int,
+        open_to_arrivals: bool,
+        running: int,
+        used_blocks: int,
+        moves: tuple[Move, ...] = NO_MOVES,
+        ask_at_s: float | None = None,
+    ) -> None:
+        self.group = group
+        self.decoding = decoding
+        self.context_tokens = context_tokens
+        self.chunks = chunks
+        self.emits = emits
+        self.repeat = repeat
+        self.open_to_arrivals = open_to_arrivals
+        self.running = running
+        self.used_blocks = used_blocks
+        self.moves = moves
+        self.ask_at_s = ask_at_s
 
 
 class Idle(NamedTuple):
@@ -98,7 +125,7 @@ def first_tick(time_s: float, ticks_per_s: int) -> int:
     return -(-numerator * ticks_per_s // denominator)
 
 
-@dataclass(slots=True)
+@dataclass
 class StepOutcome:
     """What came of a plan: it ends at an iteration boundary, perhaps an earlier one than planned.
 

@@ -1,8 +1,8 @@
 """What a policy may see, and what it answers.
 
 Views and decisions are records: made once, read, never changed. One of each is made per scheduling step, the innermost
-loop of the simulator, where slotted dataclasses cost less than half of named tuples to make and to read by name, and a
-third of frozen ones to make. What policies take apart in a loop (candidates, chunks) are named tuples; the `_of`
+loop of the simulator, where dataclasses cost less than half of named tuples to make and to read by name, and a third
+of frozen ones to make; slotted or generic ones do not compile. What policies take apart in a loop (candidates, chunks) are named tuples; the `_of`
 functions make one of a plain tuple in half the time of its class, whose constructor goes by way of Python.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 
-@dataclass(slots=True)
+@dataclass
 class BatchLimits:
     """What a worker's configuration allows in one iteration.
 
@@ -49,7 +49,7 @@ class Prefilling(NamedTuple):
     tokens: int
 
 
-@dataclass(slots=True)
+@dataclass
 class BatchView:
     """The state of one worker at an iteration boundary.
 
@@ -81,7 +81,7 @@ class Chunk(NamedTuple):
 chunk_of: Callable[[tuple[int, int]], Chunk] = partial(tuple.__new__, Chunk)
 
 
-@dataclass(slots=True)
+@dataclass
 class BatchDecision:
     """What runs next.
 

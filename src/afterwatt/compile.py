@@ -26,8 +26,10 @@ MODULES: Final = (
     "policies/exchange.py",
     "policies/kv.py",
     "policies/lane.py",
+    "policies/plans.py",
     "policies/scheduler.py",
     "policies/sequence.py",
+    "policies/views.py",
     "sim/ticket.py",
     "sim/worker.py",
 )
