@@ -1,6 +1,6 @@
 """How long a simulated request takes, in units of one bare SimPy timeout of the same process.
 
-    python benchmarks/speed.py [--rounds N] [--requests N] [--json] [--only CASE] [--phases]
+    python benchmarks/speed.py [--rounds N] [--requests N] [--json] [--only CASE] [--phases] [--whole] [--replicas]
 
 Three workloads on one A100-80 with Llama-2-7B, outputs written, no report: Poisson arrivals of 512 in and 128 out at
 4/s; Azure 2023 conversation lengths, Poisson at 70 % of capacity; Mooncake's conversation trace with chunked prefill
@@ -8,13 +8,20 @@ and shared prefixes, its arrivals paced to 70 % of capacity. Rounds are interlea
 medians are quoted, as machines are noisy. The two traces are read from ../shared/traces where they are there; else
 synthetic traces of the same kind stand in, and the table says so. Mooncake's contexts need a model that takes them:
 Llama-3.1-8B, with its 131,072.
+
+`--whole` times whole processes instead, compiled and interpreted in turn: `--help`, a run of one request, and the first
+workload from a CSV file, with and without its 90 % range. `--replicas` holds 200 replicas against one, at equal load
+each.
 """
 
 import argparse
 import gc
 import json
+import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -27,6 +34,7 @@ import simpy
 from numpy.typing import NDArray
 
 import afterwatt.sim.run
+from afterwatt.compiled import IN_USE
 from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.stacks import load_stack
@@ -86,9 +94,9 @@ def poisson_arrivals(requests: int, rate_per_s: float) -> NDArray[np.float64]:
     return arrival_s
 
 
-def config_of(trace: Trace, model: str, policy: str) -> RunConfig:
-    """Return a run on one A100-80."""
-    deployment = parse_deployment("a100-80")
+def config_of(trace: Trace, model: str, policy: str, hardware: str = "a100-80") -> RunConfig:
+    """Return a run on one A100-80, or on other hardware."""
+    deployment = parse_deployment(hardware)
     return RunConfig(
         deployment,
         load_model(model),
@@ -200,6 +208,51 @@ def print_phases(case: Case, rounds: int) -> None:
         print(f"{label:<60} {each * 1e6:6.2f} us/request = {each / unit:6.1f} timeouts")
 
 
+def whole_s(words: str, compiled: bool, folder: Path) -> float:
+    """Time one process of `simulate`."""
+    command = [str(Path(sys.executable).with_name("simulate")), *words.split()]
+    environment = os.environ | {"AFTERWATT_COMPILED": str(int(compiled)), "OMP_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def print_whole(requests: int, rounds: int) -> None:
+    """Print what whole processes take, compiled and interpreted."""
+    plain = "--hw a100-80 --model llama-2-7b --trace poisson.csv --no-report --out run --overwrite"
+    kinds = {
+        "--help": "--help",
+        "one request": f"{plain} --limit 1",
+        f"{requests:,} requests": plain,
+        f"{requests:,} requests, --no-bounds": f"{plain} --no-bounds",
+    }
+    print(f"this process is {IN_USE.why}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = "".join(f"{arrival_s:.6f},512,128\n" for arrival_s in poisson_arrivals(requests, 4.0))
+        (folder / "poisson.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+        for label, words in kinds.items():
+            pairs = [(whole_s(words, True, folder), whole_s(words, False, folder)) for _ in range(rounds + 1)][1:]
+            compiled, interpreted = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median([one / other for one, other in pairs])
+            print(f"{label:<32} {compiled:6.2f} s compiled, {interpreted:6.2f} s interpreted: {ratio:.2f}")
+
+
+def print_replicas(requests: int, rounds: int) -> None:
+    """Print what a request costs behind 200 replicas and behind one, each at 4 requests/s."""
+    each: dict[int, list[float]] = {1: [], 200: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for replicas, times in each.items():
+                count = np.full(requests, 512), np.full(requests, 128)
+                batch = Batch(poisson_arrivals(requests, 4.0 * replicas), *count)
+                config = config_of(MemoryTrace("poisson", batch), "llama-2-7b", "chunked", f"{replicas}xa100-80")
+                spent = timed(partial(simulate, config, Path(folder) / "run", overwrite=True))
+                times.append(spent / requests / unit_s())
+    one, many = (statistics.median(times) for times in each.values())
+    print(f"1 replica {one:.1f}, 200 replicas {many:.1f} timeouts per request: {many / one:.2f}")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -208,7 +261,12 @@ def main() -> None:
     parser.add_argument("--only", help="run only cases whose name contains this")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--phases", action="store_true", help="where the time of the first case goes")
+    parser.add_argument("--whole", action="store_true", help="time whole processes")
+    parser.add_argument("--replicas", action="store_true", help="time 200 replicas against one")
     options = parser.parse_args()
+    if options.whole or options.replicas:
+        (print_whole if options.whole else print_replicas)(options.requests, options.rounds)
+        return
     chosen = [case for case in cases(options.requests) if not options.only or options.only in case.name]
     if options.phases:
         print_phases(chosen[0], options.rounds)
