@@ -1,9 +1,10 @@
 """What a policy may see, and what it answers.
 
 Views and decisions are records: made once, read, never changed. One of each is made per scheduling step, the innermost
-loop of the simulator, where dataclasses cost less than half of named tuples to make and to read by name, and a third
-of frozen ones to make; slotted or generic ones do not compile. What policies take apart in a loop (candidates, chunks) are named tuples; the `_of`
-functions make one of a plain tuple in half the time of its class, whose constructor goes by way of Python.
+loop of the simulator, where dataclasses cost less than half of named tuples to make and to read by name, and a third of
+frozen ones to make; slotted or generic ones do not compile. What policies take apart in a loop (candidates, chunks) are
+named tuples; the `_of` functions make one of a plain tuple in half the time of its class, whose constructor goes by way
+of Python.
 """
 
 from collections.abc import Callable, Iterator, Sequence
