@@ -10,7 +10,6 @@ import typer
 from afterwatt.cli import complete, flags
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.values import number, whole
-from afterwatt.studies.workloads import trace_address
 
 if TYPE_CHECKING:
     from afterwatt.traces import Trace
@@ -176,6 +175,7 @@ def formats(json: flags.ListJson = False) -> None:
 
 def open_input(trace: str, form: str | None, wishes: dict[str, Any]) -> "Trace":
     """Open a trace with wishes (fields of `traces.Options`); errors as `traces.open_trace`."""
+    from afterwatt.studies.workloads import trace_address
     from afterwatt.traces import open_trace
 
     return open_trace(trace_address(trace), format=form, **wishes)
