@@ -4,6 +4,7 @@ A profile's key is the stem of its file, so adding one is adding a file.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -72,7 +73,7 @@ def load_device(name: str) -> Device:
     Raises:
         HardwareError: the name is unknown or the profile is wrong.
     """
-    return _load("gpus", "device", ALIASES.get(name, name), read_device, ALIASES)
+    return _load("gpus", "device", name, read_device, ALIASES)
 
 
 def load_host(name: str) -> Host:
@@ -92,8 +93,11 @@ def load_link(name: str) -> Link:
 
 def load_site(name: str) -> Site:
     """Return a site by key or path of a TOML; errors as `load_device`."""
+    if not name.endswith(".toml") and _key(name, site_names(), SITE_ALIASES) not in site_names():
+        named = {load_site(key).name.casefold(): key for key in site_names()}
+        name = named.get(name.casefold(), name)
     folder = Path(name).parent if name.endswith(".toml") else DATA_DIR / "sites"
-    return _load("sites", "site", name, functools.partial(_read_site, folder=folder))
+    return _load("sites", "site", name, functools.partial(_read_site, folder=folder), SITE_ALIASES)
 
 
 def _read_site(table: Table, key: str, folder: Path) -> Site:
@@ -113,10 +117,31 @@ def _keys(folder: str) -> tuple[str, ...]:
 _loaded: dict[tuple[str, str], object] = {}
 
 
+SITE_ALIASES: Final = {"uk": "gb", "usa": "us", "el": "gr"}
+"""Usual names of places that have another key."""
+
+_MAKERS: Final = re.compile(r"\A(?:nvidia|amd|geforce|tesla|instinct|radeon)+|gb\Z")
+
+
+def _key(name: str, keys: tuple[str, ...], aliases: dict[str, str]) -> str:
+    """Return the key that a name means, in any case and with or without a maker: `RTX 4090`, `A100-80GB`, `UK`."""
+    folded = name.casefold()
+    for said in (name, folded):
+        if said in keys or said in aliases:
+            return aliases.get(said, said)
+    plain = _squashed(folded)
+    return next((aliases.get(known, known) for known in (*keys, *aliases) if _squashed(known) == plain), name)
+
+
+def _squashed(name: str) -> str:
+    return _MAKERS.sub("", re.sub(r"[^a-z0-9]", "", name))
+
+
 def _load(
     folder: str, noun: str, name: str, read: Callable[[Table, str], Profile], aliases: dict[str, str] | None = None
 ) -> Profile:
     own = name.endswith(".toml")
+    name = name if own else _key(name, _keys(folder), aliases or {})
     if not own and name not in _keys(folder):
         raise unknown_name(noun, name, (*_keys(folder), *(aliases or ())))
     path = profile_path(folder, name)

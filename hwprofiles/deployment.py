@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from afterwatt.hwprofiles.catalogue import load_device, load_host, load_link, load_storage
+from afterwatt.hwprofiles.catalogue import ALIASES, load_device, load_host, load_link, load_storage
 from afterwatt.hwprofiles.devices import Device, read_device
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
 from afterwatt.hwprofiles.fabric import Fabric, PoolLinks
@@ -129,7 +129,8 @@ def parse_deployment(text: str) -> Deployment:
     if count is None and tp * pp > 1:
         better = f"{tp * pp}x{match['device']}:{match['split']}"
         raise HardwareError(f"--hw {text!r} splits a model over {tp * pp} GPUs but names one; write {better}")
-    return make_deployment(device, 1 if count is None else count, tp, pp, name=word)
+    spelt = match["device"].endswith(".toml") or match["device"] in (device.key, *ALIASES)
+    return make_deployment(device, 1 if count is None else count, tp, pp, name=word if spelt else None)
 
 
 def _device_of(name: str, text: str) -> Device:

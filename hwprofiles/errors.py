@@ -16,7 +16,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     folded = {name.casefold(): name for name in sorted(known)}
     word = given.casefold()
     longer = [name for name in folded if word and name.startswith(f"{word}-")]
-    near = longer[:3] or difflib.get_close_matches(word, list(folded), n=1, cutoff=0.6)
+    near = longer[:8] or difflib.get_close_matches(word, list(folded), n=1, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(folded[name]) for name in near)}?" if near else ""
 
 

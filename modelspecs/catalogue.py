@@ -1,5 +1,6 @@
 """Finding a model: the shipped catalogue (one TOML per model), one's own TOML, or a Hugging Face `config.json`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -62,10 +63,41 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
         return read_hf_config(path)
     if path.suffix == ".toml":
         return read_model_toml(path)
-    hub_name = name.rpartition("/")[2].removesuffix("-hf")
-    raise ModelError(
-        f"unknown model {text!r}{hint(hub_name, model_names())}; or give a config.json, its folder, or a .toml"
-    )
+    return _load_shipped(_called(text))
+
+
+_PLAIN_WORDS = re.compile(r"-(?:instruct|chat|it|hf|base|pt|v0\.1|v1\.0)(?=-|\Z)|\Ameta-(?=llama)")
+"""What names on a hub have besides: it changes nothing of a shape. Version 0.1 is what the catalogue leaves out."""
+
+
+def _called(text: str) -> str:
+    """Return the catalogue's name for what a hub or people call a model.
+
+    Raises:
+        ModelError: nothing is called so, or several things.
+    """
+    hub_name = re.sub(r"[\s_:]+", "-", text.lower().strip().rpartition("/")[2])
+    plain = _PLAIN_WORDS.sub("", hub_name)
+    said, known = _words(plain), {_words(name): name for name in model_names()}
+    if said in known:
+        return known[said]
+    begun = [name for words, name in known.items() if said and words[: len(said)] == said]
+    within = [name for words, name in known.items() if said[: len(words)] == words]
+    way_out = "or give a config.json, its folder, or a .toml"
+    if begun:
+        raise ModelError(f"model {text!r} could be any of {', '.join(begun)}; say which, {way_out}")
+    if within:
+        longest = max(within, key=len)
+        raise ModelError(
+            f"unknown model {text!r}; {longest!r} is the nearest, without what else the name says; take it and say how "
+            f"weights are stored with --precision, {way_out}"
+        )
+    raise ModelError(f"unknown model {text!r}{hint(plain, model_names())}; {way_out}")
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Take a name apart at hyphens and between letters and digits: llama3-8b is llama, 3, 8b."""
+    return tuple(re.findall(r"[a-z]+|\d+(?:\.\d+)*[a-z]*", name))
 
 
 @lru_cache

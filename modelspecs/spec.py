@@ -6,11 +6,12 @@ multiply-accumulate and leave out what is linear in the hidden size (norms, acti
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, get_args
 
+from afterwatt.modelspecs import gguf
 from afterwatt.modelspecs.errors import ModelError
 from afterwatt.modelspecs.layers import STATE, WINDOW, Latent, LayerKind, State, check_pattern, layer_kinds
 from afterwatt.modelspecs.precision import Precision, load_precision
@@ -417,6 +418,11 @@ class ModelSpec:
             raise ModelError(f"{self.name}: tokens = {tokens} must be 0 or more to ask how many experts they touch")
         return float(experts_touched(self.experts, self.active_experts, tokens))
 
+    def form(self, precision: str | Precision) -> Precision:
+        """Return a format as it comes out for this model's matrices: llama.cpp's depend on the length of their rows."""
+        named = load_precision(precision) if isinstance(precision, str) else precision
+        return _fitted(self, named) if named.name in gguf.RECIPES and named is load_precision(named.name) else named
+
     # ---- storage ---------------------------------------------------------------------------------------------------
 
     def kind_bytes(self, kind: LayerKind, precision: str | Precision, experts: float | None = None) -> float:
@@ -427,7 +433,7 @@ class ModelSpec:
             precision: of the weights.
             experts: with only so many of its experts; None: all.
         """
-        form = load_precision(precision) if isinstance(precision, str) else precision
+        form = self.form(precision)
         attention, vectors = self.mixer_params(kind)
         matrices, other = self.network_params(kind, self.experts if experts is None else experts)
         other += vectors + self.norms_per_layer * self.norm_params
@@ -444,7 +450,7 @@ class ModelSpec:
             precision: of the weights.
             experts: with only so many of its experts; None: all.
         """
-        form = load_precision(precision) if isinstance(precision, str) else precision
+        form = self.form(precision)
         kinds = self.kinds()
         if len(kinds) == 1:
             return self.kind_bytes(next(iter(kinds)), form, experts)
@@ -452,12 +458,12 @@ class ModelSpec:
 
     def head_bytes(self, precision: str | Precision) -> float:
         """Bytes read at the LM head (most formats leave it wide, see `modelspecs.precision`)."""
-        form = load_precision(precision) if isinstance(precision, str) else precision
+        form = self.form(precision)
         return self.head_params * form.bytes_per_head
 
     def embedding_bytes(self, precision: str | Precision) -> float:
         """Bytes of everything before the first layer; a table that is also the LM head is stored as that."""
-        form = load_precision(precision) if isinstance(precision, str) else precision
+        form = self.form(precision)
         if not self.tied_embeddings:
             return self.embedding_params * form.bytes_per_other
         table = self.vocab * self.table_width
@@ -465,7 +471,7 @@ class ModelSpec:
 
     def stored_bytes(self, precision: str | Precision) -> float:
         """All weights as stored, bytes, tied ones once."""
-        form = load_precision(precision) if isinstance(precision, str) else precision
+        form = self.form(precision)
         outside = self.stored_head_params * form.bytes_per_head + self.final_norm_params * form.bytes_per_other
         return self.layers * self.layer_bytes(form) + self.embedding_bytes(form) + outside
 
@@ -475,3 +481,23 @@ def _counted(
     pattern: str, layers: int, dense: int, mixture: bool, first: int, last: int | None
 ) -> Mapping[LayerKind, int]:
     return MappingProxyType(Counter(layer_kinds(pattern, layers, dense, mixture)[first:last]))
+
+
+@lru_cache(maxsize=256)
+def _fitted(spec: ModelSpec, named: Precision) -> Precision:
+    attends, keeps = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    sizes = {"q": (spec.hidden, attends), "k": (spec.hidden, keeps), "v": (spec.hidden, keeps)}
+    sizes |= {"out": (attends, spec.hidden), "up": (spec.hidden, spec.ffn), "down": (spec.ffn, spec.hidden)}
+    if spec.ffn_matrices == 3:
+        sizes["gate"] = sizes["up"]
+    rows = {matrix: (row, row * columns) for matrix, (row, columns) in sizes.items()}
+    found = gguf.fitted(named.name, gguf.GgufRows(rows, spec.hidden, spec.family == "gpt_oss"))
+    if found is None:
+        return named
+    return replace(
+        named,
+        bits_per_weight=found.matrices,
+        bits_per_other=found.embedding,
+        head_bits=found.head,
+        attention_bits=found.attention,
+    )

@@ -7,7 +7,8 @@ from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
-from afterwatt.modelspecs.precision import COMMON_PRECISIONS
+from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
+from afterwatt.modelspecs.split import split_obstacles, splits_that_work
 from afterwatt.sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
@@ -103,26 +104,48 @@ def with_stated_blocks(plan: MemoryPlan, kv_blocks: int) -> MemoryPlan:
     return replace(plan, kv_blocks=kv_blocks)
 
 
+def require_split(serving: Serving) -> None:
+    """Refuse to share layers over GPUs that cannot share them, or a stage that would have no layer.
+
+    Raises:
+        Infeasible: they cannot; the text says why, and which degrees work.
+    """
+    model, pool = serving.model, serving.pool
+    if obstacles := split_obstacles(model, serving.precision, pool.tp):
+        works = ", ".join(map(str, splits_that_work(model, serving.precision)))
+        raise Infeasible(
+            f"{model.name} in {serving.precision.name} cannot be split over tp {pool.tp}: "
+            f"{'; '.join(obstacles)}; degrees that work: {works}"
+        )
+    if pool.pp > model.layers:
+        raise Infeasible(f"{model.name} has {model.layers} layers, too few for pp {pool.pp}; take fewer stages")
+
+
 def _options(serving: Serving, block_tokens: int, token_budget: int) -> list[str]:
     """Return what would make the model fit, as one would type it: fewer bits, more GPUs per replica, a larger card."""
 
     def fits(hw: str) -> bool:
         try:
             other = parse_deployment(hw)
+            if split_obstacles(serving.model, serving.precision, other.pool.tp):
+                return False
             plan = plan_memory(replace(serving, deployment=other), block_tokens, token_budget)
         except HardwareError:
             return False
         return plan.kv_blocks > 0
 
+    own = serving.model.stored.precision if serving.model.stored is not None else None
+    smaller = dict(COMMON_PRECISIONS) | ({own.name: own} if own is not None and own.name in PRECISIONS else {})
     options = [
         f"--precision {name}"
-        for name, stored in COMMON_PRECISIONS.items()
+        for name, stored in smaller.items()
         if stored.bits_per_weight < serving.precision.bits_per_weight
+        and not split_obstacles(serving.model, stored, serving.pool.tp)
         and plan_memory(replace(serving, precision=stored), block_tokens, token_budget).kv_blocks > 0
     ]
-    pool, model = serving.pool, serving.model
+    pool = serving.pool
     key, tp, pp = pool.device.key, pool.tp, pool.pp
-    wider = [_typed(key, ways * tp, pp) for ways in (2, 4, 8, 16) if model.heads % (ways * tp) == 0]
+    wider = [_typed(key, ways * tp, pp) for ways in (2, 4, 8, 16)]
     options += [f"--hw {hw}" for hw in wider if fits(hw)][:1]
     devices = sorted((load_device(name) for name in device_names()), key=lambda device: device.memory_bytes)
     larger = [device.key for device in devices if device.memory_bytes > pool.device.memory_bytes]

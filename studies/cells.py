@@ -53,7 +53,7 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
     """
     from afterwatt.hwprofiles.catalogue import load_site
     from afterwatt.hwprofiles.stacks import default_stack, load_stack
-    from afterwatt.modelspecs import load_model, load_precision, stored_precision
+    from afterwatt.modelspecs import load_model, stored_precision
     from afterwatt.policies.config import parse_policies
     from afterwatt.sim.config import RunConfig, Slo
     from afterwatt.sim.run import books_options
@@ -69,7 +69,7 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
     config = RunConfig(
         deployment=deployment,
         model=model,
-        precision=stored_precision(model.stored) if stored else load_precision(cell.precision),
+        precision=stored_precision(model.stored) if stored else model.form(cell.precision),
         stack=load_stack(
             deployment.pool.device, default_stack(deployment.pool.device) if cell.stack == AUTO else cell.stack
         ),

@@ -55,3 +55,30 @@ def test_a_context_that_scaling_stretches_is_used_and_said(folder: Path, simulat
     assert "1 of 1" in said.out
     assert "context 4,096 = 1,024 x 4 by rope_scaling (linear)" in " ".join(said.out.split())
     assert manifest(folder)["config"]["precision"] == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("hw", "model", "precision", "why"),
+    [
+        ("8xa100-80:tp8", "qwen2.5-7b", "fp16", "28 attention heads are no multiple of 8; degrees that work: 1, 2, 4"),
+        ("3xa100-80:tp3", "llama-2-7b", "fp16", "32 attention heads are no multiple of 3"),
+        ("2xa100-80:tp2", "qwen2.5-72b", "awq", "29,568 of the feed-forward network in groups of 128 (awq)"),
+        ("64xa100-80:pp64", "llama-2-7b", "fp16", "llama-2-7b has 32 layers, too few for pp 64"),
+    ],
+)
+def test_a_split_that_no_engine_makes_is_refused(simulate, hw, model, precision, why):
+    said = simulate(*STATIC, "--hw", hw, "--model", model, "--precision", precision)
+    assert said.code == 3
+    assert why in said.err
+
+
+def test_what_would_fit_names_the_format_that_a_model_exists_in(simulate):
+    said = simulate(*STATIC, "--hw", "h100", "--model", "gpt-oss-120b", "--precision", "bf16")
+    assert said.code == 3
+    assert "--precision mxfp4-bf16" in said.err
+
+
+def test_a_mixture_is_counted_for_the_rows_of_the_model(folder: Path, simulate):
+    words = ("--hw", "a100-80", "--model", "qwen2.5-72b", "--precision", "q4_k_m", "--stack", "llama.cpp-cuda")
+    assert simulate(*STATIC, *words, "--out", "run").code == 0
+    assert manifest(folder)["config"]["memory"]["weights_bytes"] == pytest.approx(47.36e9, rel=1e-3)

@@ -3,7 +3,7 @@
 import pytest
 
 from afterwatt.modelspecs import COMMON_PRECISIONS, PRECISIONS, ModelError, load_model, load_precision
-from afterwatt.modelspecs.gguf import BLOCKS, FORMATS, block_bits
+from afterwatt.modelspecs.gguf import BLOCKS, FORMATS, block_bits, row_bits
 from afterwatt.modelspecs.precision import FAMILIES
 
 # ggml-org/llama.cpp 311c2c9, tools/quantize/README.md: bits per weight of whole files of Llama-3.1-8B.
@@ -114,3 +114,38 @@ def test_lists_show_the_common_formats_in_which_only_matrices_shrink():
         assert form.bytes_per_head == form.bytes_per_other
         assert form.bytes_per_attention_weight == form.bytes_per_weight
         assert form.quantised == (form.bits_per_weight < form.bits_per_other)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        # Published files of Qwen2.5-72B-Instruct: 47.42, 54.45, 64.35 GB; rows of its down matrices are 115.5 x 256.
+        ("qwen2.5-72b", {"q4_k_m": 47.36, "q5_k_m": 54.43, "q6_k": 64.33}),
+        # Rows of 2,880 weights, and experts that stay in MXFP4: published as 12.1 and 63.4 GB.
+        ("gpt-oss-20b", {"q8_0": 12.07, "mxfp4": 12.07, "q2_k": 11.42}),
+        ("gpt-oss-120b", {"q8_0": 63.22}),
+        # Rows of 896 weights: published as 398 MB.
+        ("qwen2.5-0.5b", {"q4_k_m": 0.3916}),
+    ],
+)
+def test_rows_that_are_no_multiple_of_256_fall_back_to_smaller_blocks(model, sizes):
+    spec = load_model(model)
+    for name, gigabytes in sizes.items():
+        assert spec.stored_bytes(name) / 1e9 == pytest.approx(gigabytes, rel=5e-4), name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "row", "bits"),
+    [("Q4_K", 4096, 4.5), ("Q4_K", 2880, 5.5), ("Q5_K", 2880, 6.0), ("Q6_K", 2880, 8.5), ("Q2_K", 2880, 4.5),
+     ("IQ3_S", 2880, 4.5), ("TQ1_0", 2880, 4.5), ("Q8_0", 2880, 8.5), ("Q8_0", 100, 16.0), ("Q4_K", 100, 16.0)],
+)  # fmt: skip
+def test_what_a_block_falls_back_to(wanted, row, bits):
+    assert row_bits(wanted, row) == bits
+
+
+def test_a_model_of_usual_rows_keeps_the_usual_mixture():
+    for name in ("llama-2-7b", "llama-3.1-70b", "mixtral-8x7b"):
+        assert load_model(name).form("q4_k_m") is load_precision("q4_k_m")
+    assert load_model("qwen2.5-72b").form("int4") is load_precision("int4")
+    fitted = load_model("qwen2.5-72b").form("q4_k_m")
+    assert load_model("qwen2.5-72b").form(fitted) is fitted
