@@ -315,7 +315,7 @@ class StepModel:
         return (projections, *self._ffn(), *small, *reduces)
 
     def _ffn(self) -> tuple[Operation, ...]:
-        """Return a dense feed-forward network, or a router and its experts."""
+        """Return a dense feed-forward network, or a router, its experts and the one that all tokens share."""
         model, stack, rates = self.serving.model, self.serving.stack, self.rates
         hidden, width, inner = float(model.hidden), model.ffn / self.serving.pool.tp, model.ffn_matrices - 1.0
         weight_bytes, moved = self.serving.precision.bytes_per_weight, float(stack.activation_bytes_per_element)
@@ -335,7 +335,14 @@ class StepModel:
             rates=rates.experts,
             activation_bytes=moved,
         )
-        return router, experts
+        if not model.shared_ffn:
+            return router, experts
+        shared = model.shared_ffn / self.serving.pool.tp
+        shapes, weights = (
+            ((hidden, inner * shared), (shared, hidden)),
+            model.ffn_matrices * model.hidden * model.shared_ffn,
+        )
+        return router, experts, Products(MATRICES, shapes, weights, weight_bytes, rates.matrices, moved)
 
     def layer_s(self, tokens: int) -> float:
         """Return the seconds of a layer over this many tokens, but for what attention reads and multiplies."""
@@ -369,7 +376,7 @@ def _traffic_bytes(serving: Serving) -> float:
     kv_heads = kv_heads_held(model, tp)
     norms = 4.0 * model.norms_per_layer * model.hidden
     rotary = 2.0 * (model.heads / tp + kv_heads) * model.head_dim
-    between = model.ffn_matrices * model.ffn * model.active_experts / tp
+    between = model.ffn_matrices * (model.ffn * model.active_experts + model.shared_ffn) / tp
     written = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element
     return (norms + rotary + between) * stack.activation_bytes_per_element + written
 

@@ -14,11 +14,11 @@ class Config:
 
     def __init__(self, path: Path, fields: Mapping[str, Any]) -> None:
         self.path = path
-        self._fields = fields
+        self.fields = fields
 
     def _find(self, names: tuple[str, ...]) -> object:
         """The first of the spellings that is there; null counts as absent, as transformers treats it."""
-        return next((self._fields[name] for name in names if self._fields.get(name) is not None), _MISSING)
+        return next((self.fields[name] for name in names if self.fields.get(name) is not None), _MISSING)
 
     def has(self, *names: str) -> bool:
         """True if any of the spellings is there and not null."""
@@ -26,7 +26,7 @@ class Config:
 
     def is_null(self, name: str) -> bool:
         """True if the field is there and says null, which some families read otherwise than its absence."""
-        return name in self._fields and self._fields[name] is None
+        return name in self.fields and self.fields[name] is None
 
     def count(self, *names: str, default: int | None = None, least: int = 1) -> int:
         """A whole number of `least` or more, under any of its spellings; without a default it must be there."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afterwatt.modelspecs.catalogue import load_model, model_names
+from afterwatt.modelspecs.layers import WINDOW
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.modelspecs.work import decode_flops, decode_intensity
@@ -62,13 +63,21 @@ def describe_spec(spec: ModelSpec) -> list[DetailRow]:
 
 def _shape_rows(spec: ModelSpec) -> list[DetailRow]:
     experts = f"{spec.experts} experts, {spec.active_experts} per token" if spec.experts > 1 else "dense"
+    if spec.shared_ffn:
+        experts += f", one of {spec.shared_ffn:,} for every token"
+    if spec.dense_layers:
+        experts += f"; {spec.dense_layers} dense layers of {spec.dense_ffn or spec.ffn:,}"
     positions = f"learned, {spec.learned_positions:,} rows" if spec.learned_positions else "rotary or ALiBi"
-    window = f", sliding window {spec.sliding_window:,} (not modelled: attends to all)" if spec.sliding_window else ""
+    window = (
+        f", sliding window {spec.sliding_window:,} ({_windowed(spec)} of {spec.layers} layers)"
+        if spec.sliding_window
+        else ""
+    )
     values = {
         "family": spec.family + (", attention and FFN in parallel" if spec.parallel_attention else ""),
         "layers": f"{spec.layers}",
         "hidden": f"{spec.hidden:,}",
-        "attention": f"{spec.heads} heads of {spec.head_dim}, {spec.kv_heads} key/value heads",
+        "attention": _attention(spec),
         "ffn": f"{spec.ffn:,} wide, {spec.ffn_matrices} matrices, {experts}",
         "vocabulary": f"{spec.vocab:,}, {'tied' if spec.tied_embeddings else 'untied'} embeddings",
         "positions": positions,
@@ -77,6 +86,18 @@ def _shape_rows(spec: ModelSpec) -> list[DetailRow]:
     }
     source = f"{spec.source} ({spec.checked})" if spec.checked else spec.source
     return [DetailRow(label, value, source) for label, value in values.items()]
+
+
+def _attention(spec: ModelSpec) -> str:
+    cached = f"{spec.kv_heads} key/value heads"
+    if spec.latent is not None:
+        cached = f"latent, {spec.latent.cached} numbers cached per token and layer"
+    state = f", in {spec.attention_layers} of {spec.layers} layers; others: {spec.state.kind}" if spec.state else ""
+    return f"{spec.heads} heads of {spec.head_dim}, {cached}{state}"
+
+
+def _windowed(spec: ModelSpec) -> int:
+    return sum(count for kind, count in spec.kinds().items() if kind.mixer == WINDOW)
 
 
 def _parameter_rows(spec: ModelSpec) -> list[DetailRow]:
@@ -96,7 +117,18 @@ def _storage_rows(spec: ModelSpec) -> list[DetailRow]:
         for name, form in COMMON_PRECISIONS.items()
     ]
     cache = f"{spec.kv_bytes_per_token() / 1e3:,.1f} kB per token in 16 bit"
-    return [*rows, DetailRow("key/value cache", cache, "2 x layers x kv_heads x head_dim x 2 bytes")]
+    source = "2 x layers x kv_heads x head_dim x 2 bytes"
+    if spec.latent is not None or spec.state is not None:
+        source = "layers that attend x numbers cached x 2 bytes"
+    rows.append(DetailRow("key/value cache", cache, source))
+    if spec.kv_bytes(spec.max_context) != spec.max_context * spec.kv_bytes_per_token():
+        whole = f"{spec.kv_bytes(spec.max_context) / 1e9:,.2f} GB of a sequence of {spec.max_context:,} tokens"
+        rows.append(DetailRow("largest cache", whole, "windows hold no more than they look back on, states are fixed"))
+    if spec.stored is not None:
+        form = spec.stored.precision
+        weights = "" if form is None else f"{form.name}, {spec.stored_bytes(form) / 1e9:,.2f} GB"
+        rows.append(DetailRow("stored in", weights or "a format that is not known", spec.stored.source))
+    return rows
 
 
 def _work_rows(spec: ModelSpec) -> list[DetailRow]:

@@ -16,9 +16,8 @@ from types import MappingProxyType
 from typing import Final
 
 from afterwatt.modelspecs.errors import ModelError
-from afterwatt.modelspecs.spec import ModelSpec
+from afterwatt.modelspecs.spec import MADE_UP, ModelSpec
 
-FAMILY: Final = "generic"
 SPREAD: Final[Mapping[str, float]] = MappingProxyType({"layers": 1.4, "hidden": 1.4})
 """Factor within which nine in ten of the catalogue's models lie of the rule (`tests/modelspecs/test_generic.py`)."""
 
@@ -97,7 +96,7 @@ def generic_shape(
         uncertain = "its own layers, width, cache and vocabulary; other kinds of layers are taken as attention and FFN"
     return ModelSpec(
         name=name or _name(params, active),
-        family=FAMILY,
+        family=MADE_UP,
         layers=form.layers,
         hidden=form.hidden,
         heads=form.heads,

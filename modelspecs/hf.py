@@ -15,11 +15,13 @@ from typing import Any
 from afterwatt.modelspecs.configfile import Config
 from afterwatt.modelspecs.errors import ModelError, hint
 from afterwatt.modelspecs.families import FAMILIES
+from afterwatt.modelspecs.hybrids import HYBRIDS
+from afterwatt.modelspecs.mixtures import MIXTURES
 from afterwatt.modelspecs.rope import scaled_context
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.modelspecs.stored import Stored, read_stored
 
-READERS: Mapping[str, Callable[[Config], dict[str, Any]]] = MappingProxyType({**FAMILIES})
+READERS: Mapping[str, Callable[[Config], dict[str, Any]]] = MappingProxyType({**FAMILIES, **MIXTURES, **HYBRIDS})
 """model_type -> reader of its fields."""
 
 _SAME_AS: Mapping[str, str] = MappingProxyType(

@@ -48,6 +48,9 @@ _UPPER_BOUNDS: Mapping[str, int] = MappingProxyType(
 )
 """Sizes far beyond any model ever built: past them a value is a slip (a unit, a wrong field), not a shape."""
 
+MADE_UP = "generic"
+"""Family of shapes that are made from a parameter count (`modelspecs.generic`)."""
+
 _OPTIONAL = frozenset(
     {"embedding_width", "sliding_window", "dense_ffn", "latent", "state", "stored", "published_params"}
 )
@@ -421,6 +424,8 @@ class ModelSpec:
     def form(self, precision: str | Precision) -> Precision:
         """Return a format as it comes out for this model's matrices: llama.cpp's depend on the length of their rows."""
         named = load_precision(precision) if isinstance(precision, str) else precision
+        if self.family == MADE_UP:  # its widths are what came out, not what anybody stores
+            return named
         return _fitted(self, named) if named.name in gguf.RECIPES and named is load_precision(named.name) else named
 
     # ---- storage ---------------------------------------------------------------------------------------------------

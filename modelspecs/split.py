@@ -1,4 +1,6 @@
-"""Over how many GPUs the matrices of a layer can be split: whole heads, whole columns, whole groups of quantisation.
+"""What of a model can be run: over how many GPUs its layers can be split, and which parts have a time.
+
+Whole heads, whole columns and whole groups of quantisation go to a GPU.
 
 Rules: vLLM 0.11 (`ModelConfig.verify_with_parallel_config`, `QKVParallelLinear`, `divide`; gptq and fp8 refuse a part
 that is no multiple of a group).
@@ -28,6 +30,18 @@ def split_obstacles(spec: ModelSpec, precision: Precision, ways: int) -> tuple[s
 def splits_that_work(spec: ModelSpec, precision: Precision) -> tuple[int, ...]:
     """Return the numbers of GPUs that can share a layer, up to 64."""
     return tuple(ways for ways in range(1, _MOST + 1) if not split_obstacles(spec, precision, ways))
+
+
+def untimed_parts(spec: ModelSpec) -> tuple[str, ...]:
+    """Name the parts of a model that are counted here but whose time is not known to `hwprofiles.step`."""
+    kinds = spec.kinds()
+    parts = {
+        "latent attention": spec.latent is not None,
+        f"layers with a state ({spec.state.kind if spec.state is not None else ''})": spec.state is not None,
+        "dense layers beside experts": {"dense", "experts"} <= {kind.network for kind in kinds},
+        "layers of a network alone": any(kind.mixer is None for kind in kinds),
+    }
+    return tuple(part for part, there in parts.items() if there)
 
 
 def _obstacles(spec: ModelSpec, precision: Precision, ways: int) -> Iterator[str]:

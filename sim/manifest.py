@@ -8,6 +8,7 @@ from afterwatt.hwprofiles.describe import describe_profile, unit_of
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.power import anchors_of
 from afterwatt.modelspecs.describe import describe_spec
+from afterwatt.modelspecs.layers import WINDOW
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
@@ -44,7 +45,13 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
         "start_utc": config.start_utc,
         "horizon_s": config.horizon_s,
         "facts": list(_facts(config)),
-        "warnings": [*([] if trace is None else trace.notes), *config.model.notes, *_stored(config), *_slots(config)],
+        "warnings": [
+            *([] if trace is None else trace.notes),
+            *config.model.notes,
+            *_stored(config),
+            *_windows(config),
+            *_slots(config),
+        ],
     }
 
 
@@ -55,6 +62,17 @@ def _stored(config: RunConfig) -> Iterator[str]:
         known = "a format of its own" if stored.precision is None else stored.precision.name
         as_asked = f"run in {taken.name} as asked; the checkpoint is stored in {known}"
         yield f"weights {f'in {known}' if taken == stored.precision else as_asked}: {stored.source}"
+
+
+def _windows(config: RunConfig) -> Iterator[str]:
+    """Say what is left out where layers attend to a window only."""
+    model = config.model
+    windowed = sum(count for kind, count in model.kinds().items() if kind.mixer == WINDOW)
+    if windowed and (model.sliding_window or 0) < model.max_context:
+        yield (
+            f"{windowed} of {model.layers} layers look back on {model.sliding_window:,} tokens only; times and KV "
+            "blocks here count all of them, too much for longer requests"
+        )
 
 
 def _slots(config: RunConfig) -> Iterator[str]:

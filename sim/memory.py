@@ -8,7 +8,7 @@ from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
-from afterwatt.modelspecs.split import split_obstacles, splits_that_work
+from afterwatt.modelspecs.split import split_obstacles, splits_that_work, untimed_parts
 from afterwatt.sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
@@ -104,13 +104,18 @@ def with_stated_blocks(plan: MemoryPlan, kv_blocks: int) -> MemoryPlan:
     return replace(plan, kv_blocks=kv_blocks)
 
 
-def require_split(serving: Serving) -> None:
-    """Refuse to share layers over GPUs that cannot share them, or a stage that would have no layer.
+def require_runnable(serving: Serving) -> None:
+    """Refuse a model whose layers have no time here, layers that GPUs cannot share, or a stage without a layer.
 
     Raises:
-        Infeasible: they cannot; the text says why, and which degrees work.
+        Infeasible: the text says why, and which degrees work.
     """
     model, pool = serving.model, serving.pool
+    if untimed := untimed_parts(model):
+        raise Infeasible(
+            f"{model.name} has {' and '.join(untimed)}, whose time is not modelled; `afterwatt model show` tells its "
+            "weights and its cache"
+        )
     if obstacles := split_obstacles(model, serving.precision, pool.tp):
         works = ", ".join(map(str, splits_that_work(model, serving.precision)))
         raise Infeasible(

@@ -25,7 +25,7 @@ from afterwatt.sim.bounds import prediction
 from afterwatt.sim.capacity import load_of, measure_capacity
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.manifest import manifest_of
-from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, require_split, with_stated_blocks
+from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, require_runnable, with_stated_blocks
 from afterwatt.sim.meter import Meter
 from afterwatt.sim.workload import Workload
 
@@ -59,7 +59,7 @@ def simulate(
         ReportError: the directory cannot be written, or something stands there.
         ValueError: an input file turns out to be faulty on the way; nothing is left behind.
     """
-    require_split(config.serving)
+    require_runnable(config.serving)
     memory = memory_of(config)
     meter = meter_of(config, memory)
     workload: Workload = config.workload

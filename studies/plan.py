@@ -148,11 +148,11 @@ def _planned(
     identities: Sequence[dict[str, object]],
 ) -> PlannedCell:
     from afterwatt.sim.errors import Infeasible
-    from afterwatt.sim.memory import require_split
+    from afterwatt.sim.memory import require_runnable
     from afterwatt.sim.run import memory_of
 
     try:
-        require_split(configs[0].serving)
+        require_runnable(configs[0].serving)
         memory_of(configs[0])
     except Infeasible as verdict:
         return PlannedCell(cell, names, label, (), str(verdict))

@@ -67,7 +67,7 @@ def test_a_bad_study_file(folder: Path, simulate, path: Path):
         ("--hw 3xm40:tp2", "take a multiple of 2"),
         ("--hw m40:tp2", "write 2xm40:tp2"),
         ("--hw nowhere.toml", "nowhere.toml"),
-        ("--model llama2-7b", "did you mean 'llama-2-7b'"),
+        ("--model lama-2-7b", "did you mean 'llama-2-7b'"),
         ("--model nowhere/config.json", "nowhere/config.json"),
         ("--site fra", "did you mean 'fr'"),
         ("--precision fp61", "did you mean 'fp16'"),

@@ -82,3 +82,28 @@ def test_a_mixture_is_counted_for_the_rows_of_the_model(folder: Path, simulate):
     words = ("--hw", "a100-80", "--model", "qwen2.5-72b", "--precision", "q4_k_m", "--stack", "llama.cpp-cuda")
     assert simulate(*STATIC, *words, "--out", "run").code == 0
     assert manifest(folder)["config"]["memory"]["weights_bytes"] == pytest.approx(47.36e9, rel=1e-3)
+
+
+def test_layers_without_a_time_are_counted_and_not_run(folder: Path, simulate):
+    latent = {"kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32}
+    sparse = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "first_k_dense_replace": 1}
+    model = written(folder, model_type="deepseek_v3", **latent, **sparse)
+    said = simulate(*STATIC, "--hw", "h100", "--model", model)
+    assert said.code == 3
+    assert "has latent attention and dense layers beside experts, whose time is not modelled" in said.err
+
+
+def test_an_expert_that_all_tokens_share_takes_its_time(folder: Path, simulate):
+    sparse = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 512}
+    times = []
+    for width in (512, 51_200):
+        model = written(folder, model_type="qwen2_moe", shared_expert_intermediate_size=width, **sparse)
+        run = simulate(*STATIC, "--hw", "h100", "--model", model, "--out", f"run-{width}", "--json")
+        times.append(json.loads(run.out)["tpot_s"]["mean"])
+    # Three matrices of 2,048 x 50,688 more in four layers, 16 bits, at no more than the 3.35 TB/s of the card.
+    assert times[1] - times[0] > 4 * 3 * 2048 * 50_688 * 2 / 3.4e12
+
+
+def test_a_run_says_where_windows_are_left_out(simulate):
+    said = simulate(*STATIC, "--hw", "a100-80", "--model", "gemma-3-4b", "--precision", "bf16")
+    assert "29 of 34 layers look back on 1,024 tokens only" in " ".join(said.out.split())

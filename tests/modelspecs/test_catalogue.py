@@ -165,7 +165,11 @@ def test_the_list_shows_every_model_and_the_details_show_their_sources():
     assert "LM head beside the embedding" in details["published"].source
     assert all(row.source for row in details.values())
     assert "about 30,000,000,000" in {row.value for row in describe_model("opt-30b")}
-    assert "not modelled" in {row.label: row.value for row in describe_model("mistral-7b")}["context"]
+    gemma = {row.label: row.value for row in describe_model("gemma-3-27b")}
+    assert gemma["context"] == "131,072 tokens, sliding window 1,024 (52 of 62 layers)"
+    # Ten layers keep 8,192 bytes of each token, 52 of 1,024.
+    assert gemma["largest cache"] == "11.17 GB of a sequence of 131,072 tokens"
+    assert {row.label: row.value for row in describe_model("gpt-oss-20b")}["stored in"] == "mxfp4-bf16, 13.76 GB"
 
 
 @pytest.mark.parametrize(

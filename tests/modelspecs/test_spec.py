@@ -106,8 +106,8 @@ def test_own_precisions_are_taken_and_unknown_names_refused():
 def test_the_stored_parts_add_up_and_a_tied_table_counts_once(name, form):
     spec = load_model(name)
     outside = spec.stored_bytes(form) - spec.layers * spec.layer_bytes(form)
-    norm = spec.final_norm_params * load_precision(form).bytes_per_other
-    bias = spec.vocab * load_precision(form).bytes_per_head if spec.head_bias else 0.0
+    norm = spec.final_norm_params * spec.form(form).bytes_per_other
+    bias = spec.vocab * spec.form(form).bytes_per_head if spec.head_bias else 0.0
     head = bias + (0.0 if spec.tied_embeddings else spec.head_bytes(form))
     assert outside == pytest.approx(spec.embedding_bytes(form) + head + norm, rel=1e-9)
 
