@@ -28,8 +28,10 @@ from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TARGETS: Final = ("policies", "sim", "hwprofiles")
-PHYSICS: Final = ("carbon", "cost", "deployment", "embodied", "kernels", "ledger", "links", "lives", "memory")
-PHYSICS_TOO: Final = ("occupancy", "power", "replicas", "roofline", "step", "serving", "terms", "cluster", "pools")
+PHYSICS: Final = (
+    *("carbon", "cost", "deployment", "effort", "embodied", "fabric", "kernels", "ledger", "links", "lives"),
+    *("power", "rates", "replicas", "roofline", "serving", "step"),
+)
 """Modules of `hwprofiles` that compute; the others read files."""
 TESTS: Final = {
     "policies": ("tests/policies", "tests/sim", "tests/oracle"),
@@ -82,7 +84,7 @@ def cosmic_ray(module: str) -> Any:  # noqa: ANN401 - a module, of a package tha
 def modules(only: Sequence[str]) -> list[str]:
     """Name the modules to change."""
     names = [path.relative_to(ROOT).as_posix() for target in TARGETS for path in sorted((ROOT / target).glob("*.py"))]
-    physics = {f"hwprofiles/{name}.py" for name in (*PHYSICS, *PHYSICS_TOO)}
+    physics = {f"hwprofiles/{name}.py" for name in PHYSICS}
     names = [name for name in names if not name.startswith("hwprofiles/") or name in physics]
     return [name for name in names if not only or name in only]
 
