@@ -162,7 +162,8 @@ class _TimedRun:
     def __init__(self, scenario: Scenario, base: Stack) -> None:
         self._scenario = scenario
         self._base = base
-        self._recording = record(scenario.config(base))
+        config = scenario.config(base)
+        self._recording = record(config, scenario.memory(config))
         self._memory: dict[tuple[tuple[str, float], ...], Columns] = {}
 
     def columns(self, stack: Stack) -> Columns:

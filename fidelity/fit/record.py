@@ -20,6 +20,7 @@ from afterwatt.reports.columns import completed
 from afterwatt.sim.body import Body
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS
 from afterwatt.sim.config import RunConfig
+from afterwatt.sim.memory import MemoryPlan
 from afterwatt.sim.recorder import Strides
 from afterwatt.sim.rows import Columns
 from afterwatt.sim.run import memory_of
@@ -112,8 +113,12 @@ class RunRecord:
         return completed({**self.rows, **times})
 
 
-def record(config: RunConfig) -> RunRecord | None:
+def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | None:
     """Run the simulator and keep its plans; None where they cannot be timed again.
+
+    Args:
+        config: the run.
+        memory: of its replicas; None: as found for it.
 
     Raises:
         Infeasible: the model does not fit.
@@ -121,7 +126,7 @@ def record(config: RunConfig) -> RunRecord | None:
     if config.deployment.pool.replicas > 1 or config.slowness is not None or config.horizon_s is not None:
         return None
     parts: list[Columns] = []
-    body = _ListeningBody(config, memory_of(config), config.workload, None, parts.append)
+    body = _ListeningBody(config, memory or memory_of(config), config.workload, None, parts.append)
     body.run()
     strides, groups = _strides(body)
     begin, end = strides[:, _AT["start_ps"]], strides[:, _AT["end_ps"]]

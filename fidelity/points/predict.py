@@ -17,7 +17,7 @@ from afterwatt.hwprofiles.ledger import account
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.sim.body import Body
 from afterwatt.sim.rows import Columns
-from afterwatt.sim.run import memory_of, meter_of
+from afterwatt.sim.run import meter_of
 
 Floats = NDArray[np.float64]
 FULL_FRAC: Final = 0.9
@@ -106,7 +106,7 @@ def run_columns(scenario: Scenario, stack: Stack, energy: bool = False) -> tuple
         The columns of its requests (see `sim.rows`), and the energy of the GPUs, or of the machine up to the wall.
     """
     config = scenario.config(stack)
-    memory = memory_of(config)
+    memory = scenario.memory(config)
     batches: list[Columns] = []
     body = Body(config, memory, config.workload, meter_of(config, memory) if energy else None, batches.append)
     result = body.run()

@@ -30,7 +30,8 @@ from afterwatt.modelspecs.precision import Precision
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.policies.config import PolicySet
 from afterwatt.sim.config import RunConfig
-from afterwatt.sim.memory import plan_memory
+from afterwatt.sim.memory import MemoryPlan, plan_memory
+from afterwatt.sim.run import memory_of
 
 SHORT_FRAC: Final = 0.12
 """Share of a card's memory by which our estimate of a run's need may be off: what was measured did fit."""
@@ -74,6 +75,7 @@ class Scenario:
         divide: the metric is per so many GPUs.
         power_limit_w: a limit below the card's own; None if there is none.
         whole_machine: joules are those at the wall, not the GPUs' alone.
+        least_blocks: KV blocks that there were, whatever we find room for: what was measured did run.
     """
 
     point: Point
@@ -92,6 +94,7 @@ class Scenario:
     divide: int = 1
     power_limit_w: float | None = None
     whole_machine: bool = False
+    least_blocks: int = 0
 
     @property
     def device_key(self) -> str:
@@ -130,7 +133,7 @@ class Scenario:
             self.stack,
             self.deployment.name,
             self.device_key,
-            float(self.deployment.pool.device.memory_bytes),
+            self.least_blocks,
             self.model,
             self.precision.name,
             self.policies,
@@ -162,6 +165,13 @@ class Scenario:
             load_site("world"),
             LoadWorkload(self.load),
         )
+
+    def memory(self, config: RunConfig) -> MemoryPlan:
+        """Return the memory of a run of `config`, with room for what was measured; errors as `memory_of`."""
+        if not self.least_blocks:
+            return memory_of(config)
+        plan = plan_memory(config.serving, self.policies.block_tokens, self.policies.token_budget)
+        return replace(plan, kv_blocks=max(plan.kv_blocks, self.least_blocks))
 
 
 def profile_for(device: Device, name: str) -> Stack:
@@ -224,7 +234,7 @@ def _scenario(point: Point) -> Scenario:
         power_limit_w=point.power_limit_w,
         whole_machine=point.joules_of == "machine",
     )
-    return _made_to_fit(scenario, asked)
+    return _with_room(scenario, asked)
 
 
 def _reason(word: str) -> Reason:
@@ -267,34 +277,26 @@ def _fact(value: float, source: str) -> Fact:
     return Fact(value, source, "2026-11-20", "assumed", low=value, high=value)
 
 
-def _made_to_fit(scenario: Scenario, asked: AskedLoad) -> Scenario:
-    """Return the scenario with room for what ran; our estimate of memory is too careful by a little at times.
+def _with_room(scenario: Scenario, asked: AskedLoad) -> Scenario:
+    """Return the scenario with the KV blocks that its run must have had: our estimate of memory is careful at times.
 
     Raises:
-        Refused: it is short by more than that.
+        Refused: it is short by more than an estimate can be off.
     """
-    blocks = _blocks_needed(scenario)
+    blocks, pool = _blocks_needed(scenario), scenario.deployment.pool
     short_bytes = _short_bytes(scenario, blocks, min(asked.reserve_tokens, scenario.policies.token_budget))
-    deployment = scenario.deployment
-    device = deployment.pool.device
-    if short_bytes > SHORT_FRAC * deployment.pool.usable_memory_bytes:
+    if short_bytes > SHORT_FRAC * pool.usable_memory_bytes:
         raise Refused(
             Reason.NO_FIT,
             f"{scenario.model.name} in {scenario.precision.name} with {scenario.load.name} needs "
-            f"{short_bytes / 1e9:.1f} GB more than each {device.name} has",
+            f"{short_bytes / 1e9:.1f} GB more than each {pool.device.name} has",
         )
-    lacking_bytes = _short_bytes(scenario, blocks, scenario.policies.token_budget)
-    if lacking_bytes <= 0.0:
-        return scenario
-    marks = scenario.assumed
-    if short_bytes > 0.0:
-        marks = (*marks, f"memory: it ran, although we find it {short_bytes / 1e9:.1f} GB short")
     # Prompts of a whole batch in one iteration are our way to time them; no engine sets memory aside for that.
-    size_bytes = float(device.memory_bytes)
-    more_bytes = size_bytes + 1.1 * lacking_bytes + 1e6
-    grown = Fact(more_bytes, "the measured run fitted", "2026-11-20", "assumed", low=size_bytes, high=more_bytes)
-    pool = replace(deployment.pool, device=replace(device, memory_bytes=grown))
-    return replace(scenario, deployment=deployment.with_pool(pool), assumed=marks)
+    if _short_bytes(scenario, blocks, scenario.policies.token_budget) <= 0.0:
+        return scenario
+    mark = f"memory: it ran, although we find it {short_bytes / 1e9:.1f} GB short"
+    assumed = (*scenario.assumed, mark) if short_bytes > 0.0 else scenario.assumed
+    return replace(scenario, least_blocks=blocks, assumed=assumed)
 
 
 def _blocks_needed(scenario: Scenario) -> int:

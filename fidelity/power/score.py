@@ -44,7 +44,7 @@ from afterwatt.hwprofiles.ledger import account
 from afterwatt.hwprofiles.power import PowerModel, anchors_of, gpu_power_model
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.sim.body import Body
-from afterwatt.sim.run import memory_of, meter_of
+from afterwatt.sim.run import meter_of
 
 Floats = NDArray[np.float64]
 
@@ -259,7 +259,7 @@ def simulated_watts(scenario: Scenario, stack: Stack, power: PowerModel | None =
         power: of the GPU (None: by the shipped anchors).
     """
     config = scenario.config(stack)
-    memory = memory_of(config)
+    memory = scenario.memory(config)
     meter = meter_of(config, memory)
     if power is not None:
         meter = replace(meter, gpu=replace(power, idle_w=meter.gpu.idle_w))

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from afterwatt.modelspecs.spec import experts_touched
+
 Floats = NDArray[np.float64]
 
 DEVICE: Final = "h200"
@@ -186,7 +188,7 @@ def _experts(table: pd.DataFrame) -> list[KernelWatts]:
     columns = ("num_tokens", "topk", "num_experts", "moe_ep_size", "moe_tp_size", "hidden_size", "inter_size")
     tokens, active, experts, shared_by, split_by, hidden, inner = (_floats(table[column]) for column in columns)
     routed = tokens * active
-    touched = experts / shared_by * (1.0 - (1.0 - 1.0 / experts) ** routed)
+    touched = experts_touched(experts, np.ones_like(experts), routed) / shared_by
     matrix = 3.0 * hidden * inner / split_by
     rows = routed / shared_by
     stored = _floats(table["moe_dtype"].map(_WEIGHT_BYTES))

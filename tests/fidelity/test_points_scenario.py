@@ -10,7 +10,10 @@ from afterwatt.fidelity.points.refusals import PointRefusal, Reason
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of, scenarios_of
 from afterwatt.fidelity.points.score import coverage_of
 from afterwatt.fidelity.points.table import MARK, METRICS, PUBLISHED, Point, read_points
+from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.stacks import default_stack
+from afterwatt.sim.errors import Infeasible
+from afterwatt.sim.run import memory_of
 
 POINT = Point(
     row=2,
@@ -172,6 +175,20 @@ def test_requests_that_are_all_there_have_mixed_lengths_about_their_mean():
     assert len(found.load.prompts) == 400
     assert sum(found.load.outputs) / 400 == pytest.approx(330, rel=0.05)
     assert found.policies.max_seqs == 256
+
+
+def test_what_ran_has_its_blocks_on_the_card_as_it_is():
+    """By our count weights and reserves leave no room: the run had it all the same, and the card is no larger."""
+    tight = run_of(model="llama-3-70b", params_b=70.0, precision="q2_k", prompt_tokens=1, output_tokens=1024)
+    assert tight.deployment.pool.device == load_device("rtx3090")
+    config = tight.config(tight.stack_profile())
+    with pytest.raises(Infeasible):
+        memory_of(config)
+    assert tight.memory(config).kv_blocks == tight.least_blocks >= 1025 / tight.policies.block_tokens
+    assert any("it ran, although" in mark for mark in tight.assumed)
+    roomy = run_of()
+    assert roomy.least_blocks == 0
+    assert roomy.memory(roomy.config(roomy.stack_profile())) == memory_of(roomy.config(roomy.stack_profile()))
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
