@@ -348,7 +348,7 @@ def test_the_widest_activations_by_hand() -> None:
 # -- the law ---------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 64), st.integers(1, 200), st.integers(1, 5000))
+@given(st.integers(1, 64), st.integers(1, 200), st.integers(6000, 15_000))
 def test_a_law_ends_where_the_device_begins_to_take_longer_than_launching(
     decoding: int, each: int, launch_us: int
 ) -> None:
