@@ -131,26 +131,33 @@ def labels(cells: Cells) -> pa.Array:
 
 
 def id_lists(cells: Cells) -> pa.Array:
-    """Lists of whole numbers (hash ids), as list<int64>; in CSV as digits with spaces between.
+    """Lists of whole numbers below 2^64 (hash ids), as list<uint64>; in CSV as digits with spaces between.
 
     Raises:
         TraceError: on a null list, a null or non-number within one, or a negative id.
     """
-    array = _split_ids(cells) if cells.text else _arrow(cells, pa.list_(pa.int64()))
+    array = _split_ids(cells) if cells.text else _id_array(cells)
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         cells.fail(0, "is not a list of hash ids; write whole numbers in a list")
     if not (pa.types.is_integer(array.type.value_type) or len(array.flatten()) == 0):
         cells.fail(0, "holds hash ids that are not whole numbers; number the blocks")
-    try:
-        array = pc.cast(array, pa.list_(pa.int64()))
-    except pa.ArrowInvalid:
-        cells.fail(0, "or a row soon after it holds a hash id beyond 64 bits; number the blocks anew")
     flat = array.flatten()
     if flat.null_count or (len(flat) and pc.min(flat).as_py() < 0):
-        bad = np.asarray(pc.fill_null(flat, -1)) < 0
+        bad = np.asarray(pc.or_kleene(pc.is_null(flat), pc.fill_null(pc.less(flat, 0), True)))
         owner = np.searchsorted(np.asarray(array.offsets) - array.offsets[0].as_py(), np.argmax(bad), side="right") - 1
         cells.fail(int(owner), f"holds a null or negative hash id; {_FIX}")
-    return array
+    return pc.cast(array, pa.list_(pa.uint64()))
+
+
+def _id_array(cells: Cells) -> pa.Array:
+    """Lists of ids as an Arrow array: signed, unless one needs the 64th bit."""
+    if isinstance(cells.values, list):
+        parts = [part for value in cells.values if isinstance(value, list) for part in value]
+        if float in set(map(type, parts)):  # Arrow would cut the fraction off
+            _blame(cells, (list,))
+        if any(type(part) is int and part >= 2**63 for part in parts):
+            return _arrow(cells, pa.list_(pa.uint64()))
+    return _arrow(cells, pa.list_(pa.int64()))
 
 
 def _numbers(cells: Cells) -> NDArray[Any]:
@@ -209,7 +216,10 @@ def _first_failing(array: pa.Array, convert: Callable[[pa.Array], object]) -> in
 
 def _arrow(cells: Cells, wanted: pa.DataType | None) -> pa.Array:
     """The cells as a plain Arrow array (dictionaries decoded) without nulls."""
-    array = _plain(_as_array(cells, wanted))
+    return _without_nulls(cells, _plain(_as_array(cells, wanted)))
+
+
+def _without_nulls(cells: Cells, array: pa.Array) -> pa.Array:
     if array.null_count:
         cells.fail(int(np.argmax(np.asarray(array.is_null()))), f"stands where a value is required; {_FIX}")
     return array
@@ -232,7 +242,7 @@ def _blame(cells: Cells, kinds: tuple[type, ...]) -> NoReturn:
     names = {int: "a number", str: "text", list: "a list of whole numbers"}
     for index, value in enumerate(cells.values):
         parts = value if isinstance(value, list) else [value]
-        small = all(type(part) is not int or abs(part) < 2**63 for part in parts)
+        small = all(type(part) is not int or -(2**63) <= part < 2**64 for part in parts)
         whole = not isinstance(value, list) or all(type(part) is int for part in parts)
         if type(value) not in kinds or not small or not whole:
             cells.fail(index, f"is not {names[kinds[0]]} that can be read; {_FIX}")
@@ -243,10 +253,12 @@ def _split_ids(cells: Cells) -> pa.Array:
     text = pc.utf8_trim_whitespace(cells.values)
     parts = pc.if_else(pc.equal(text, ""), pa.scalar([], pa.list_(pa.string())), pc.utf8_split_whitespace(text))
     parts = pc.cast(parts, pa.list_(pa.string()))
+    negative = pc.any(pc.starts_with(parts.flatten(), "-")).as_py()
+    kind = pa.int64() if negative else pa.uint64()
     try:
-        flat = pc.cast(parts.flatten(), pa.int64())
+        flat = pc.cast(parts.flatten(), kind)
     except pa.ArrowInvalid:
-        index = _first_failing(parts, lambda part: pc.cast(part.flatten(), pa.int64()))
+        index = _first_failing(parts, lambda part: pc.cast(part.flatten(), kind))
         cells.fail(index or 0, f"is not a list of hash ids (whole numbers with spaces between); {_FIX}")
     counts = np.asarray(pc.list_value_length(parts), np.int64)
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), flat)

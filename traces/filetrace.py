@@ -26,6 +26,7 @@ from afterwatt.traces.tableformat import Stretch, TableFormat
 _LONGEST_SPAN_S = 20 * 366 * 86_400
 _HIGHEST_RATE_PER_S = 1e6
 _SLOW_GAP_S = 100.0
+_ABSURD_RATE_PER_S = 50.0  # published traces of whole clusters stay below 20
 _ROWS_TO_JUDGE = 20
 _KEPT_BYTES = 1 << 19
 
@@ -161,6 +162,7 @@ class FileTrace(Trace):
             return
         seconds = self._form.clock.ticks_per_s == 1
         hint = "say unit=ms (or us, ns)" if seconds else f"check that they are what {self._form.name} holds"
+        hint = "say unit=s" if self._form.loose else hint
         gap_s = count.span_s / max(count.rows - 1, 1)
         if count.span_s > _LONGEST_SPAN_S:
             doubt = f"the arrivals span {count.span_s:.3g} s, more than 20 years: another unit? {hint}"
@@ -185,6 +187,11 @@ class FileTrace(Trace):
         if count.left_out:
             why = form.failures or "they have no prompt or no output tokens"
             notes.append(f"{count.left_out:,} of {count.rows + count.left_out:,} rows read are left out: {why}")
+        rate_per_s = (count.rows - 1) / count.span_s if count.span_s > 0 else 0.0
+        if form.loose and options.unit is None and options.rate_per_s is None and rate_per_s > _ABSURD_RATE_PER_S:
+            notes.append(
+                f"arrivals read as milliseconds come at {rate_per_s:,.4g} requests/s; if they count seconds, say unit=s"
+            )
         if form.arrival is None:
             notes.append(
                 f"arrivals drawn: Gamma gaps of cv {1 if options.cv is None else options.cv:g} "

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from afterwatt.traces.errors import TraceError, shown
 from afterwatt.traces.peek import closest
+from afterwatt.traces.schema import MAX_TOKENS
 
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 """Ticks per second of the units an arrival column may be said to be in."""
@@ -27,7 +28,8 @@ class Options:
         requests: keep at most so many requests from the start.
         duration_s: keep only requests that arrive within so many seconds of the first.
         start_s: where in a rate table (ServeGen) to begin, in seconds from its own start.
-        unit: unit of the arrival column (s, ms, us, ns), for formats in seconds whose writer used another.
+        unit: unit of the arrival column (s, ms, us, ns), where its writer used another than the format's.
+        block_tokens: tokens per prefix block, where the writer used other blocks than the format's.
         sort: put unsorted rows in order of arrival (stable), holding the trace in memory.
         drop_empty: leave out requests without prompt or output tokens, counted in the notes.
         lengths: a second file with length tables, where a format needs one and it is not found beside the first.
@@ -44,6 +46,7 @@ class Options:
     _: KW_ONLY
     drop_empty: bool = False
     lengths: str | None = None
+    block_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no trace could honour."""
@@ -59,6 +62,10 @@ class Options:
             sound = math.isfinite(self.duration_s) and self.duration_s > 0
             _require(sound, "duration", self.duration_s, "is not a positive number of seconds")
         _require(math.isfinite(self.start_s) and self.start_s >= 0, "start", self.start_s, "is not a time from 0 on")
+        if self.block_tokens is not None:
+            _require(
+                1 <= self.block_tokens <= MAX_TOKENS, "block", self.block_tokens, "is no number of tokens from 1 on"
+            )
         if self.unit is not None:
             _require(self.unit in UNITS, "unit", self.unit, f"is not one of {', '.join(UNITS)}")
 
@@ -80,6 +87,7 @@ _NAMES = {
     "sort": "sort",
     "drop_empty": "drop_empty",
     "lengths": "lengths",
+    "block": "block_tokens",
 }
 
 

@@ -64,7 +64,7 @@ def to_record(batch: Batch) -> pa.RecordBatch:
     if batch.session is not None:
         columns[SESSION] = pa.array(batch.session, pa.string())
     if batch.prefixes is not None:
-        columns[PREFIXES] = pa.array(batch.prefixes, pa.list_(pa.int64()))
+        columns[PREFIXES] = pa.array(batch.prefixes, pa.list_(pa.uint64()))
     return pa.RecordBatch.from_pydict(columns)
 
 

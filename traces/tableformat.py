@@ -7,7 +7,7 @@ of their own subclass it and override `rules`, `start_utc` or `remarks`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -52,11 +52,17 @@ def _read_seconds(cells: Cells) -> NDArray[Any]:
 
 
 def _read_ticks(cells: Cells) -> NDArray[Any]:
-    return ints(cells, 0, 2**63 - 1, "ticks")
+    return ints(cells, 0, 2**62, "ticks")
+
+
+def _read_fine(cells: Cells) -> NDArray[Any]:
+    """Ticks, and fractions of them."""
+    values = floats(cells, 0.0, 2.0**63, "is no arrival time from 0 on")
+    return _read_ticks(cells) if (values == np.floor(values)).all() else values
 
 
 SECONDS = Clock(1, _read_seconds)
-MILLISECONDS = Clock(UNITS["ms"], _read_ticks)
+MILLISECONDS = Clock(UNITS["ms"], _read_fine)
 NANOSECONDS = Clock(UNITS["ns"], _read_ticks)
 
 
@@ -84,6 +90,7 @@ class TableFormat:
         session: column with a conversation id.
         prefixes: column with prefix block hashes.
         block_tokens: tokens per prefix block.
+        loose: whether writers of such files differ in the unit of time and in the size of a block.
         marks: further columns that a file of this format must have; they are read, for `rules`.
         lacks: columns that a file of this format must not have.
         optional: columns of the above that a file may lack, or that `rules` reads where present.
@@ -101,6 +108,7 @@ class TableFormat:
     session: str | None = None
     prefixes: str | None = None
     block_tokens: int | None = None
+    loose: bool = False
     marks: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -130,9 +138,9 @@ class TableFormat:
         """
         if options.unit is None:
             return self.clock
-        if self.clock is not SECONDS or self.arrival is None:
+        if self.arrival is None or not (self.clock is SECONDS or self.loose):
             raise TraceError(f"{self.name} arrivals have a fixed unit; leave unit={options.unit} out", path=peek.path)
-        return SECONDS if options.unit == "s" else Clock(UNITS[options.unit], _read_ticks)
+        return SECONDS if options.unit == "s" else Clock(UNITS[options.unit], _read_fine)
 
     def rules(self, peek: Peek) -> Rules:
         """A fresh checker for one pass over the file: it may raise, and may replace fields. The default has no rule."""
@@ -165,7 +173,16 @@ class TableFormat:
         """
         from afterwatt.traces.filetrace import FileTrace  # it needs this module's types
 
-        return FileTrace(self, peek, options)
+        form = self
+        if options.block_tokens is not None:
+            if not (self.loose and self.has_prefixes(peek)):
+                raise TraceError(
+                    f"{self.name} files have prefix blocks of a fixed size or none; leave block={options.block_tokens} "
+                    "out",
+                    path=peek.path,
+                )
+            form = replace(self, block_tokens=options.block_tokens)
+        return FileTrace(form, peek, options)
 
     def chunks(self, peek: Peek) -> Iterator[Chunk]:
         """The file's rows as columns of cells."""

@@ -79,7 +79,7 @@ def _schema(columns: set[str], has_prefixes: bool) -> pa.Schema:
     if SESSION in columns:
         fields.append(pa.field(SESSION, pa.string()))
     if has_prefixes and PREFIXES in columns:
-        fields.append(pa.field(PREFIXES, pa.list_(pa.int64())))
+        fields.append(pa.field(PREFIXES, pa.list_(pa.uint64())))
         fields.append(pa.field(BLOCK, pa.int32(), nullable=False))
     return pa.schema(fields)
 

@@ -57,7 +57,6 @@ BAD = {
     "own_prefix_no_block.csv": (None, "prefix_hashes", "prefix_block_tokens"),
     "own_prefix_two_sizes.csv": (2, "prefix_block_tokens", "'16' differs from the first row's 512"),
     "own_prefix_too_many.csv": (2, "prefix_hashes", "more hash ids than its prompt has blocks"),
-    "mooncake_fraction_of_ms.jsonl": (2, "timestamp", "0.25 has a fraction"),
     "mooncake_too_few_hashes.jsonl": (2, "hash_ids", "fewer hash ids"),
     "mooncake_too_many_hashes.jsonl": (2, "hash_ids", "more hash ids"),
     "mooncake_missing_key.jsonl": (2, "output_length", "key is missing"),

@@ -82,7 +82,7 @@ class _Own(TableFormat):
             if block is not None:
                 sizes = ints(chunk.columns[BLOCK], 1, MAX_TOKENS, "tokens in a block")
                 chunk.columns[BLOCK].fail_where(sizes != block, f"differs from the first row's {block}; use one size")
-                check_block_counts(chunk, fields, PREFIXES, block, exact=False)
+                check_block_counts(chunk, fields, PREFIXES, block)
 
         return check
 

@@ -51,7 +51,7 @@ class _ServeGen:
         Raises:
             TraceError: where a table breaks a rule, or there are no length tables.
         """
-        for name in ("cv", "unit"):
+        for name in ("cv", "unit", "block_tokens"):
             if getattr(options, name) is not None:
                 raise TraceError(f"the tables fix {name}; leave {name}= out", path=peek.path)
         clients = self._clients(peek)
