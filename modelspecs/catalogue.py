@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from afterwatt.modelspecs.errors import ModelError, hint
+from afterwatt.modelspecs.files import read_small
 from afterwatt.modelspecs.hf import read_hf_config
 from afterwatt.modelspecs.layers import Latent, State
 from afterwatt.modelspecs.precision import load_precision
@@ -112,10 +113,10 @@ def read_model_toml(path: Path) -> ModelSpec:
         ModelError: no such file, not TOML, an unknown or missing key, a missing source or date, an absurd size.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_small(path))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}; give a TOML that describes a model") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid TOML: {error}") from None
     _refuse_unknown(path, "", table, _TOP_KEYS)
     shape = _table(path, table, "shape")

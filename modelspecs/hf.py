@@ -15,6 +15,7 @@ from typing import Any
 from afterwatt.modelspecs.configfile import Config
 from afterwatt.modelspecs.errors import ModelError, hint
 from afterwatt.modelspecs.families import FAMILIES
+from afterwatt.modelspecs.files import read_small
 from afterwatt.modelspecs.hybrids import HYBRIDS
 from afterwatt.modelspecs.mixtures import MIXTURES
 from afterwatt.modelspecs.rope import scaled_context
@@ -102,7 +103,7 @@ def read_hf_config(path: Path) -> ModelSpec:
 
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = json.loads(read_small(file))
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror or error}; give a Hugging Face config.json") from None
     except (ValueError, RecursionError) as error:

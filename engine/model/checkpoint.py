@@ -6,6 +6,7 @@ memory than the weights.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolic
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape or dtype, or does not match its checksum.
     """
+    _check_size(checkpoint.layout, config)
     weights = allocate(config, policy, device)
     wanted = places(config, weights)
     tied_head = head_name(config) if config.spec.tied_embeddings else None
@@ -80,6 +82,16 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolic
     if tied_head is not None:
         _check_tied_head(checkpoint.layout, tied_head, weights)
     return weights
+
+
+def _check_size(layout: Layout, config: ModelConfig) -> None:
+    """Refuse a config.json that implies far more than the files hold, before room is made for it."""
+    held = sum(math.prod(entry.shape) for _, entry in layout.entries())
+    if config.spec.params > 2 * held:
+        raise CheckpointError(
+            f"{layout.directory}: config.json implies {config.spec.params:,} parameters, its files hold {held:,}; they "
+            "are not of one model, or a shard is missing"
+        )
 
 
 def _check_names(layout: Layout, wanted: Mapping[str, TensorPlace], tied_head: str | None) -> None:

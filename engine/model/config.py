@@ -15,6 +15,7 @@ from typing import Any, Final
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.modelspecs.decoders import DECODERS
 from afterwatt.modelspecs.errors import ModelError
+from afterwatt.modelspecs.files import read_small
 from afterwatt.modelspecs.hf import read_hf_config
 from afterwatt.modelspecs.spec import ModelSpec
 
@@ -66,7 +67,9 @@ class ModelConfig:
 
 
 def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
-    """Read a model directory's `config.json`.
+    """Read a model directory's `config.json`, and the ends of a text that `generation_config.json` adds.
+
+    Llama 3 names the end of a turn there alone.
 
     Args:
         directory: where it lies.
@@ -89,14 +92,30 @@ def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
         spec = replace(spec, max_context=max_context)
     _check_computable(file, spec, fields)
     told = {**DECODERS[spec.family].token_ids, **fields}
+    ends = _ids(file, told, "eos_token_id", spec.vocab)
+    beside = directory / "generation_config.json"
+    if beside.exists() and (more := _ids(beside, _side_fields(beside), "eos_token_id", spec.vocab)):
+        ends = tuple(dict.fromkeys((*(ends if "eos_token_id" in fields else ()), *more)))
     return ModelConfig(
         spec=spec,
         rms_norm_eps=_number(file, fields, "rms_norm_eps", _DEFAULT_EPS, least=0.0),
         rope=rope,
         activation=fields.get("hidden_act") or "silu",
         bos_ids=_ids(file, told, "bos_token_id", spec.vocab),
-        eos_ids=_ids(file, told, "eos_token_id", spec.vocab),
+        eos_ids=ends,
     )
+
+
+def _side_fields(file: Path) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(read_small(file))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}; the file is damaged") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{file} holds a JSON {type(fields).__name__}, not an object; the file is damaged")
+    return fields
 
 
 def _check_computable(file: Path, spec: ModelSpec, fields: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.engine.runtime.shards import Shard, TensorEntry, read_shard
+from afterwatt.modelspecs.files import read_small
 
 CONFIG: Final = "config.json"
 SINGLE: Final = "model.safetensors"
@@ -78,7 +79,7 @@ def read_layout(directory: Path) -> Layout:
 
 def _weight_map(index: Path) -> Mapping[str, str]:
     try:
-        fields: Any = json.loads(index.read_text(encoding="utf-8"))
+        fields: Any = json.loads(read_small(index))
     except OSError as error:
         raise CheckpointError(f"cannot read {index}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.engine.runtime.layout import CONFIG, INDEX, read_layout, weight_files
 from afterwatt.engine.runtime.shards import Shard, chunks, read_shard
+from afterwatt.modelspecs.files import read_small
 
 NAME: Final = "afterwatt-manifest.json"
 VERSION: Final = 1
@@ -87,7 +88,7 @@ def read_manifest(directory: Path) -> Mapping[str, FileRecord] | None:
     """
     path = directory / NAME
     try:
-        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+        fields: Any = json.loads(read_small(path))
     except FileNotFoundError:
         return None
     except OSError as error:

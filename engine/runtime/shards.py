@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from afterwatt.engine.runtime.errors import CheckpointError
+from afterwatt.modelspecs.files import check_small
 
 DTYPE_BYTES: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -27,8 +28,11 @@ DTYPE_BYTES: Final[Mapping[str, int]] = MappingProxyType(
 """Element types of the format that fill whole bytes -> bytes of one element."""
 
 LENGTH_BYTES: Final = 8
-LARGEST_HEADER_BYTES: Final = 100_000_000
-"""The bound that the safetensors library keeps too: a longer one is a damaged length field."""
+LARGEST_HEADER_BYTES: Final = 25_000_000
+"""A header of 100,000 tensors takes 12 MB; a longer one is a damaged length field, or made to fill the memory."""
+MOST_DIMENSIONS: Final = 16
+LONGEST_NAME: Final = 1000
+LARGEST_NUMBER: Final = 2**63 - 1
 CHUNK_BYTES: Final = 4 << 20
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
 _METADATA: Final = "__metadata__"
@@ -76,6 +80,7 @@ def read_shard(path: Path) -> Shard:
         CheckpointError: the file is missing, cut off, or its header does not describe it.
     """
     try:
+        check_small(path, LARGEST_NUMBER)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
@@ -115,17 +120,24 @@ def _entries(path: Path, fields: Mapping[str, Any], begin: int) -> list[TensorEn
     """Return the tensors that a header lists, in the order of their bytes."""
     found = []
     for name, told in fields.items():
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f"{path}: tensor {name[:60]!r}... has a name of {len(name):,} letters; it is damaged")
         if name == _METADATA:
-            if not isinstance(told, dict) or not all(isinstance(text, str) for text in told.values()):
+            # The library writes null where there is none.
+            if told is not None and not (isinstance(told, dict) and all(isinstance(x, str) for x in told.values())):
                 raise CheckpointError(f"{path}: {_METADATA} must map names to texts; the header is damaged")
             continue
         if not isinstance(told, dict) or set(told) != _FIELDS:
             raise CheckpointError(f"{path}: tensor {name!r} must have exactly dtype, shape and data_offsets")
         dtype, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-            raise CheckpointError(f"{path}: tensor {name!r} has dtype {dtype!r}; known: {', '.join(DTYPE_BYTES)}")
+            shown = repr(dtype)[:60]
+            raise CheckpointError(f"{path}: tensor {name!r} has dtype {shown}; known: {', '.join(DTYPE_BYTES)}")
         if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-            raise CheckpointError(f"{path}: tensor {name!r} has shape {shape!r} at {offsets!r}; expected whole numbers")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {_shown(shape)} at {_shown(offsets)}; expected whole numbers, at "
+                f"most {MOST_DIMENSIONS}"
+            )
         if offsets[1] - offsets[0] != math.prod(shape) * DTYPE_BYTES[dtype]:
             raise CheckpointError(
                 f"{path}: tensor {name!r} of shape {shape} in {dtype} needs "
@@ -136,7 +148,20 @@ def _entries(path: Path, fields: Mapping[str, Any], begin: int) -> list[TensorEn
 
 
 def _counts(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return (
+        isinstance(values, list)
+        and len(values) <= MOST_DIMENSIONS
+        and all(type(value) is int and 0 <= value <= LARGEST_NUMBER for value in values)
+    )
+
+
+def _shown(value: object) -> str:
+    """Return a value as it may stand in a message."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value[:4]))}{', ...' if len(value) > 4 else ''}]"
+    return (
+        f"a number of {value.bit_length()} bits" if type(value) is int and value > LARGEST_NUMBER else repr(value)[:60]
+    )
 
 
 def _check_layout(path: Path, tensors: list[TensorEntry], begin: int, size: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from afterwatt.engine.runtime.compute import Ints
 from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.modelspecs.files import check_small
 
 BYTES: Final = 256
 _SPARE: Final = 8
@@ -47,7 +48,11 @@ class FileText:
         from tokenizers import Tokenizer
 
         try:
+            check_small(path)
             self._tokenizer = Tokenizer.from_file(str(path))
+            # What the file was last used with is no part of the model: it would cut prompts, or fill them up.
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
         except Exception as fault:  # the library raises nothing more specific
             raise EngineError(f"{path} cannot be read as a tokenizer ({fault}); give token ids instead") from None
 

@@ -1,6 +1,7 @@
 """Checkpoints: what is sound is read exactly; what is damaged is refused, and the file and tensor are named."""
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -311,6 +312,64 @@ def test_headers_are_read_as_safetensors_writes_them(tmp_path_factory, tensors):
     for name, entry in shard.tensors.items():
         stored = b"".join(bytes(chunk) for chunk in chunks(path, entry.begin, entry.end, 5))
         assert stored == made[name].numpy().tobytes()
+
+
+def headed(path: Path, header: object, body: bytes = b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def test_metadata_that_is_null_is_none(tmp_path: Path):
+    tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    shard = read_shard(headed(tmp_path / "x.safetensors", {"__metadata__": None, "a": tensor}, bytes(8)))
+    assert list(shard.tensors) == ["a"]
+    for wrong in ([], 1, {"format": 1}):
+        with pytest.raises(CheckpointError, match="must map names to texts"):
+            read_shard(headed(tmp_path / "x.safetensors", {"__metadata__": wrong, "a": tensor}, bytes(8)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 10**6,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": {"dtype": "F32", "shape": [' + b"1," * 10**7 + b'1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [' + b"9" * 4000 + b'], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [0, ' + b"9" * 4000 + b"]}}",
+        b'{"a": {"dtype": "' + b"F" * 10**6 + b'", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"' + b"a" * 10**6 + b'": 1}',
+        b'{"a": {"dtype": "F32", "shape": [1, true], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}',
+        b'{"\\ud800": 1}',
+    ],
+)
+def test_a_header_made_to_fill_the_memory_is_one_short_sentence(tmp_path: Path, header: bytes):
+    with pytest.raises(CheckpointError) as caught:
+        read_shard(headed(tmp_path / "x.safetensors", header, bytes(4)))
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "manifest", INDEX])
+@pytest.mark.parametrize("kind", ["pipe", "zeros", "folder"])
+def test_what_is_no_regular_file_is_not_read(single: Path, name: str, kind: str):
+    path = single / (manifest.NAME if name == "manifest" else name)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zeros":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    refused(single, str(path))
+
+
+def test_a_config_that_implies_more_than_the_files_hold_takes_no_room(single: Path):
+    fields = json.loads((single / "config.json").read_text())
+    for name, value in (("num_hidden_layers", 2000), ("vocab_size", 10**6), ("intermediate_size", 10**5)):
+        (single / "config.json").write_text(json.dumps({**fields, name: value}))
+        refused(single, "config.json implies", "its files hold", verify=False)
 
 
 def test_a_manifest_is_made_of_sound_checkpoints_only(copied: Path):

@@ -68,6 +68,34 @@ def test_defaults_are_those_of_transformers(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("own", "beside", "ends"),
+    [
+        (2, {"eos_token_id": [5, 6]}, (2, 5, 6)),
+        (2, {"eos_token_id": 2}, (2,)),
+        ("absent", {"eos_token_id": [5, 6]}, (5, 6)),
+        (None, {"eos_token_id": 5}, (5,)),
+        ([5, 6], {"eos_token_id": None}, (5, 6)),
+        ([5, 6], {}, (5, 6)),
+        ("absent", {"max_length": 10}, (2,)),
+    ],
+)
+def test_a_text_ends_where_either_file_says(tmp_path: Path, own: object, beside: dict[str, object], ends):
+    """Llama 3 names <|eot_id|> in generation_config.json alone; a family's default yields to what is said."""
+    (tmp_path / "generation_config.json").write_text(json.dumps(beside))
+    assert config(tmp_path, eos_token_id=own).eos_ids == ends
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[" * 10**5, "[1]", '{"eos_token_id": 1e3}', '{"eos_token_id": ' + "9" * 5000 + "}"]
+)
+def test_a_damaged_generation_config_is_one_sentence(tmp_path: Path, text: str):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json") as caught:
+        config(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
     ("fields", "rope"),
     [
         ({"rope_theta": 5e5}, Rope(5e5)),
