@@ -93,6 +93,12 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "grid-zone": Flag(_ACCOUNT, "Zone to read from that file.", "ZONE"),
     "start": Flag(_ACCOUNT, "Wall clock at t = 0, such as 2023-06-01T00:00:00Z. [the trace's own]", "TIME"),
     "repeat-year": Flag(_ACCOUNT, "Repeat the hourly series where it does not reach."),
+    "pue": Flag(_ACCOUNT, "The building's power over its computers'. [the site's: 1.58]", "RATIO"),
+    "kwh-price": Flag(_ACCOUNT, "What a kWh costs. [the site's]", "USD"),
+    "host": Flag(
+        _ACCOUNT, "The server that holds the cards; `afterwatt hw list --kind hosts`. [the card's usual]", "NAME"
+    ),
+    "card-price": Flag(_ACCOUNT, "What a card cost, new or used. [its profile's]", "USD"),
     "duty": Flag(_ACCOUNT, "Share of reserved time that looks like the run. [1]", "SHARE"),
     "between": Flag(_ACCOUNT, "The hardware in the rest: off or idle. [off]", "STATE"),
     "embodied": Flag(

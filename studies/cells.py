@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
+from afterwatt.studies.overrides import own_hardware, own_site
 from afterwatt.studies.workloads import Arrivals
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
     from afterwatt.sim.config import RunConfig, Slo
     from afterwatt.sim.run import books_options
 
-    deployment = _deployment(cell.hw)
+    deployment = own_hardware(study, _deployment(cell.hw))
     model = load_model(cell.model)
     stored = cell.precision == AUTO
-    site = load_site(cell.site)
+    site = own_site(study, load_site(cell.site))
     grid = grids.of(site)
     if grid is None and study.start_utc is not None:
         grid = site.hourly_grid(study.repeat_year)

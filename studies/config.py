@@ -59,6 +59,7 @@ class StudyConfig(BaseModel):
         batch, prompt, output: one static batch instead of a trace.
         slo: what users are promised.
         start_utc, grid, grid_zone, repeat_year: the wall clock at t = 0, and hourly carbon.
+        pue, kwh_price_usd, host, card_price_usd: instead of what the profiles of site and cards say.
         basis, duty_frac, between, embodied, allocation, host_share, draws: the account (`sim.config.CarbonOptions`).
         horizon_s, warmup_s, seed, single_step, shuffle_ties, decisions: as in `sim.config.RunConfig`.
         replications: how many seeds, from `seed` on.
@@ -90,6 +91,10 @@ class StudyConfig(BaseModel):
     grid: Text = None
     grid_zone: Text = None
     repeat_year: Switch = False
+    pue: Annotated[float | None, _read(number(1.0, 4.0, closed=True))] = None
+    kwh_price_usd: Annotated[float | None, _read(number(0.0, 2.0)), Field(alias="kwh_price")] = None
+    host: Text = None
+    card_price_usd: Annotated[float | None, _read(number(0.0, 1e6)), Field(alias="card_price")] = None
     basis: Annotated[str | None, _read(one_of(("lifecycle", "direct", "marginal")))] = None
     duty_frac: Annotated[float | None, _read(number(0.0, 1.0)), Field(alias="duty")] = None
     between: Annotated[str | None, _read(one_of(("off", "idle")))] = None

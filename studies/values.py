@@ -59,16 +59,16 @@ def whole(least: int, most: int = 10**12, also: tuple[int, ...] = ()) -> Parser:
     return parse
 
 
-def number(above: float, most: float = math.inf) -> Parser:
-    """Give a parser of numbers above one bound and up to another."""
+def number(above: float, most: float = math.inf, *, closed: bool = False) -> Parser:
+    """Give a parser of numbers above one bound (or from it on, if closed) and up to another."""
 
     def parse(value: object, where: str) -> float:
         try:
             said = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
         except ValueError:
             said = math.nan
-        if not above < said <= most or math.isinf(said):
-            bound = f"above {above:g}" + ("" if math.isinf(most) else f" and up to {most:g}")
+        if not (above < said <= most or (closed and said == above)) or math.isinf(said):
+            bound = f"{'from' if closed else 'above'} {above:g}" + ("" if math.isinf(most) else f" and up to {most:g}")
             raise OptionError(f"{where} = {value!r} must be a number {bound}")
         return said
 
