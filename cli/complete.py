@@ -52,14 +52,12 @@ def stack(incomplete: str) -> list[str]:
 
 def policy(incomplete: str) -> list[str]:
     """Complete the last word of a policy set: `chunked+sw` to `chunked+swap`."""
-    from afterwatt.policies.batching import BATCHING
-    from afterwatt.policies.config import PREEMPTION
-    from afterwatt.policies.routing import ROUTING
+    from afterwatt.policies.config import policy_words
 
     before, plus, last = incomplete.rpartition("+")
-    words = [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", "budget=", "seqs=", "block=", "queue="]
-    said = before.split("+")
-    return [before + plus + word for word in words if word.startswith(last) and word not in said]
+    said = [word.partition("=")[0] for word in before.split("+")]
+    words = [word for word in policy_words(said) if word.rstrip("=") not in said]
+    return [before + plus + word for word in words if word.startswith(last)]
 
 
 def embodied(incomplete: str) -> list[str]:

@@ -97,7 +97,7 @@ class ChunkedPrefill:
         return BatchDecision(True, tuple(chunks)) if chunks else DECODE_ALL
 
 
-BATCHING: Mapping[str, Callable[[], BatchPolicy]] = {
+BATCHING: Mapping[str, Callable[..., BatchPolicy]] = {
     "prefill-first": PrefillFirst,
     "chunked": ChunkedPrefill,
     "decode-first": DecodeFirst,

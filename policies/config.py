@@ -2,12 +2,15 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.making import CostModel, make, words_of
 from afterwatt.policies.routing import ROUTING
 from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.views import BatchPolicy, RoutePolicy
 
 PREEMPTION = ("recompute", "swap")
 _NUMBERS = {
@@ -35,6 +38,7 @@ class PolicySet:
         kv_blocks: KV blocks per replica, as an engine's log states them (None: what the memory model finds room for).
         watermark_frac: share of the KV blocks that admission leaves free.
         max_queue: most waiting requests per replica (None: no bound).
+        own: words of the chosen policies' own, each with its value.
     """
 
     batching: str = "chunked"
@@ -47,11 +51,17 @@ class PolicySet:
     kv_blocks: int | None = None
     watermark_frac: float = 0.01
     max_queue: int | None = None
+    own: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _known("batching policy", self.batching, BATCHING)
         _known("routing policy", self.routing, ROUTING)
         _known("preemption", self.preemption, PREEMPTION)
+        known = own_words((self.batching, self.routing))
+        for word, _ in self.own:
+            if word not in known:
+                raise _unknown("policy option", word, [*_OPTIONS, *known])
+        object.__setattr__(self, "own", tuple(sorted((word, value) for word, value in self.own)))
         for word, name in _NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not 1 <= value <= 10_000_000:
@@ -115,7 +125,32 @@ class PolicySet:
                 words.append(f"{word}={getattr(self, field)}")
         if self.watermark_frac != default.watermark_frac:
             words.append(f"watermark={100.0 * self.watermark_frac:.10g}")
-        return "+".join(words)
+        return "+".join([*words, *(f"{word}={value}" for word, value in self.own)])
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields as a manifest keeps them: `own` only where there is any."""
+        said = asdict(self)
+        return said if self.own else {name: value for name, value in said.items() if name != "own"}
+
+    def make_batching(self, costs: CostModel) -> BatchPolicy:
+        """Make the batching policy; see `afterwatt.policies.making.make`."""
+        return make(BATCHING[self.batching], self.own, costs)
+
+    def make_routing(self, costs: CostModel) -> RoutePolicy:
+        """Make the routing policy; see `afterwatt.policies.making.make`."""
+        return make(ROUTING[self.routing], self.own, costs)
+
+
+def own_words(policies: Iterable[str]) -> list[str]:
+    """Return the words that these policies have for themselves."""
+    kinds = {**BATCHING, **ROUTING}
+    return [word for name in policies if name in kinds for word in words_of(kinds[name])]
+
+
+def policy_words(chosen: Iterable[str] = ()) -> list[str]:
+    """Return every word that `parse_policies` takes beside those chosen, options with their `=`."""
+    options = [f"{name}=" for name in (*_OPTIONS, *own_words(chosen))]
+    return [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", *options]
 
 
 def parse_policies(text: str) -> PolicySet:
@@ -123,17 +158,24 @@ def parse_policies(text: str) -> PolicySet:
 
     Words joined by `+` in any order: a batching, a routing, a preemption policy, `no-prefix`, and sizes `budget=`
     (tokens per iteration), `seqs=` (sequences), `block=` (tokens per KV block), `kv=` (KV blocks per replica),
-    `queue=` (waiting requests), `watermark=` (percent of the KV blocks that admission leaves free).
+    `queue=` (waiting requests), `watermark=` (percent of the KV blocks that admission leaves free). Any other
+    `name=value` is a word of the chosen policies' own.
 
     Raises:
         PolicyError: a word is unknown or a size is not a number in range.
     """
-    chosen: dict[str, str | int | float | bool] = {}
+    chosen: dict[str, Any] = {}
+    own: dict[str, str] = {}
     for word in (part.strip() for part in text.split("+")):
         name, equals, value = word.partition("=")
         entry: tuple[str, str | int | float | bool]
-        if equals:
+        if equals and name in _OPTIONS:
             entry = _sized(word, name, value)
+        elif equals:
+            if name in own:
+                raise PolicyError(f"policy {text!r} says {name} twice ({own[name]} and {value}); keep one")
+            own[name] = value
+            continue
         elif word in BATCHING:
             entry = ("batching", word)
         elif word in ROUTING:
@@ -143,13 +185,11 @@ def parse_policies(text: str) -> PolicySet:
         elif word == "no-prefix":
             entry = ("share_prefixes", False)
         else:
-            raise _unknown(
-                "policy", word, [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", *(f"{key}=N" for key in _OPTIONS)]
-            )
+            raise _unknown("policy", word, [f"{known}N" if "=" in known else known for known in policy_words()])
         if entry[0] in chosen:
             raise PolicyError(f"policy {text!r} says {entry[0]} twice ({chosen[entry[0]]} and {entry[1]}); keep one")
         chosen[entry[0]] = entry[1]
-    return replace(PolicySet(), **chosen)  # type: ignore[arg-type]
+    return replace(PolicySet(), **chosen, own=tuple(own.items()))
 
 
 def _sized(word: str, name: str, value: str) -> tuple[str, int | float]:
@@ -159,9 +199,7 @@ def _sized(word: str, name: str, value: str) -> tuple[str, int | float]:
         if not (whole.isdecimal() and (part.isdecimal() or "." not in value)):
             raise PolicyError(f"policy option {word!r}: {value!r} is not a percentage; write for example watermark=0.5")
         return "watermark_frac", float(value) / 100.0
-    field = _NUMBERS.get(name)
-    if field is None:
-        raise _unknown("policy option", name, _OPTIONS)
+    field = _NUMBERS[name]
     if not value.isdecimal():
         raise PolicyError(f"policy option {word!r}: {value!r} is not a whole number; write for example {name}=512")
     return field, int(value)

@@ -6,6 +6,7 @@ not hashed: two bodies that agree on every decision still differ in when they to
 
 import struct
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ class DecisionEntry(NamedTuple):
     """One iteration of one worker.
 
     Attributes:
-        worker, group: whose; time_s: start of the stride that it belongs to.
+        worker, group: whose; time_s: when the iteration began.
         decoding, context_tokens: what decodes, and the KV entries it reads.
         chunk_ids, chunk_tokens: prompt pieces.
         admitted, preempted: ids; only in the first iteration of a plan.
@@ -51,11 +52,18 @@ class DecisionLog:
     def __init__(self, sink: Callable[[DecisionEntry], None]) -> None:
         self._sink = sink
 
-    def write(self, worker: int, time_s: float, plan: StepPlan[S], iterations: int, scheduler: Scheduler[S]) -> None:
-        """Write a plan's iterations; called when they are done and before they are applied."""
+    def write(self, worker: int, times_s: Items[float], plan: StepPlan[S], scheduler: Scheduler[S]) -> None:
+        """Write a plan's iterations.
+
+        Args:
+            worker: whose.
+            times_s: when each of them began.
+            plan: done, and not yet applied.
+            scheduler: that made it.
+        """
         admitted = tuple(seq.seq_id for seq in scheduler.admitted + scheduler.resumed)
         preempted = tuple(seq.seq_id for seq in scheduler.preempted)
-        for step in range(iterations):
+        for step, time_s in enumerate(times_s):
             shown = scheduler.shown(plan, step)
             self._sink(
                 DecisionEntry(

@@ -22,6 +22,10 @@ prefill_chunk_of: Callable[[tuple[Any, int, int]], PrefillChunk[Any]] = partial(
 """Makes one of a plain tuple; see `policies.views`."""
 
 
+Tier = Literal["hbm", "dram", "ssd"]
+"""Where a worker's memory lies: on the device, in its host, on the host's disks."""
+
+
 class Move(NamedTuple):
     """Memory to move between the tiers of a worker: `units` of it, from `src` to `dst`.
 
@@ -37,8 +41,8 @@ class Move(NamedTuple):
     what: Literal["kv", "weights", "draft"]
     owner: int
     units: int
-    src: Literal["hbm", "dram", "ssd"]
-    dst: Literal["hbm", "dram", "ssd"]
+    src: Tier
+    dst: Tier
     needed: Literal["before", "by-layer", "later"] = "before"
     urgency: int = 0
 

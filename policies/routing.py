@@ -1,7 +1,6 @@
 """Routing: which replica gets a request."""
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 from afterwatt.policies.views import ReplicaView, RequestView, RoutePolicy
 
@@ -45,6 +44,8 @@ class PrefixAffinity:
         return min(replicas, key=lambda view: (view.outstanding_tokens - view.prefix_tokens, view.replica)).replica
 
 
-ROUTING: Mapping[str, Callable[[], RoutePolicy]] = MappingProxyType(
-    {"round-robin": RoundRobin, "least-outstanding": LeastOutstanding, "prefix-affinity": PrefixAffinity}
-)
+ROUTING: Mapping[str, Callable[..., RoutePolicy]] = {
+    "round-robin": RoundRobin,
+    "least-outstanding": LeastOutstanding,
+    "prefix-affinity": PrefixAffinity,
+}

@@ -6,20 +6,22 @@ Knows nothing of files: rows of finished requests go to a sink as columns, in or
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.roofline import TimeModel
-from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.log import DecisionEntry, DecisionLog
-from afterwatt.policies.routing import ROUTING, LeastOutstanding
+from afterwatt.policies.ordered import InOrder
+from afterwatt.policies.routing import LeastOutstanding
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.views import ReplicaView, RequestView
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.config import RunConfig
+from afterwatt.sim.costs import PhysicalCosts
 from afterwatt.sim.histogram import LogHistogram
 from afterwatt.sim.links import Link
 from afterwatt.sim.memory import MemoryPlan
@@ -86,10 +88,12 @@ class Body:
         self._progress = progress
         self._env = env = VirtualEnvironment(config.shuffle_ties)
         self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S))
-        self._router = ROUTING[config.policies.routing]()
+        self._costs = PhysicalCosts(config, memory)
+        self._router = config.policies.make_routing(self._costs)
+        self._log = InOrder(log) if log else None
         stages = [self.time_model(stage) for stage in range(config.deployment.pool.pp)]  # replicas share them
         self.workers = [
-            self._worker(number, memory, stages, DecisionLog(log) if log else None)
+            self._worker(number, memory, stages, DecisionLog(self._log.add) if self._log else None)
             for number in range(config.deployment.pool.replicas)
         ]
         self._loads = Loads(len(self.workers))
@@ -114,7 +118,7 @@ class Body:
     ) -> Worker | PipelineWorker:
         config, env = self.config, self._env
         policies, deployment = config.policies, config.deployment
-        scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), BATCHING[policies.batching]())
+        scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), policies.make_batching(self._costs))
         swap = None
         if policies.preemption == "swap":
             pcie = config.serving.host_link
@@ -187,6 +191,8 @@ class Body:
         done.append(ticket)
         if not self._open_loop:
             self._workload.finished(ticket)
+        if self._log is not None and self._log.full:
+            self._log.flush(min(worker.since_ps() for worker in self.workers) * S_PER_PS)
         if len(done) >= self._settle_every:
             # A ticket's last stride is noted before it is reported finished, so that all about it is known by now.
             self._settle((replica,))
@@ -219,6 +225,8 @@ class Body:
             env.run(until=Alarm(env, priority(Kind.ARRIVAL, -1), round(self.config.horizon_s * PS_PER_S)))
             self._stop()
         self._settle_all()
+        if self._log is not None:
+            self._log.flush(inf)
         unfinished = chain.from_iterable(worker.scheduler.sequences() for worker in self.workers)
         self._rows.add([*unfinished], last=True)
         duration_ps = max(env.now, 1)

@@ -96,7 +96,7 @@ def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[st
         "precision": config.precision.name,
         "stack": config.stack.label,
         "policy": config.policies.name,
-        "policies": asdict(config.policies),
+        "policies": config.policies.record(),
         "site": config.site.key,
         "trace": trace,
         "workload": config.workload.name,

@@ -68,6 +68,10 @@ class PipelineWorker:
         """Make no further plans; what is under way ends."""
         self._stopped = True
 
+    def since_ps(self) -> int:
+        """Return the present: plans are written down when they are made."""
+        return self._env.now
+
     def busy_until_ps(self) -> int:
         """Return when the plans under way leave the last stage."""
         return max(self._free_ps[-1], self._env.now)
@@ -102,7 +106,7 @@ class PipelineWorker:
                 note_admissions(scheduler, self.lanes, lane, begin)
             self._note_levels()
             if self._log is not None:
-                self._log.write(self.number, begin * S_PER_PS, plan, 1, scheduler)
+                self._log.write(self.number, (begin * S_PER_PS,), plan, scheduler)
             if plan.moves and self._swap is not None:
                 for blocks in together(plan.moves):
                     yield self._swap.transfer(blocks * self._block_bytes)

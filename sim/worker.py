@@ -39,6 +39,11 @@ def next_end(elapsed_ps: int, first_ps: int, slope_ps: int) -> tuple[int, int]:
     return steps, end
 
 
+def starts_s(start_ps: int, first_ps: int, slope_ps: int, steps: int) -> list[float]:
+    """Return when each of the iterations first + slope * k begins, in seconds."""
+    return [(start_ps + k * first_ps + slope_ps * (k * (k - 1) // 2)) * S_PER_PS for k in range(steps)]
+
+
 def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> int:
     """Return how many of the iterations first + slope * k have ended: the largest n <= most with T(n) <= elapsed."""
     return min(most, next_end(elapsed_ps + 1, first_ps, slope_ps)[0] - 1)
@@ -162,6 +167,10 @@ class Worker:
         if self._steps:
             self._cut(self._stride)
 
+    def since_ps(self) -> int:
+        """Return when the iterations under way began, or the present if there are none."""
+        return self._start_ps if self._steps else self._env.now
+
     def busy_until_ps(self) -> int:
         """Return when the iterations under way end."""
         first, slope, steps = self._first_ps, self._slope_ps, self._steps
@@ -223,7 +232,7 @@ class Worker:
                 steps = self._steps
                 self._steps = 0
             if log is not None:
-                log.write(number, start * S_PER_PS, plan, steps, scheduler)
+                log.write(number, starts_s(start, first, slope, steps), plan, scheduler)
             outcome.iterations = steps
             told = outcome if outcome_of is None else outcome_of(steps)
             first_tokens, finished = scheduler.apply(plan, told)

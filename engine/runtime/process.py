@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -17,8 +17,8 @@ from afterwatt.engine.runtime.compute import Compute, ComputeInfo, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.request import Report, Request
 from afterwatt.engine.runtime.worker import NS_PER_S, EngineWorker
-from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.config import PolicySet
+from afterwatt.policies.making import CostModel, UnknownCosts
 from afterwatt.policies.sizes import SchedulerConfig
 
 FLUSH_NS = 50_000_000
@@ -38,11 +38,13 @@ class WorkerSetup:
         policies: batching, sizes and preemption; of its `kv_blocks` the model has the last word.
         prefix_unit_tokens: tokens per shared prefix block (None: none are shared).
         flush_ns: how often reports leave it while it is busy.
+        costs: whom its policy may ask.
     """
 
     policies: PolicySet
     prefix_unit_tokens: int | None = None
     flush_ns: int = FLUSH_NS
+    costs: CostModel = field(default_factory=UnknownCosts)
 
 
 def scheduler_config(setup: WorkerSetup, info: ComputeInfo) -> SchedulerConfig:
@@ -192,7 +194,7 @@ def _serve(wire: Connection, factory: Callable[[], Compute], setup: WorkerSetup)
 
 def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callable[[], int] = time.monotonic_ns) -> None:
     config = scheduler_config(setup, compute.info)
-    worker = EngineWorker(compute, config, BATCHING[setup.policies.batching](), clock)
+    worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock)
     flushed_ns = clock()
     while True:
         while wire.poll():
@@ -203,7 +205,7 @@ def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callabl
                 if worker.report:
                     wire.send(("report", worker.take_report()))
                 wire.send(("halted", None))
-                worker = EngineWorker(compute, config, BATCHING[setup.policies.batching](), clock)
+                worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock)
             elif kind == "time":
                 wire.send(("timed", _timed(compute, *value)))
             else:

@@ -162,7 +162,7 @@ def _manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "body": "engine",
-        "config": {"policies": asdict(setup.policies), "seed": seed, **config},
+        "config": {"policies": setup.policies.record(), "seed": seed, **config},
         "seed": seed,
         "versions": dict(info.versions),
         "deployment": {"name": hardware, "device": info.device, "count": 1},

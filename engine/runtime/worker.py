@@ -88,7 +88,7 @@ class EngineWorker:
         tokens = self._compute.step(batch)
         done_ns = self._clock_ns()
         stopped = _emit(emitting, tokens, done_ns)
-        self._log.write(self._number, plan_ns / NS_PER_S, plan, 1, scheduler)
+        self._log.write(self._number, (plan_ns / NS_PER_S,), plan, scheduler)
         _, finished = scheduler.apply(plan, StepOutcome(1, stopped))
         self.pool.released.clear()
         arrivals, self._arrived = tuple(self._arrived), []

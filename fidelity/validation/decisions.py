@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from afterwatt.engine.runtime.record import read_asked, read_steps
-from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.config import PolicySet
+from afterwatt.policies.making import UnknownCosts
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.reports.decisions import read_decisions
 from afterwatt.reports.errors import ReportError
@@ -64,6 +64,6 @@ def check_decisions(run: Run) -> Replayed:
         raise ReportError(f"{run.path} has no recorded worker; only the engine's runs can be held to their decisions")
     policies = PolicySet(**said["config"]["policies"])
     config = SchedulerConfig(**worker["scheduler"])
-    batching = BATCHING[policies.batching]()
+    batching = policies.make_batching(UnknownCosts())
     whole = not (said["interrupted"] or said["lost"])
     return replay_decisions(config, batching, recorded_requests(run.path), recorded_steps(run.path), whole)

@@ -50,6 +50,7 @@ def test_names_are_as_short_as_they_can_be():
     [
         ("chuncked", "unknown policy 'chuncked'; did you mean 'chunked'?"),
         ("chunked+budgett=5", "unknown policy option 'budgett'; did you mean 'budget'?"),
+        ("chunked+patience=5", "unknown policy option 'patience'; known: budget, seqs, block, kv, queue, watermark"),
         ("chunked+budget=lots", "'lots' is not a whole number; write for example budget=512"),
         ("chunked+budget=-5", "'-5' is not a whole number; write for example budget=512"),
         ("chunked+budget=", "'' is not a whole number; write for example budget=512"),

@@ -93,7 +93,7 @@ def play(
             coming.remove(item)
             if scheduler.refusal(item[1]) is None:
                 scheduler.add(item[1])
-        log.write(0, 0.0, plan, iterations, scheduler)
+        log.write(0, [float(now + step) for step in range(iterations)], plan, scheduler)
         scheduler.apply(plan, StepOutcome(iterations))
         scheduler.check_integrity()
         now += iterations

@@ -432,3 +432,72 @@ def test_a_plan_says_until_when_it_holds():
     scheduler = scheduler_of(DecodesUntil)
     added(scheduler, (10, 5))
     assert scheduler.plan(1.0).ask_at_s == 5.0
+
+
+# -- shares of seats and memory ----------------------------------------------------------------------------------------
+
+
+def test_groups_take_turns():
+    """Who has just had a plan comes last next time, even if its outcome is there first."""
+    scheduler = scheduler_of(groups=3, max_seqs=3)
+    added(scheduler, (10, 5), (10, 5), (10, 5))
+    turns = []
+    for _ in range(9):
+        plan = scheduler.plan(0.0)
+        turns.append(plan.group)
+        done(scheduler, plan)
+    assert turns == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "max_seqs", "waiting", "admitted"),
+    [(2, 5, 6, [3, 3]), (2, 8, 3, [2, 1]), (3, 8, 7, [3, 3, 1]), (3, 1, 5, [1, 1, 1]), (2, 6, 1, [1])],
+)
+def test_seats_are_shared_evenly_among_groups_and_rounded_up(groups, max_seqs, waiting, admitted):
+    scheduler = scheduler_of(groups=groups, max_seqs=max_seqs)
+    added(scheduler, *[(4, 5)] * waiting)
+    plans = [scheduler.plan(0.0) for _ in range(groups)]
+    assert [len(plan.chunks) for plan in plans if isinstance(plan, StepPlan)] == admitted
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(2, 30)), min_size=2, max_size=6),
+    st.integers(8, 20),
+    st.sampled_from([1, 2, 4]),
+    st.integers(0, 2),
+)
+@settings(deadline=None)
+def test_who_comes_back_has_room_for_a_token_and_stays_for_it(lengths, kv_blocks, block_tokens, watermark):
+    """Nobody is brought back in order to be swapped out again at once: each loss of memory has been told."""
+    scheduler = scheduler_of(
+        kv_blocks=kv_blocks, block_tokens=block_tokens, swap_blocks=100, watermark_blocks=watermark
+    )
+    sequences = [seq for seq in (Sequence(n, *pair) for n, pair in enumerate(lengths)) if not scheduler.refusal(seq)]
+    for seq in sequences:
+        scheduler.add(seq)
+    told = dict.fromkeys(range(len(lengths)), 0)
+    while not isinstance(plan := scheduler.plan(0.0), Idle):
+        for seq in scheduler.preempted:
+            told[seq.seq_id] += 1
+        if scheduler.resumed:
+            spare = scheduler.pool.available_blocks
+            assert spare >= scheduler._lanes[0].decode.next_blocks()
+        done(scheduler, plan)
+    assert all(seq.preemptions == told[seq.seq_id] for seq in sequences)
+
+
+def test_a_block_for_the_next_token_decides_who_comes_back():
+    """Its own four blocks are free, and the token after its sixteen needs a fifth."""
+    scheduler = scheduler_of(kv_blocks=9, swap_blocks=100)
+    old, young = added(scheduler, (16, 9), (13, 9))
+    while not scheduler.swapped:
+        done(scheduler, scheduler.plan(0.0), 1)
+    blocks = scheduler.pool.blocks_for(young.kv_tokens)
+    assert young.kv_tokens % CONFIG.block_tokens == 0
+    while old.finish_step is not None:
+        plan = scheduler.plan(0.0)
+        if scheduler.resumed:
+            break
+        assert scheduler.pool.available_blocks < blocks + 1 + scheduler._lanes[0].decode.next_blocks()
+        done(scheduler, plan, 1)
+    assert young.preemptions == 1

@@ -19,7 +19,7 @@ ONE_REPLICA = ["m40", "a100-80", "2xm40:tp2"]
 REPLICAS = ["2xm40", "3xm40", "4xm40:tp2"]
 
 
-def assert_same(one: Outcome, other: Outcome, times_of_log: bool = False) -> None:
+def assert_same(one: Outcome, other: Outcome) -> None:
     """Times, order and decisions are identical; energies agree to 1e-9."""
     assert one.result.duration_s == other.result.duration_s
     for name, column in one.rows.items():
@@ -29,16 +29,10 @@ def assert_same(one: Outcome, other: Outcome, times_of_log: bool = False) -> Non
             np.testing.assert_array_equal(column, other.rows[name], err_msg=name)
         else:
             assert column.tolist() == other.rows[name].tolist(), name
-    for mine, others in zip(decisions(one, times_of_log), decisions(other, times_of_log), strict=False):
+    for mine, others in zip(one.log, other.log, strict=False):
         assert mine == others
     assert len(one.log) == len(other.log)
     assert_same_sums(one, other)
-
-
-def decisions(outcome: Outcome, with_times: bool) -> list[object]:
-    """The log worker by worker; a stride's entries are all written with the time of its start."""
-    entries = sorted(outcome.log, key=lambda entry: entry.worker)
-    return entries if with_times else [entry._replace(time_s=0.0) for entry in entries]
 
 
 def assert_same_sums(one: Outcome, other: Outcome) -> None:
@@ -57,7 +51,7 @@ def assert_strides_do_not_matter(world: World) -> Outcome:
     singly, strides = world.run(single_step=True), world.run()
     assert_same(singly, strides)
     shuffled = world.run(shuffle_ties=7)
-    assert_same(strides, shuffled, times_of_log=True)
+    assert_same(strides, shuffled)
     return strides
 
 
@@ -104,7 +98,7 @@ def test_a_prefix_that_is_claimed_is_not_kept_for_its_claimant_as_well():
 @settings(thorough, max_examples=60)
 def test_pipelines_do_not_depend_on_the_order_of_creation(world):
     # Their iterations are taken singly in both modes.
-    assert_same(world.run(), world.run(shuffle_ties=11), times_of_log=True)
+    assert_same(world.run(), world.run(shuffle_ties=11))
 
 
 @given(worlds(["m40", "2xm40"]), st.integers(0, 60), st.booleans(), st.integers(0, 3 * ITERATION_PS))
@@ -139,7 +133,7 @@ def test_users_who_wait_for_their_answers(users, requests, think_s, policy, hw, 
         for options in ({"single_step": True}, {}, {"shuffle_ties": 3})
     ]
     assert_same(runs[0], runs[1])
-    assert_same(runs[1], runs[2], times_of_log=True)
+    assert_same(runs[1], runs[2])
     assert len(runs[1].tickets) == requests
 
 
