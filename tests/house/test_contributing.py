@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = sorted(path.name for path in (ROOT / "src" / "afterwatt").iterdir() if path.is_dir())
+NAMES = [path.name for path in (ROOT / "src" / "afterwatt").iterdir()]
+PACKAGES = sorted(name for name in NAMES if (ROOT / name / "__init__.py").is_file())
 SHOWN = re.findall(r"```(?:python|text)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
 
 
