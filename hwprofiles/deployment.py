@@ -28,8 +28,8 @@ from afterwatt.hwprofiles.links import Link, disk_link, memory_link, narrowed, n
 from afterwatt.hwprofiles.storage import Storage
 from afterwatt.hwprofiles.tables import Table, read_profile
 
-_SHORT: Final = re.compile(r"(?:(?P<count>\d+)x)?(?P<device>[^:]+?)(?::(?P<split>.*))?\Z", re.DOTALL)
-_SPLIT: Final = re.compile(r"(tp|pp)(\d+)")
+_SHORT: Final = re.compile(r"(?:(?P<count>[0-9]{1,12})x)?(?P<device>[^:]+?)(?::(?P<split>.*))?\Z", re.DOTALL)
+_SPLIT: Final = re.compile(r"(tp|pp)([0-9]{1,12})")
 _MAX_COUNT: Final = 1_000_000
 _FORM: Final = (
     "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2 or the path of a device's or deployment's TOML"

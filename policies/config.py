@@ -20,6 +20,8 @@ _NUMBERS = {
     "kv": "kv_blocks",
     "queue": "max_queue",
 }
+_MOST_DIGITS = 12
+"""Of a size: Python reads no number of thousands of them."""
 _OPTIONS = [*_NUMBERS, "watermark"]
 
 
@@ -200,8 +202,8 @@ def _sized(word: str, name: str, value: str) -> tuple[str, int | float]:
             raise PolicyError(f"policy option {word!r}: {value!r} is not a percentage; write for example watermark=0.5")
         return "watermark_frac", float(value) / 100.0
     field = _NUMBERS[name]
-    if not value.isdecimal():
-        raise PolicyError(f"policy option {word!r}: {value!r} is not a whole number; write for example {name}=512")
+    if not (value.isdecimal() and len(value) <= _MOST_DIGITS):
+        raise PolicyError(f"policy option {name} = {value[:40]!r} is not a whole number; write for example {name}=512")
     return field, int(value)
 
 

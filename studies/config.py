@@ -185,8 +185,8 @@ def _read_study_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise OptionError(
             f"--config {path}: {error.strerror}; give a TOML file with the names of the options"
         ) from None
-    except ValueError as error:
-        raise OptionError(f"--config {path} is not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # of tomllib: among others nesting, and numbers, without end
+        raise OptionError(f"--config {path} is not TOML that can be read: {error}") from None
     keys = {key: key.replace("-", "_") for key in table}
     for key, word in keys.items():
         if word not in words():

@@ -43,17 +43,26 @@ def flag(value: object, where: str) -> bool:
     return value
 
 
+def _shown(value: object) -> str:
+    """Show a value that is refused; of one without end, where it begins."""
+    try:
+        said = repr(value)
+    except ValueError:  # Python prints no whole number of over 4,300 digits
+        return "a number of thousands of digits"
+    return said if len(said) <= 80 else f"{said[:60]}... ({len(said)} characters)"
+
+
 def whole(least: int, most: int = 10**12, also: tuple[int, ...] = ()) -> Parser:
     """Give a parser of whole numbers in a range."""
 
     def parse(value: object, where: str) -> int:
         said = value
-        if isinstance(value, str) and re.fullmatch(r"-?\d+", value.strip().replace("_", "")):
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value.strip().replace("_", "")):
             said = int(value.replace("_", ""))
         if isinstance(said, bool) or not isinstance(said, int) or not (least <= said <= most or said in also):
             other = f", or {' or '.join(map(str, also))}" if also else ""
             bound = f"from {least} on" if most >= 10**12 else f"from {least} to {most:,}"
-            raise OptionError(f"{where} = {value!r} must be a whole number {bound}{other}")
+            raise OptionError(f"{where} = {_shown(value)} must be a whole number {bound}{other}")
         return said
 
     return parse
@@ -65,11 +74,11 @@ def number(above: float, most: float = math.inf, *, closed: bool = False) -> Par
     def parse(value: object, where: str) -> float:
         try:
             said = math.nan if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             said = math.nan
         if not (above < said <= most or (closed and said == above)) or math.isinf(said):
             bound = f"{'from' if closed else 'above'} {above:g}" + ("" if math.isinf(most) else f" and up to {most:g}")
-            raise OptionError(f"{where} = {value!r} must be a number {bound}")
+            raise OptionError(f"{where} = {_shown(value)} must be a number {bound}")
         return said
 
     return parse

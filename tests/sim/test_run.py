@@ -12,9 +12,8 @@ import pytest
 
 from afterwatt.hwprofiles import load_device, make_deployment
 from afterwatt.policies.config import PolicySet
-from afterwatt.policies.routing import LeastOutstanding
+from afterwatt.policies.routing import ROUTING, LeastOutstanding
 from afterwatt.reports.errors import ReportError
-from afterwatt.sim import body
 from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.run import simulate
 from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
@@ -131,7 +130,7 @@ def test_the_least_loaded_replica_is_the_one_that_all_views_show(policy, rate_pe
     """The body keeps the loads of replicas at hand; asked one by one they come out the same, in mid-stride too."""
     trace = poisson(200, rate_per_s, between(1, 300), between(1, 60))
     quick = run_body(trace, "7xm40", policy, kv_blocks=40)
-    monkeypatch.setattr(body, "ROUTING", {"least-outstanding": AsksForViews})
+    monkeypatch.setitem(ROUTING, "least-outstanding", AsksForViews)
     slow = run_body(trace, "7xm40", policy, kv_blocks=40)
     assert [t.replica for t in quick.tickets] == [t.replica for t in slow.tickets]
     assert len({t.replica for t in quick.tickets if t.replica is not None}) == 7
