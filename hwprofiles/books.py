@@ -261,17 +261,7 @@ def close_books(
         HardwareError: see `ledger.account`; or the run reserves hardware for longer than it is kept.
     """
     options = options or BooksOptions()
-    ledger = account(
-        timeline,
-        pool,
-        site,
-        grid=options.grid,
-        start_utc_s=options.start_utc_s,
-        basis=options.basis,
-        duty_frac=options.duty_frac,
-        between=options.between,
-        host_share=options.host_share,
-    )
+    ledger = ledger_of(timeline, pool, site, options)
     reserved_s = ledger.reservation.reserved_s
     price = site.electricity_usd_per_kwh
     sampler = Sampler(options.seed, options.draws)
@@ -286,6 +276,21 @@ def close_books(
             method: embodied_draws(footprint, reserved_s, sampler) for method, footprint in prints.items() if footprint
         },
         cost=run_cost(pool, options.ownership, reserved_s, ledger.total_j, price, options.host_share),
+    )
+
+
+def ledger_of(timeline: Mapping[str, NDArray[np.generic]], pool: "Pool", site: "Site", options: BooksOptions) -> Ledger:
+    """Account for a run's energy and operational carbon alone, without draws; see `close_books`."""
+    return account(
+        timeline,
+        pool,
+        site,
+        grid=options.grid,
+        start_utc_s=options.start_utc_s,
+        basis=options.basis,
+        duty_frac=options.duty_frac,
+        between=options.between,
+        host_share=options.host_share,
     )
 
 

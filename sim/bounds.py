@@ -5,16 +5,21 @@ take every iteration as short, and as long, as that interval says; a metric's ra
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import asdict, replace
 from typing import Any, Final
 
-from afterwatt.hwprofiles.stacks import Spread, model_class
-from afterwatt.reports.rundir import Run
-from afterwatt.sim.beside import both
-from afterwatt.sim.config import RunConfig, Slowness
+import numpy as np
 
+from afterwatt.hwprofiles.stacks import Spread, model_class
+from afterwatt.reports.columns import Floats
+from afterwatt.reports.summary import stats, weighted_stats
+from afterwatt.sim.beside import both
+from afterwatt.sim.body import BodyResult
+from afterwatt.sim.capacity import Load
+from afterwatt.sim.config import RunConfig, Slowness
+from afterwatt.sim.rows import Columns
+
+OF_REQUESTS: Final = ("ttft_s", "tpot_s", "e2e_s")
 LATENCIES: Final = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 QUANTILES: Final = ("mean", "p50", "p90", "p99")
 SCALARS: Final = {
@@ -28,7 +33,7 @@ Block = dict[str, Any]
 def prediction(
     config: RunConfig,
     nominal: Mapping[str, Any],
-    simulate: Callable[[RunConfig, Path], Run],
+    bounding_run: Callable[[RunConfig], Block],
     spare_core: bool = False,
 ) -> Block:
     """Describe how far a run can be trusted, for `summary.json`.
@@ -36,7 +41,7 @@ def prediction(
     Args:
         config: the run; with `bounds` its range is found by two further runs.
         nominal: the summary's other blocks.
-        simulate: runs a configuration into a directory.
+        bounding_run: simulates a configuration, and returns what of its summary the range spans, see `extent`.
         spare_core: whether the two further runs may go on at the same time.
 
     Returns:
@@ -58,14 +63,57 @@ def prediction(
         return said
     plain = replace(config, bounds=False, decisions=False)
     ends = [Slowness(spread["prefill"][end], spread["decode"][end]) for end in (0, 1)]
-    with TemporaryDirectory(prefix="afterwatt-") as folder:
 
-        def bound(end: int) -> Block:
-            return simulate(replace(plain, slowness=ends[end]), Path(folder) / str(end)).summary.model_dump()
+    def bound(end: int) -> Block:
+        return bounding_run(replace(plain, slowness=ends[end]))
 
-        further = both(bound, 0, 1) if spare_core else (bound(0), bound(1))
-        summaries = [nominal, *further]
-    return said | {"range_90": _ranges(summaries, spread.get("energy"))}
+    further = both(bound, 0, 1) if spare_core else (bound(0), bound(1))
+    return said | {"range_90": _ranges([nominal, *further], spread.get("energy"))}
+
+
+class KeptRows:
+    """Takes rows of finished requests as columns, and keeps what a range needs of them.
+
+    Attributes:
+        output_tokens: of all that finished, warm-up included, as in a summary's throughput.
+    """
+
+    def __init__(self) -> None:
+        self.output_tokens = 0
+        self._latencies: dict[str, list[Floats]] = {name: [] for name in OF_REQUESTS}
+
+    def add(self, rows: Columns) -> None:
+        """Take further rows."""
+        finished = np.array(rows["status"]) == "finished"
+        self.output_tokens += int(np.asarray(rows["output_tokens"])[finished].sum())
+        counted = finished & np.asarray(rows["in_stats"])
+        for name, kept in self._latencies.items():
+            values = np.asarray(rows[name], dtype=np.float64)[counted]
+            kept.append(values[~np.isnan(values)])
+
+    def stats(self, name: str) -> Block:
+        """Describe a latency of the requests that count, as a summary does."""
+        return stats(np.concatenate(self._latencies[name] or [np.zeros(0)]))
+
+
+def extent(kept: KeptRows, result: BodyResult, total_j: float, load: Load) -> Block:
+    """Return what of a run's summary its range spans, from what a body measured.
+
+    Args:
+        kept: its requests.
+        result: the rest.
+        total_j: its energy.
+        load: what it was offered.
+    """
+    gaps = result.gaps.table()
+    start_s, interval_s = (np.asarray(result.timeline[name], dtype=np.float64) for name in ("start_s", "interval_s"))
+    return {
+        **{name: kept.stats(name) for name in OF_REQUESTS},
+        "itl_s": weighted_stats(gaps["value"], gaps["weight"]),
+        "throughput": {"output_tokens_per_s": kept.output_tokens / float((start_s + interval_s).max())},
+        "load": asdict(load),
+        "energy_j": {"total": total_j},
+    }
 
 
 def _ranges(summaries: list[Mapping[str, Any]], energy: Spread | None) -> Block:

@@ -6,12 +6,12 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books
+from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books, ledger_of
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.replicas import replica_power
 from afterwatt.hwprofiles.step import StepModel
@@ -21,8 +21,8 @@ from afterwatt.reports.rundir import Run, RunWriter, load_run
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.reports.summary import assemble_summary, served, summarise
 from afterwatt.sim.body import Body, BodyResult
-from afterwatt.sim.bounds import prediction
-from afterwatt.sim.capacity import load_of, measure_capacity
+from afterwatt.sim.bounds import KeptRows, extent, prediction
+from afterwatt.sim.capacity import Load, load_of, measure_capacity
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.manifest import manifest_of
 from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, require_runnable, with_stated_blocks
@@ -96,8 +96,7 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
 
 def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: RunWriter, spare_core: bool) -> None:
     """Measure capacity, settle energy, carbon and cost, and write what is left of the directory."""
-    capacity = measure_capacity(config, memory, config.workload) if result.accepted else None
-    load = load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
+    load = offered_load(config, memory, result)
     writer.write_manifest(manifest_of(config, memory, _versions()))
     requests = writer.settled("requests")  # the ledger counts what was served, and is itself part of the summary
     done = served(requests, requests.manifest.slo())
@@ -116,8 +115,26 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
         "quality": {"perplexity": None, "source": "not measured"},
         **books.summary(),
     }
-    blocks["prediction"] = prediction(config, {**computed, **blocks}, simulate, spare_core)
+    blocks["prediction"] = prediction(config, {**computed, **blocks}, partial(bounding_run, memory=memory), spare_core)
     writer.write_summary(assemble_summary(run, blocks, computed))
+
+
+def bounding_run(config: RunConfig, memory: MemoryPlan) -> dict[str, Any]:
+    """Simulate a run of which only the range is wanted; nothing is written.
+
+    Returns:
+        What a summary's range spans, as the summary of the whole run would say it.
+    """
+    kept = KeptRows()
+    result = Body(config, memory, config.workload, meter_of(config, memory), kept.add).run()
+    ledger = ledger_of(result.timeline, config.deployment.pool, config.site, books_options(config))
+    return extent(kept, result, ledger.total_j, offered_load(config, memory, result))
+
+
+def offered_load(config: RunConfig, memory: MemoryPlan, result: BodyResult) -> Load:
+    """Hold what a body took in against what the deployment can carry, which it measures."""
+    capacity = measure_capacity(config, memory, config.workload) if result.accepted else None
+    return load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
 
 
 def books_options(config: RunConfig) -> BooksOptions:

@@ -6,8 +6,9 @@ import pytest
 
 from afterwatt.hwprofiles.stacks import Spread
 from afterwatt.modelspecs import load_model
+from afterwatt.sim.bounds import LATENCIES, QUANTILES
 from afterwatt.sim.config import Slowness
-from afterwatt.sim.run import simulate
+from afterwatt.sim.run import bounding_run, memory_of, simulate
 from afterwatt.sim.workload import TraceWorkload
 from tests.helpers import make_config, poisson, run_body, solo_batch
 
@@ -100,3 +101,14 @@ def test_a_class_of_models_that_was_seen_has_its_own_error_and_basis(tmp_path):
     other = bounded(tmp_path / "b", SPREAD, bounds=False, seen=("moe:int4",), spread_seen=narrow).prediction
     assert other.basis != "measured"
     assert other.time_error_90.decode.high == SPREAD["decode"].high
+
+
+@pytest.mark.parametrize("trace", [poisson(60, 0.2, 200, 30), poisson(60, 3.0, 700, 1)], ids=["calm", "of-one-token"])
+def test_a_bounding_run_says_what_the_summary_of_the_whole_run_says(tmp_path, trace):
+    """Warm-up and horizon leave requests out of one figure or another; a single token has no time per further one."""
+    config = make_config(TraceWorkload(trace), warmup_s=3.0, horizon_s=150.0, slowness=Slowness(1.4, 1.2))
+    whole = simulate(config, tmp_path / "run").summary.model_dump()
+    said = bounding_run(config, memory_of(config))
+    assert said == {name: {key: whole[name][key] for key in block} for name, block in said.items()}
+    assert set(said) == {"ttft_s", "tpot_s", "itl_s", "e2e_s", "throughput", "load", "energy_j"}
+    assert all(set(said[name]) >= set(QUANTILES) for name in LATENCIES)
