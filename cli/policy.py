@@ -1,11 +1,13 @@
 """`afterwatt policy`: the policies that --policy names."""
 
+import ast
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from afterwatt.cli import flags
+from afterwatt.compiled import HOME
 
 _PREEMPTION: Final = {
     "recompute": "What lacks memory gives up its KV cache and computes it anew.",
@@ -61,8 +63,15 @@ def _usual_size(word: str, value: float | None) -> str:
     return f"{100.0 * value:g}" if word == "watermark=N" else f"{value:g}"
 
 
-def _first_line(made: object) -> str:
-    return (inspect.getdoc(made) or "").partition("\n")[0]
+def _first_line(made: Callable[..., Any]) -> str:
+    return (inspect.getdoc(made) or _written(made)).partition("\n")[0]
+
+
+def _written(made: Callable[..., Any]) -> str:
+    """Read a class's docstring in its source: compiled classes carry none."""
+    source = HOME.joinpath(*made.__module__.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == made.__name__]
+    return (ast.get_docstring(classes[0]) or "") if classes else ""
 
 
 COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (
