@@ -72,7 +72,7 @@ def test_it_can_be_switched_off():
 def test_the_record_names_what_the_compiler_may_have_copied_from():
     named = sources(HOME)
     assert set(MODULES) <= set(named)
-    assert "sim/clock.py" in named  # whose constants sim/worker.py uses
+    assert "policies/sizes.py" in named  # from which policies/scheduler.py takes names
     assert all((HOME / name).is_file() for name in named)
 
 
