@@ -56,7 +56,7 @@ def sources(home: Path) -> list[str]:
 
     The compiler copies constants out of a module that it imports, so that a change there is one of theirs.
     """
-    found = set(MODULES)
+    found = {*MODULES, "compile.py"}  # which says what is compiled
     for name in MODULES:
         for node in ast.walk(ast.parse((home / name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("afterwatt."):
