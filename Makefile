@@ -25,7 +25,7 @@ install: $(VENV)/.installed ## make .venv and install Afterwatt into it
 
 dev: $(VENV)/.developed ## the same, with what tests and checks need
 
-compile: dev ## compile the inner loop again after an edit (interpreted, it takes twice the time to the same results)
+compile: dev ## compile the inner loop again after an edit: the same results, sooner
 	@$(BIN)/python -m afterwatt.compile
 
 test: dev ## run all tests (installs what they need, a headless Chromium too where that is possible)

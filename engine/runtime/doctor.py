@@ -250,7 +250,7 @@ def _memory() -> Finding:
 def _simulator() -> Finding:
     if IN_USE.places:
         return Finding("simulator", "ok", IN_USE.why)
-    return Finding("simulator", "note", IN_USE.why, "python -m afterwatt.compile: half the time, the same results")
+    return Finding("simulator", "note", IN_USE.why, "python -m afterwatt.compile: the same results, sooner")
 
 
 def disk_findings(folder: Path) -> Iterator[Finding]:
