@@ -192,7 +192,8 @@ def make_deployment(
     """Return a checked deployment, filling in what is not given by the device's and the host's defaults.
 
     Raises:
-        HardwareError: counts do not divide, the host cannot hold the card, or ECC is asked of a card that has none.
+        HardwareError: counts do not divide, the host cannot hold the card, a layer would be shared among hosts though
+            a host is named and no network, or ECC is asked of a card that has none.
     """
     for noun, number in (("count", count), ("tp", tp), ("pp", pp)):
         if not 1 <= number <= _MAX_COUNT:
@@ -214,6 +215,13 @@ def make_deployment(
     pcie = pcie_link(device, chosen)
     inside = _link_between_gpus(device, pcie)
     per_host = chosen.gpus(device)
+    if tp > per_host and host is not None and net_link is None:
+        room = "slot for it" if per_host == 1 else f"slots for {device.key}"
+        raise HardwareError(
+            f"tp {tp} shares every layer among {tp} x {device.key}, and {chosen.key} has {per_host} {room}: each layer "
+            f"would cross {network.key}; take a larger host or pp, or name the network in a TOML to mean that "
+            f'(network = "{network.key}")'
+        )
     disk = load_storage(chosen.storage) if storage is None else storage
     hosts, replicas = _hosts_needed(count, tp, pp, per_host), count // (tp * pp)
     links = PoolLinks(

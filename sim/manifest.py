@@ -7,6 +7,8 @@ from typing import Any
 from afterwatt.hwprofiles.describe import describe_profile, unit_of
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.power import anchors_of
+from afterwatt.hwprofiles.stacks import default_stack
+from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
 from afterwatt.reports.schema import SCHEMA_VERSION
@@ -49,8 +51,10 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             *([] if trace is None else trace.notes),
             *config.model.notes,
             *_stored(config),
+            *_software(config),
             *_windows(config),
             *_slots(config),
+            *_hosts(config),
         ],
     }
 
@@ -62,6 +66,14 @@ def _stored(config: RunConfig) -> Iterator[str]:
         known = "a format of its own" if stored.precision is None else stored.precision.name
         as_asked = f"run in {taken.name} as asked; the checkpoint is stored in {known}"
         yield f"weights {f'in {known}' if taken == stored.precision else as_asked}: {stored.source}"
+
+
+def _software(config: RunConfig) -> Iterator[str]:
+    """Say so where a card's usual stack cannot run these weights, and another one is taken."""
+    device, taken = config.deployment.pool.device, config.stack.label
+    usual = default_stack(device)
+    if taken != usual and (why := obstacle(usual, device, config.precision)):
+        yield f"stack {taken} in place of {usual}, which {why}"
 
 
 def _windows(config: RunConfig) -> Iterator[str]:
@@ -84,6 +96,17 @@ def _slots(config: RunConfig) -> Iterator[str]:
             f"{pool.count} of the {slots} GPU slots of {pool.hosts} x {pool.host.key} are used "
             "and the whole of it is counted; with host share 'slots' the run answers for the slots it uses"
         )
+
+
+def _hosts(config: RunConfig) -> Iterator[str]:
+    """Say so when the cards need more servers than one, and what of the model crosses the network between them."""
+    pool = config.deployment.pool
+    if pool.hosts > 1:
+        per_host = pool.host.gpus(pool.device)
+        what = "tensor parallelism" if pool.tp > per_host else "pipeline" if pool.gpus_per_replica > per_host else ""
+        link = config.serving.tensor_link if pool.tp > per_host else config.serving.stage_link
+        crossing = f"; {what} runs over {link.key} between them" if what else ""
+        yield f"{pool.count} x {pool.device.key} fill {pool.hosts} x {pool.host.key}, all of which count{crossing}"
 
 
 def _config(config: RunConfig, memory: MemoryPlan, trace: str | None) -> dict[str, Any]:

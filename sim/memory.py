@@ -7,6 +7,7 @@ from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
+from afterwatt.hwprofiles.support import refusal
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
 from afterwatt.modelspecs.split import split_obstacles, splits_that_work, untimed_parts
 from afterwatt.sim.errors import Infeasible
@@ -105,7 +106,7 @@ def with_stated_blocks(plan: MemoryPlan, kv_blocks: int) -> MemoryPlan:
 
 
 def require_runnable(serving: Serving) -> None:
-    """Refuse a model whose layers have no time here, layers that GPUs cannot share, or a stage without a layer.
+    """Refuse layers without a time here, layers that GPUs cannot share, software that cannot, or a stage without one.
 
     Raises:
         Infeasible: the text says why, and which degrees work.
@@ -122,6 +123,8 @@ def require_runnable(serving: Serving) -> None:
             f"{model.name} in {serving.precision.name} cannot be split over tp {pool.tp}: "
             f"{'; '.join(obstacles)}; degrees that work: {works}"
         )
+    if refused := refusal(serving.stack.name, pool.device, serving.precision):
+        raise Infeasible(refused)
     if pool.pp > model.layers:
         raise Infeasible(f"{model.name} has {model.layers} layers, too few for pp {pool.pp}; take fewer stages")
 

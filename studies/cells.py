@@ -53,7 +53,8 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
         OptionError: the start of an hourly grid is not known, or it is of another place.
     """
     from afterwatt.hwprofiles.catalogue import load_site
-    from afterwatt.hwprofiles.stacks import default_stack, load_stack
+    from afterwatt.hwprofiles.stacks import load_stack
+    from afterwatt.hwprofiles.support import usual_stack
     from afterwatt.modelspecs import load_model, stored_precision
     from afterwatt.policies.config import parse_policies
     from afterwatt.sim.config import RunConfig, Slo
@@ -61,7 +62,8 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
 
     deployment = own_hardware(study, _deployment(cell.hw))
     model = load_model(cell.model)
-    stored = cell.precision == AUTO
+    precision = stored_precision(model.stored) if cell.precision == AUTO else model.form(cell.precision)
+    device = deployment.pool.device
     site = own_site(study, load_site(cell.site))
     grid = grids.of(site)
     if grid is None and study.start_utc is not None:
@@ -70,10 +72,8 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids
     config = RunConfig(
         deployment=deployment,
         model=model,
-        precision=stored_precision(model.stored) if stored else model.form(cell.precision),
-        stack=load_stack(
-            deployment.pool.device, default_stack(deployment.pool.device) if cell.stack == AUTO else cell.stack
-        ),
+        precision=precision,
+        stack=load_stack(device, usual_stack(device, precision) if cell.stack == AUTO else cell.stack),
         policies=parse_policies(cell.policy),
         site=site,
         workload=arrivals.workload,

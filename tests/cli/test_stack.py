@@ -27,9 +27,25 @@ def test_the_stack_that_is_usual_on_a_card_is_the_default(simulate):
     assert load_run("r").manifest.config["stack"] == default_stack(load_device("m40"))
 
 
-def test_every_shipped_stack_can_be_said_on_an_old_card(simulate):
+def test_a_stack_that_cannot_run_on_the_card_is_refused_and_leaves_nothing(simulate):
+    said = simulate(*QUICK, "--hw", "m40", "--stack", "vllm", "--out", "r")
+    assert (said.code, said.err.count("\n")) == (3, 1)
+    assert "vllm needs compute capability 7.0 or newer; m40-24 has 5.2; would run: --stack llama.cpp-cuda" in said.err
+    assert not Path("r").exists()
+
+
+def test_where_the_usual_stack_cannot_load_the_weights_another_is_taken_and_named(simulate):
+    assert simulate(*QUICK, "--hw", "t4", "--model", "llama-2-7b", "--precision", "awq", "--out", "r").code == 0
+    manifest = load_run("r").manifest
+    assert manifest.config["stack"] == "vllm"
+    assert any(
+        note.startswith("stack vllm in place of llama.cpp-cuda, which does not load awq") for note in manifest.warnings
+    )
+
+
+def test_every_shipped_stack_can_be_said(simulate):
     for name in stack_names():
-        said = simulate(*QUICK, "--no-bounds", "--stack", name, "--out", name)
+        said = simulate(*QUICK, "--hw", "a100-80", "--no-bounds", "--stack", name, "--out", name)
         assert (said.code, said.err) == (0, "")
         assert load_run(name).summary.prediction.stack == name
 
@@ -66,3 +82,10 @@ def test_a_missing_profile_is_refused_by_name(simulate):
     said = simulate(*QUICK, "--stack", "nowhere.toml", "--out", "r")
     assert said.code == 2
     assert "nowhere.toml" in said.err
+
+
+def test_more_servers_than_one_are_said(simulate):
+    Path("two.toml").write_text('device = "p40"\ncount = 2\ntp = 2\nhost = "desktop"\nnetwork = "ethernet-10g"\n')
+    assert simulate(*QUICK, "--hw", "two.toml", "--precision", "int4", "--out", "r").code == 0
+    crossing = "2 x p40 fill 2 x desktop, all of which count; tensor parallelism runs over ethernet-10g between them"
+    assert crossing in load_run("r").manifest.warnings

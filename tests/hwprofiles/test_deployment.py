@@ -196,3 +196,18 @@ def test_ecc_asked_of_a_card_without_it() -> None:
 def test_a_host_refuses_cards_it_cannot_feed() -> None:
     with pytest.raises(hw.HardwareError, match=r"a board of rtx4090 draws 450 W and host ddr3-2u feeds 300 W"):
         hw.make_deployment(hw.load_device("rtx4090"), host=hw.load_host("ddr3-2u"))
+
+
+def test_a_layer_crosses_a_network_only_where_the_user_says_so(tmp_path: Path) -> None:
+    """Two P40 in a desktop of one slot would be two desktops, with every layer sent over 10 GbE."""
+    path = tmp_path / "home.toml"
+    path.write_text('device = "p40"\ncount = 2\ntp = 2\nhost = "desktop"\n')
+    with pytest.raises(
+        hw.HardwareError, match=r"desktop has 1 slot for it: each layer would cross ethernet-\w+; .* pp"
+    ):
+        hw.parse_deployment(str(path))
+    path.write_text(path.read_text() + 'network = "ethernet-10g"\n')
+    meant = hw.parse_deployment(str(path))
+    assert (meant.pool.hosts, meant.fabric.pools[0].tensor.key) == (2, "ethernet-10g")
+    path.write_text('device = "p40"\ncount = 2\nhost = "desktop"\n')
+    assert hw.parse_deployment(str(path)).pool.hosts == 2
