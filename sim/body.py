@@ -28,6 +28,7 @@ from afterwatt.sim.memory import MemoryPlan
 from afterwatt.sim.pipeline import PipelineWorker
 from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
 from afterwatt.sim.rows import Columns, RowOrder
+from afterwatt.sim.signals import SignalsBetweenEvents
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.timeline import Bins
 from afterwatt.sim.times import time_model
@@ -217,7 +218,11 @@ class Body:
     # -- running -------------------------------------------------------------------------------------------------
 
     def run(self) -> BodyResult:
-        """Run to the end, or to the horizon."""
+        """Run to the end, or to the horizon; Ctrl-C ends it between two events."""
+        with SignalsBetweenEvents(self._env):
+            return self._run()
+
+    def _run(self) -> BodyResult:
         env = self._env
         if self.config.horizon_s is None:
             env.run()

@@ -90,7 +90,10 @@ class VirtualEnvironment(simpy.Environment):
         while queue and queue[0][0] <= end:
             if queue[0][3].callbacks is not None:
                 return False
-            heappop(queue)  # it was brought forward
+            first = heappop(queue)  # it was brought forward
+            if first[3].callbacks is not None:  # a signal came in between
+                heappush(queue, first)
+                return False
         self._now = end
         return True
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from afterwatt.compiled import HOME, LIBRARY, RECORD, Standing, examine, folder_of, sha256
 
 MODULES: Final = (
+    "hwprofiles/roofline.py",
     "policies/batching.py",
     "policies/exchange.py",
     "policies/kv.py",
@@ -30,11 +31,12 @@ MODULES: Final = (
     "policies/sequence.py",
     "policies/views.py",
     "sim/ticket.py",
+    "sim/worker.py",
 )
-"""What is compiled: where the profiler says that a run spends its time, and no product exceeds 62 bits.
+"""What is compiled: where the profiler says that a run spends its time.
 
 Python looks for Ctrl-C while it multiplies long integers, and mypyc takes the interrupt for a lack of memory and aborts
-the process: modules that reckon in picoseconds (`sim/worker.py`, `hwprofiles/roofline.py`) stay interpreted.
+the process: what reckons in picoseconds runs where signals are deferred (`sim.signals`).
 """
 
 
