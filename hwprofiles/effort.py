@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from afterwatt.hwprofiles.operations import ATTENTION, EXPERTS, MATRICES, NONE, Term
 from afterwatt.hwprofiles.rates import Rates
-from afterwatt.hwprofiles.step import ATTENTION, EXPERTS, MATRICES, NONE, StepModel, StepShape, Term
+from afterwatt.hwprofiles.step import StepModel, StepShape
 
 Floats = NDArray[np.float64]
 

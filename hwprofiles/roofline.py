@@ -13,8 +13,9 @@ from math import expm1
 from mypy_extensions import mypyc_attr
 
 from afterwatt.hwprofiles.kernels import diagonal_pairs, tile_rows
+from afterwatt.hwprofiles.residence import stage_layers
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.hwprofiles.step import StepModel, stage_layers
+from afterwatt.hwprofiles.step import StepModel
 
 PS_PER_S = 1_000_000_000_000
 

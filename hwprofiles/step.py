@@ -1,43 +1,36 @@
 """What an iteration of a transformer consists of: the one place that knows.
 
-A layer is a tuple of operations. Each says how long it takes for so many tokens on every GPU that shares the layer, and
-what it reads, multiplies and sends on all of them; the precision of its weights is its own. The LM head is one more.
-Attention alone also depends on contexts, evenly: it is given by its costs per entry, pair and sequence.
+A layer is a tuple of operations (`hwprofiles.operations`), the LM head is one more. Attention alone also depends on
+contexts, evenly: it is given by its costs per entry, pair and sequence.
 
-Time (`hwprofiles.roofline`), what energy follows from (`hwprofiles.effort`) and memory (`sim.memory`) are sums over
-these. A model with another kind of layer has another tuple.
+Time (`hwprofiles.roofline`), what energy follows from (`hwprofiles.effort`) and memory (`hwprofiles.residence`) are
+sums over these. A model with another kind of layer has another tuple.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from afterwatt.hwprofiles.kernels import (
-    AttentionCosts,
-    GemmRates,
-    all_reduce_s,
-    attention_costs,
-    beside_sequence_s,
-    decode_entry_s,
-    experts_s,
-    gemm_s,
+from afterwatt.hwprofiles.kernels import AttentionCosts, attention_costs, beside_sequence_s, decode_entry_s
+from afterwatt.hwprofiles.operations import (
+    ATTENTION,
+    CACHE,
+    HEAD,
+    LINKS,
+    MATRICES,
+    ROUTER,
+    AllReduces,
+    Amount,
+    Experts,
+    Floats,
+    Operation,
+    Products,
+    Small,
+    Term,
 )
 from afterwatt.hwprofiles.rates import reached_rates
+from afterwatt.hwprofiles.residence import kv_heads_held
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.modelspecs.spec import ModelSpec, experts_touched
 
-Floats = NDArray[np.float64]
-
-MATRICES: Final = "matrices"
-EXPERTS: Final = "experts"
-ROUTER: Final = "router"
-HEAD: Final = "head"
-ATTENTION: Final = "attention"
-CACHE: Final = "cache"
-SMALL: Final = "small"
-LINKS: Final = "links"
 _ROUTER_BYTES: Final = 2.0
 
 
@@ -57,168 +50,6 @@ class StepShape(NamedTuple):
     chunk_past: Floats
     chunk_pairs: Floats
     chunk_pairs_slope: Floats
-
-
-NONE: Final[Floats] = np.zeros(())
-
-
-class Amount(NamedTuple):
-    """So much for each of so many units: each * (units + growth * k) in iteration k of plans."""
-
-    each: float
-    units: Floats
-    growth: Floats = NONE
-
-
-NOTHING: Final = Amount(0.0, NONE)
-
-
-class Term(NamedTuple):
-    """What one kind of kernel takes in plans, on all GPUs that share a layer.
-
-    Attributes:
-        kind: one of this module's words in capitals.
-        times: layers that it runs in; 1 where it runs once per iteration.
-        elements: of weights and of the KV cache, read or written.
-        element_bytes: of one.
-        flops: arithmetic.
-        link_bytes: sent to other GPUs.
-    """
-
-    kind: str
-    times: int
-    elements: Amount = NOTHING
-    element_bytes: float = 0.0
-    flops: Amount = NOTHING
-    link_bytes: Amount = NOTHING
-
-
-class Operation(Protocol):
-    """Kernels of a layer that depend on nothing but the number of tokens."""
-
-    def seconds(self, tokens: int, /) -> float:
-        """Return how long they take."""
-
-    def term(self, tokens: Floats, times: int, /) -> Term:
-        """Return what they read, multiply and send."""
-
-
-@dataclass(frozen=True, slots=True)
-class Products:
-    """Products of tokens with matrices that each of them passes through.
-
-    Attributes:
-        kind: as in `Term`.
-        shapes: (inputs, outputs) of each matrix, on one GPU.
-        weights: of all of them, on all GPUs.
-        weight_bytes: of one, as stored.
-        rates: what they reach.
-        activation_bytes: per element of what passes through.
-        overhead_s: beside the products.
-    """
-
-    kind: str
-    shapes: tuple[tuple[float, float], ...]
-    weights: int
-    weight_bytes: float
-    rates: GemmRates
-    activation_bytes: float
-    overhead_s: float = 0.0
-
-    def seconds(self, tokens: int) -> float:
-        """Return the seconds of one after the other."""
-        total = self.overhead_s
-        for inputs, outputs in self.shapes:
-            total += gemm_s(tokens, inputs, outputs, self.rates, self.weight_bytes, self.activation_bytes)
-        return total
-
-    def term(self, tokens: Floats, times: int) -> Term:
-        """Return weights, read once if anything passes through (a router's few are left out), and FLOPs."""
-        read = NOTHING if self.kind == ROUTER else Amount(float(self.weights), np.minimum(tokens, 1.0))
-        return Term(self.kind, times, read, self.weight_bytes, Amount(2.0 * self.weights, tokens))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experts:
-    """Grouped products with a mixture's experts, of which every token is sent to some.
-
-    Attributes:
-        hidden: width of the residual stream.
-        width: of one expert on one GPU.
-        inner: matrices into an expert: 2 for gated ones, else 1.
-        experts: in the layer.
-        active: that a token is sent to.
-        weights: of one, on all GPUs.
-        weight_bytes, rates, activation_bytes: as in `Products`.
-    """
-
-    hidden: float
-    width: float
-    inner: float
-    experts: int
-    active: int
-    weights: int
-    weight_bytes: float
-    rates: GemmRates
-    activation_bytes: float
-
-    def seconds(self, tokens: int) -> float:
-        """Return the seconds of both products."""
-        sizes = (tokens, self.hidden, self.width, float(self.experts), float(self.active))
-        return experts_s(*sizes, self.rates, self.weight_bytes, self.activation_bytes, self.inner)
-
-    def term(self, tokens: Floats, times: int) -> Term:
-        """Return weights of the experts that so many tokens are expected to touch, and FLOPs."""
-        sizes, where = np.unique(tokens, return_inverse=True)
-        touched: Floats = np.array([experts_touched(self.experts, self.active, size) for size in sizes.tolist()])[where]
-        flops = Amount(2.0 * self.active * self.weights, tokens)
-        return Term(EXPERTS, times, Amount(float(self.weights), touched), self.weight_bytes, flops)
-
-
-class Small(NamedTuple):
-    """Kernels between the others, whose activations are left out of what energy counts.
-
-    Attributes:
-        fixed_s: whatever the number of tokens.
-        token_s: for each.
-    """
-
-    fixed_s: float
-    token_s: float
-
-    def seconds(self, tokens: int) -> float:
-        """Return their seconds."""
-        return self.fixed_s + tokens * self.token_s
-
-    def term(self, _tokens: Floats, times: int) -> Term:
-        """Return nothing: only their time counts."""
-        return Term(SMALL, times)
-
-
-@dataclass(frozen=True, slots=True)
-class AllReduces:
-    """The two all-reduces of a layer over the GPUs that share it.
-
-    Attributes:
-        serving: what is computed, and where.
-        token_bytes: of a token's residual stream.
-    """
-
-    serving: Serving
-    token_bytes: float
-
-    def seconds(self, tokens: int) -> float:
-        """Return the seconds of both."""
-        link, stack = self.serving.tensor_link, self.serving.stack
-        rate, latency_s = float(link.bytes_per_s), link.latency_s + stack.comm_latency_s
-        bulk = (stack.comm_bulk_bytes, rate * stack.comm_bulk_efficiency)
-        payload = tokens * self.token_bytes
-        return 2.0 * all_reduce_s(payload, self.serving.pool.tp, rate * stack.comm_efficiency, latency_s, *bulk)
-
-    def term(self, tokens: Floats, times: int) -> Term:
-        """Return what all GPUs send: of the payload, twice the part that is not their own."""
-        others = self.serving.pool.tp - 1
-        return Term(LINKS, times, link_bytes=Amount(2.0 * 2.0 * others * self.token_bytes, tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,55 +210,3 @@ def _traffic_bytes(serving: Serving) -> float:
     between = model.ffn_matrices * (model.ffn * model.active_experts + model.shared_ffn) / tp
     written = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element
     return (norms + rotary + between) * stack.activation_bytes_per_element + written
-
-
-# -- what memory holds -------------------------------------------------------------------------------------------------
-
-
-def kv_heads_held(model: ModelSpec, tp: int) -> float:
-    """Return the KV heads on one GPU; where there are fewer heads than GPUs, every GPU keeps a copy of one."""
-    return max(model.kv_heads, tp) / tp
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Split layers over pipeline stages as evenly as they go, the first ones taking what is over."""
-    even, over = divmod(layers, stages)
-    return [even + (stage < over) for stage in range(stages)]
-
-
-def stage_kv_bytes(serving: Serving, stage: int) -> float:
-    """Return bytes of a token's keys and values on one GPU of a pipeline stage."""
-    model, pool = serving.model, serving.pool
-    layers = stage_layers(model.layers, pool.pp)[stage]
-    return 2.0 * layers * kv_heads_held(model, pool.tp) * model.head_dim * serving.stack.kv_bytes_per_element
-
-
-def replica_kv_bytes(serving: Serving) -> float:
-    """Return bytes of a token's keys and values on all GPUs of a replica."""
-    return serving.pool.tp * sum(stage_kv_bytes(serving, stage) for stage in range(serving.pool.pp))
-
-
-def stage_weight_bytes(serving: Serving, stage: int) -> float:
-    """Return bytes of weights on one GPU of a pipeline stage.
-
-    Its layers, with the embedding on the first stage and the head on the last (one table if tied).
-    """
-    model, precision, pool = serving.model, serving.precision, serving.pool
-    first, last = stage == 0, stage == pool.pp - 1
-    if first and last:
-        return model.stored_bytes(precision) / pool.tp
-    weights = stage_layers(model.layers, pool.pp)[stage] * model.layer_bytes(precision)
-    if first:
-        weights += model.embedding_bytes(precision)
-    if last:
-        weights += model.head_bytes(precision)
-    return weights / pool.tp
-
-
-def activation_bytes(serving: Serving, tokens: int) -> float:
-    """Return the most bytes of activations on one GPU: the widest intermediate of a layer, in and out, in 16 bits.
-
-    The logits of one token per sequence are small against it.
-    """
-    model, tp = serving.model, serving.pool.tp
-    return 2.0 * tokens * (model.hidden * 4 + model.ffn * model.active_experts * model.ffn_matrices / tp)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from afterwatt.hwprofiles.catalogue import ALIASES, device_names, load_device
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.residence import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.hwprofiles.step import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
 from afterwatt.hwprofiles.support import refusal
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
 from afterwatt.modelspecs.split import split_obstacles, splits_that_work, untimed_parts

@@ -470,10 +470,22 @@ def test_devices_agree_with_the_reference_table() -> None:
             (device.flops_per_s.get("fp8"), number(row["fp8_dense_TFLOPS"]), 1e12),
         ]
         for ours, theirs, factor in pairs:
-            if ours is not None and theirs is not None:
-                assert ours == pytest.approx(theirs * factor, rel=2e-3), (key, ours, theirs)
+            if ours is None or theirs is None or (key, theirs) == ("b200", 8000.0):
+                continue  # the sheet of the B200 says 8 TB/s, its driver 7.67
+            assert ours == pytest.approx(theirs * factor, rel=2e-3), (key, ours, theirs)
         if "/" not in row["mem_GB"]:
             assert device.memory_bytes == number(row["mem_GB"].split()[0]) * BYTES_PER_GIB  # type: ignore[operator]
+
+
+def test_what_cards_themselves_report_comes_before_a_table() -> None:
+    """An A10G's limit as nvidia-smi shows it; a B200's 7,680 bits at 3,996 MHz; reports of an idle A40 at 90, 110 W."""
+    assert hw.load_device("a10g").tdp_w == 300.0
+    b200 = hw.load_device("b200").mem_bandwidth_bytes_per_s
+    assert b200 == pytest.approx(7680 / 8 * 3996e6 * 2, rel=1e-3)
+    assert b200.high == 8e12
+    idle = hw.load_device("a40").idle_w
+    assert idle.low == 72.0
+    assert idle.high == 110.0
 
 
 def test_every_location_based_row_of_the_grid_reference_is_kept() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.fabric import Fabric
 from afterwatt.hwprofiles.kernels import all_reduce_s, attention_costs, prompt_attention_s
+from afterwatt.hwprofiles.residence import stage_layers
 from afterwatt.hwprofiles.roofline import TimeModel
-from afterwatt.hwprofiles.step import stage_layers
 from afterwatt.policies.config import PolicySet
 from afterwatt.sim.workload import StaticBatch
 from tests.helpers import PS_PER_S, Outcome, Requests, make_config, run_body
