@@ -11,14 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from afterwatt.modelspecs.errors import ModelError, hint
-from afterwatt.modelspecs.files import read_small
+from afterwatt.modelspecs.files import DATA_DIR, read_small
 from afterwatt.modelspecs.hf import read_hf_config
 from afterwatt.modelspecs.layers import Latent, State
 from afterwatt.modelspecs.precision import load_precision
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.modelspecs.stored import Stored
-
-DATA_DIR = Path(__file__).parent / "data"
 
 _PUBLISHED_KEYS = ("params", "rounded_to", "excess", "excess_why", "source", "checked")
 _TOP_KEYS = ("name", "family", "source", "checked", "stored", "shape", "published")

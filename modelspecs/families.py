@@ -122,84 +122,89 @@ def _late_windows(config: Config, layers: int, flag: str = "use_sliding_window")
     return windowed(config, layers, config.count("sliding_window", default=4096), usual)
 
 
-def opt(config: Config) -> dict[str, Any]:
-    """OPT."""
-    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
-    positions = config.count("max_position_embeddings", default=2048)
-    bias = config.flag("enable_bias", default=True)
-    # OPT-350m normalises after each block and so has no norm after the last; one flag was only for old fine-tunes.
-    before = config.flag("do_layer_norm_before", default=True)
+def _plain(
+    config: Config,
+    layers: tuple[str, ...] = ("num_hidden_layers",),
+    hidden: tuple[str, ...] = ("hidden_size",),
+    heads: tuple[str, ...] = ("num_attention_heads",),
+    tied: bool = True,
+) -> dict[str, Any]:
+    """What families before Llama share: LayerNorm, two matrices in the network, as many key/value heads as heads.
+
+    Args:
+        config: the file.
+        layers: how the family's files spell it.
+        hidden: likewise.
+        heads: likewise.
+        tied: default of tie_word_embeddings.
+    """
+    width, count = config.count(*hidden), config.count(*heads)
     return {
-        "layers": config.count("num_hidden_layers"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_dim": config.head_dim(hidden, heads),
-        "ffn": config.count("ffn_dim"),
+        "layers": config.count(*layers),
+        "hidden": width,
+        "heads": count,
+        "kv_heads": count,
+        "head_dim": config.head_dim(width, count),
+        "ffn": 4 * width,
         "ffn_matrices": 2,
         "vocab": config.count("vocab_size"),
-        "max_context": positions,
-        "learned_positions": positions + _LEARNED_POSITION_OFFSET,
-        "norm": "layer" if config.flag("layer_norm_elementwise_affine", default=True) else "layer-plain",
-        "final_norm": before and not config.flag("_remove_final_layer_norm", default=False),
-        "embedding_width": config.count("word_embed_proj_dim", default=hidden),
-        "tied_embeddings": config.flag("tie_word_embeddings", default=True),
-        "qkv_bias": bias,
-        "attention_out_bias": bias,
-        "ffn_bias": bias,
+        "max_context": config.count("max_position_embeddings", default=2048),
+        "norm": "layer",
+        "tied_embeddings": config.flag("tie_word_embeddings", default=tied),
     }
+
+
+def _biased(bias: bool) -> dict[str, Any]:
+    return {"qkv_bias": bias, "attention_out_bias": bias, "ffn_bias": bias}
+
+
+def opt(config: Config) -> dict[str, Any]:
+    """OPT."""
+    shape = _plain(config)
+    # OPT-350m normalises after each block and so has no norm after the last; one flag was only for old fine-tunes.
+    before = config.flag("do_layer_norm_before", default=True)
+    return (
+        shape
+        | _biased(config.flag("enable_bias", default=True))
+        | {
+            "ffn": config.count("ffn_dim"),
+            "learned_positions": shape["max_context"] + _LEARNED_POSITION_OFFSET,
+            "norm": "layer" if config.flag("layer_norm_elementwise_affine", default=True) else "layer-plain",
+            "final_norm": before and not config.flag("_remove_final_layer_norm", default=False),
+            "embedding_width": config.count("word_embed_proj_dim", default=shape["hidden"]),
+        }
+    )
 
 
 def falcon(config: Config) -> dict[str, Any]:
     """Falcon."""
-    hidden, heads = config.count("n_embed", "hidden_size"), config.count("num_attention_heads", "n_head")
+    shape = _plain(
+        config, ("num_hidden_layers", "n_layer"), ("n_embed", "hidden_size"), ("num_attention_heads", "n_head")
+    )
     # Files from before Falcon joined transformers (RefinedWeb) tell the new layer by its own spelling of the kv heads.
     new_decoder = config.flag("new_decoder_architecture", default=config.has("n_head_kv"))
     grouped = new_decoder or not config.flag("multi_query", default=True)
     parallel = config.flag("parallel_attn", default=True)
     norms = config.count("num_ln_in_parallel_attn", default=2 if new_decoder else 1) if parallel else 2
-    bias = config.flag("bias", default=False)
-    return {
-        "layers": config.count("num_hidden_layers", "n_layer"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.count("num_kv_heads", "n_head_kv", default=heads) if grouped else 1,
-        "head_dim": config.head_dim(hidden, heads),
-        "ffn": config.count("ffn_hidden_size", default=4 * hidden),
-        "ffn_matrices": 2,
-        "vocab": config.count("vocab_size"),
-        "max_context": config.count("max_position_embeddings", default=2048),
-        "norm": "layer",
-        "norms_per_layer": 2 if norms == 2 else 1,
-        "parallel_attention": new_decoder or parallel,
-        "tied_embeddings": config.flag("tie_word_embeddings", default=True),
-        "qkv_bias": bias,
-        "attention_out_bias": bias,
-        "ffn_bias": bias,
-    }
+    return (
+        shape
+        | _biased(config.flag("bias", default=False))
+        | {
+            "kv_heads": config.count("num_kv_heads", "n_head_kv", default=shape["heads"]) if grouped else 1,
+            "ffn": config.count("ffn_hidden_size", default=4 * shape["hidden"]),
+            "norms_per_layer": 2 if norms == 2 else 1,
+            "parallel_attention": new_decoder or parallel,
+        }
+    )
 
 
 def bloom(config: Config) -> dict[str, Any]:
     """BLOOM."""
-    hidden, heads = config.count("n_embed", "hidden_size"), config.count("n_head", "num_attention_heads")
-    return {
-        "layers": config.count("n_layer", "num_hidden_layers"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_dim": config.head_dim(hidden, heads),
-        "ffn": 4 * hidden,
-        "ffn_matrices": 2,
-        "vocab": config.count("vocab_size"),
-        # ALiBi has no table that would bound the context; seq_length is what the model was trained on.
-        "max_context": config.count("seq_length", default=2048),
-        "norm": "layer",
-        "embedding_norm": True,
-        "tied_embeddings": config.flag("tie_word_embeddings", default=True),
-        "qkv_bias": True,
-        "attention_out_bias": True,
-        "ffn_bias": True,
-    }
+    shape = _plain(
+        config, ("n_layer", "num_hidden_layers"), ("n_embed", "hidden_size"), ("n_head", "num_attention_heads")
+    )
+    # ALiBi has no table that would bound the context; seq_length is what the model was trained on.
+    return shape | _biased(True) | {"max_context": config.count("seq_length", default=2048), "embedding_norm": True}
 
 
 def qwen3(config: Config) -> dict[str, Any]:
@@ -287,29 +292,22 @@ def gemma3(config: Config) -> dict[str, Any]:
     )
 
 
+_PARALLEL: dict[str, Any] = {"norms_per_layer": 1, "parallel_attention": True, "ffn_bias": True, "head_bias": True}
+
+
 def phi(config: Config) -> dict[str, Any]:
     """Phi-1 and 2."""
-    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
     config.must_be("qk_layernorm", False, "norms of queries and keys")
-    return {
-        "layers": config.count("num_hidden_layers"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.count("num_key_value_heads", default=heads),
-        "head_dim": config.head_dim(hidden, heads),
-        "ffn": config.count("intermediate_size"),
-        "ffn_matrices": 2,
-        "vocab": config.count("vocab_size"),
-        "max_context": config.count("max_position_embeddings", default=2048),
-        "norm": "layer",
-        "norms_per_layer": 1,
-        "parallel_attention": True,
-        "tied_embeddings": config.flag("tie_word_embeddings", default=False),
-        "qkv_bias": True,
-        "attention_out_bias": True,
-        "ffn_bias": True,
-        "head_bias": True,
-    }
+    shape = _plain(config, tied=False)
+    return (
+        shape
+        | _biased(True)
+        | _PARALLEL
+        | {
+            "kv_heads": config.count("num_key_value_heads", default=shape["heads"]),
+            "ffn": config.count("intermediate_size"),
+        }
+    )
 
 
 def phi3(config: Config) -> dict[str, Any]:
@@ -320,24 +318,21 @@ def phi3(config: Config) -> dict[str, Any]:
 
 def gptj(config: Config) -> dict[str, Any]:
     """GPT-J."""
-    hidden, heads = config.count("n_embd", "hidden_size"), config.count("n_head", "num_attention_heads")
-    return {
-        "layers": config.count("n_layer", "num_hidden_layers"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_dim": config.head_dim(hidden, heads),
-        "ffn": config.count("n_inner", default=4 * hidden),
-        "ffn_matrices": 2,
-        "vocab": config.count("vocab_size"),
-        "max_context": config.count("n_positions", "max_position_embeddings", default=2048),
-        "norm": "layer",
-        "norms_per_layer": 1,
-        "parallel_attention": True,
-        "tied_embeddings": config.flag("tie_word_embeddings", default=False),
-        "ffn_bias": True,
-        "head_bias": True,
-    }
+    shape = _plain(
+        config,
+        ("n_layer", "num_hidden_layers"),
+        ("n_embd", "hidden_size"),
+        ("n_head", "num_attention_heads"),
+        tied=False,
+    )
+    return (
+        shape
+        | _PARALLEL
+        | {
+            "ffn": config.count("n_inner", default=4 * shape["hidden"]),
+            "max_context": config.count("n_positions", "max_position_embeddings", default=2048),
+        }
+    )
 
 
 FAMILIES: Mapping[str, Callable[[Config], dict[str, Any]]] = MappingProxyType(

@@ -4,6 +4,9 @@ import errno
 from pathlib import Path
 from typing import Final
 
+DATA_DIR: Final = Path(__file__).parent / "data"
+"""What is shipped of models, a file each, and in `formats/` of how weights are stored."""
+
 LARGEST_BYTES: Final = 256 << 20
 """A tokenizer of 256,000 words takes 35 MB; what exceeds this is no such file."""
 

@@ -11,21 +11,16 @@ Blocks of 256 need rows of a multiple of 256 weights. A matrix that has others i
 mixture for the rows that a model has.
 """
 
+import tomllib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-SOURCE: Final = "ggml-org/llama.cpp 01243c5 ggml-common.h (blocks), 007dbbf llama-quant.cpp (mixtures), read 2026-11-20"
+from afterwatt.modelspecs.files import DATA_DIR
 
-BLOCKS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
-    {
-        "Q4_0": (18, 32), "Q4_1": (20, 32), "Q5_0": (22, 32), "Q5_1": (24, 32), "Q8_0": (34, 32),
-        "MXFP4": (17, 32), "NVFP4": (36, 64), "TQ1_0": (54, 256), "TQ2_0": (66, 256),
-        "Q2_K": (84, 256), "Q3_K": (110, 256), "Q4_K": (144, 256), "Q5_K": (176, 256), "Q6_K": (210, 256),
-        "IQ1_S": (50, 256), "IQ1_M": (56, 256), "IQ2_XXS": (66, 256), "IQ2_XS": (74, 256), "IQ2_S": (82, 256),
-        "IQ3_XXS": (98, 256), "IQ3_S": (110, 256), "IQ4_NL": (18, 32), "IQ4_XS": (136, 256),
-    }
-)  # fmt: skip
+_DATA: Final = tomllib.loads((DATA_DIR / "formats" / "gguf.toml").read_text(encoding="utf-8"))
+SOURCE: Final[str] = _DATA["source"]
+BLOCKS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(_DATA["blocks"])
 """Block type -> (bytes, weights) of one block."""
 
 _HIDDEN, _FFN, _KV = 4096, 14336, 1024
@@ -89,9 +84,7 @@ class GgufRecipe(NamedTuple):
         return share * row_bits(other, row) + (1.0 - share) * row_bits(self.base, row)
 
 
-FALLBACK: Final[Mapping[str, str]] = MappingProxyType(
-    {"TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-)
+FALLBACK: Final[Mapping[str, str]] = MappingProxyType(_DATA["fallback"])
 """Block of 256 -> block of 32 in its place where rows are no multiple of 256; all others fall back to IQ4_NL
 (`tensor_type_fallback` of `src/llama-quant.cpp`)."""
 
@@ -103,64 +96,18 @@ def row_bits(name: str, row: int) -> float:
     return 16.0 if row % BLOCKS[name][1] else block_bits(name)
 
 
-def _mix(base: str, *, embedding: str = "", head: str = "Q6_K", **parts: str | tuple[float, str]) -> GgufRecipe:
-    """Make a mixture: `parts` names matrices in another block type, or the share of layers that have them so."""
-    return GgufRecipe(base, embedding or base, head, parts)
-
-
 def _usual(recipe: GgufRecipe) -> GgufFormat:
     """Count a mixture's bits for the matrices of Llama-3.1-8B."""
     bits = sum(weights * recipe.bits(matrix) for matrix, weights in _MATRICES.items())
     return GgufFormat(bits / sum(_MATRICES.values()), block_bits(recipe.embedding), block_bits(recipe.head))
 
 
-_HALF = 0.5
-_EIGHTH = 0.125
-"""Layers that get more bits: the first and the last eighth and every third between; or the first eighth alone."""
+def _recipe(base: str, embedding: str = "", head: str = "Q6_K", **parts: str | tuple[float, str]) -> GgufRecipe:
+    return GgufRecipe(base, embedding or base, head, parts)
+
 
 RECIPES: Final[Mapping[str, GgufRecipe]] = MappingProxyType(
-    {
-        "iq1_s": _mix("IQ1_S", v="Q4_K", down=(_EIGHTH, "Q2_K"), out="IQ2_XXS", embedding="Q2_K", head="Q5_K"),
-        "iq1_m": _mix("IQ1_M", v="Q4_K", down=(_EIGHTH, "Q2_K"), out="IQ2_XXS", embedding="Q2_K", head="Q5_K"),
-        "tq1_0": _mix("TQ1_0", embedding="Q4_K"),
-        "tq2_0": _mix("TQ2_0", embedding="Q4_K"),
-        "iq2_xxs": _mix("IQ2_XXS", v="Q4_K", down=(_EIGHTH, "Q2_K"), embedding="Q2_K", head="Q5_K"),
-        "iq2_xs": _mix("IQ2_XS", v="Q4_K", down=(_EIGHTH, "Q2_K"), embedding="Q2_K", head="Q5_K"),
-        "iq2_s": _mix("IQ2_XS", v="Q4_K", down=(_EIGHTH, "IQ3_S"), out="IQ3_S", embedding="IQ3_S", head="Q5_K"),
-        "iq2_m": _mix("IQ2_S", v="Q4_K", down=(_EIGHTH, "IQ3_S"), out="IQ3_S", embedding="IQ3_S", head="Q5_K"),
-        "q2_k_s": _mix("Q2_K", v="Q4_K", down=(_EIGHTH, "Q4_K")),
-        "q2_k": _mix("Q2_K", v="Q4_K", down="Q3_K", out="Q3_K"),
-        "iq3_xxs": _mix("IQ3_XXS", q="IQ2_S", k="IQ2_S", v="Q4_K", out="IQ3_S", embedding="IQ3_S", head="Q5_K"),
-        "iq3_xs": _mix(
-            "IQ3_S",
-            q="IQ3_XXS",
-            k="IQ3_XXS",
-            v="Q4_K",
-            gate=(1 - 2 * _EIGHTH, "IQ3_XXS"),
-            up=(1 - 2 * _EIGHTH, "IQ3_XXS"),
-        ),
-        "iq3_s": _mix("IQ3_S", v="Q4_K"),
-        "iq3_m": _mix("IQ3_S", v="Q4_K", out="Q4_K", down=(_EIGHTH, "Q4_K")),
-        "q3_k_s": _mix("Q3_K"),
-        "q3_k_m": _mix("Q3_K", v="Q4_K", out="Q4_K", down="Q4_K"),
-        "q3_k_l": _mix("Q3_K", v="Q5_K", out="Q5_K", down="Q5_K"),
-        "q3_k_xl": _mix("Q3_K", v="Q5_K", out="Q5_K", down="Q5_K", embedding="Q8_0", head="Q8_0"),
-        "iq4_xs": _mix("IQ4_XS", v="Q5_K", down=(_EIGHTH, "Q5_K")),
-        "iq4_nl": _mix("IQ4_NL", v="Q5_K", down=(_EIGHTH, "Q5_K")),
-        "q4_0": _mix("Q4_0"),
-        "q4_1": _mix("Q4_1"),
-        "q4_k_s": _mix("Q4_K", v=(_EIGHTH, "Q5_K"), down=(_EIGHTH, "Q5_K")),
-        "q4_k_m": _mix("Q4_K", v=(_HALF, "Q6_K"), down=(_HALF, "Q6_K")),
-        "q4_k_l": _mix("Q4_K", v=(_HALF, "Q6_K"), down=(_HALF, "Q6_K"), embedding="Q8_0", head="Q8_0"),
-        "q5_0": _mix("Q5_0"),
-        "q5_1": _mix("Q5_1"),
-        "q5_k_s": _mix("Q5_K"),
-        "q5_k_m": _mix("Q5_K", v=(_HALF, "Q6_K"), down=(_HALF, "Q6_K")),
-        "q5_k_l": _mix("Q5_K", v=(_HALF, "Q6_K"), down=(_HALF, "Q6_K"), embedding="Q8_0", head="Q8_0"),
-        "q6_k": _mix("Q6_K"),
-        "q6_k_l": _mix("Q6_K", embedding="Q8_0", head="Q8_0"),
-        "q8_0": _mix("Q8_0", head="Q8_0"),
-    }
+    {name: _recipe(**said) for name, said in _DATA["mixtures"].items()}
 )
 """Mixtures by the names of llama-quantize, in lower case."""
 

@@ -6,6 +6,7 @@ llama.cpp the embedding too. Norms, biases and routers are counted at the width 
 """
 
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from difflib import get_close_matches
@@ -14,13 +15,12 @@ from typing import Final
 
 from afterwatt.modelspecs import gguf
 from afterwatt.modelspecs.errors import ModelError, hint
+from afterwatt.modelspecs.files import DATA_DIR
 
 BITS_PER_BYTE = 8
 
 FAMILIES: Final = ("fp32", "fp16", "fp8", "int8", "int6", "int5", "int4", "fp4", "int3", "int2")
 """How weights are unpacked before they are multiplied: what a stack's rates are told apart by."""
-
-_WEIGHT_ONLY: Final = ("fp16", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,19 @@ class Precision:
 
     name: str
     bits_per_weight: float
-    bits_per_other: float
-    quantised: bool
-    source: str
-    family: str = ""
-    arithmetic: tuple[str, ...] = _WEIGHT_ONLY
     _: KW_ONLY
+    source: str
+    bits_per_other: float = 16.0
+    quantised: bool = True
+    family: str = ""
+    arithmetic: tuple[str, ...] = ("fp16", "fp32")
     head_bits: float | None = None
     attention_bits: float | None = None
     group: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.family:
-            object.__setattr__(self, "family", self.name)
+        object.__setattr__(self, "family", self.family or self.name)
+        object.__setattr__(self, "arithmetic", tuple(self.arithmetic))
 
     @property
     def bytes_per_weight(self) -> float:
@@ -78,82 +78,6 @@ class Precision:
         return (self.bits_per_other if self.head_bits is None else self.head_bits) / BITS_PER_BYTE
 
 
-_COMMON = (
-    Precision("fp32", 32.0, 32.0, quantised=False, source="IEEE 754-2019 binary32", arithmetic=("fp32",)),
-    Precision("fp16", 16.0, 16.0, quantised=False, source="IEEE 754-2019 binary16"),
-    Precision(
-        "bf16",
-        16.0,
-        16.0,
-        quantised=False,
-        source="bfloat16: the upper half of a binary32",
-        family="fp16",
-        arithmetic=("bf16", "fp16", "fp32"),  # cast to fp16 on cards that lack it, as engines do
-    ),
-    # One fp16 scale per output channel; a channel has about 4,096 inputs.
-    Precision("int8", 8.0 + 16 / 4096, 16.0, quantised=True, source="LLM.int8(), arXiv:2208.07339, vector-wise scales"),
-    # One scale per matrix: nothing per weight.
-    Precision(
-        "fp8",
-        8.0,
-        16.0,
-        quantised=True,
-        source="FP8 formats, arXiv:2209.05433, one scale per tensor",
-        arithmetic=("fp8", "fp16", "fp32"),
-    ),
-    # One fp16 scale per group of 128 weights; a zero point would add 4 / 128 bits more.
-    Precision(
-        "int4",
-        4.0 + 16 / 128,
-        16.0,
-        quantised=True,
-        source="GPTQ, arXiv:2210.17323, groups of 128, symmetric",
-        group=128,
-    ),
-)
-
-_GPT_FAST = "pytorch-labs/gpt-fast 0055c42 quantize.py: every linear layer, the head too"
-_OTHERS = (
-    ("gptq", 4 + 20 / 128, None, "int4", "GPTQ, arXiv:2210.17323, groups of 128, fp16 scale and 4-bit zero point"),
-    ("awq", 4 + 20 / 128, None, "int4", "AWQ, arXiv:2306.00978, groups of 128, fp16 scale and 4-bit zero point"),
-    ("int3", 3 + 19 / 128, None, "int3", "GPTQ, arXiv:2210.17323, groups of 128, fp16 scale and 3-bit zero point"),
-    ("int4-g32", 4 + 32 / 32, 4 + 32 / 32, "int4", f"{_GPT_FAST}; groups of 32, a bf16 scale and zero point"),
-    ("int4-g128", 4 + 32 / 128, 4 + 32 / 128, "int4", f"{_GPT_FAST}; groups of 128, a bf16 scale and zero point"),
-    ("int8-head", 8 + 16 / 4096, 8 + 16 / 4096, "int8", f"{_GPT_FAST}; one bf16 scale per output channel"),
-    (
-        "q4f16",
-        4.5,
-        4.5,
-        "int4",
-        "mlc-ai/mlc-llm quantization.py q4f16_1: groups of 32 with an fp16 scale, head included",
-    ),
-    ("nf4", 4 + 32 / 64, None, "int4", "QLoRA, arXiv:2305.14314: blocks of 64 with an fp32 scale"),
-    ("nf4-dq", 4.127, None, "int4", "QLoRA, arXiv:2305.14314: double quantisation, 0.127 bits of scales per weight"),
-    ("fp6", 6.0, None, "int6", "FP6-LLM, arXiv:2401.14112, one scale per output channel"),
-    (
-        "aqlm-2bit",
-        2.3,
-        None,
-        "int2",
-        "AQLM README (Vahe1994/AQLM): Llama-2-7B 1x16 is 2.4 GB, less fp16 embedding and head",
-    ),
-    ("quip-2bit", 2.0, None, "int2", "QuIP#, arXiv:2402.04396: E8P codebook, 2 bits, no group scales"),
-    ("qtip-2bit", 2.0, None, "int2", "QTIP, arXiv:2406.11235: trellis codes, 2 bits, no group scales"),
-)
-_COMPUTED_NARROW = (
-    ("w8a8", 8 + 16 / 4096, "int8", ("int8", *_WEIGHT_ONLY), "SmoothQuant, arXiv:2211.10438: weights and activations"),
-    ("w4a8", 4 + 20 / 128, "int4", ("int8", *_WEIGHT_ONLY), "QServe, arXiv:2405.04532: groups of 128"),
-    ("fp8-weight-only", 8.0, "fp8", _WEIGHT_ONLY, "FP8 formats, arXiv:2209.05433; unpacked to fp16, as Marlin does"),
-    (
-        "nvfp4",
-        gguf.block_bits("NVFP4"),
-        "fp4",
-        ("fp4", "fp8", *_WEIGHT_ONLY),
-        f"blocks of 16 with an fp8 scale: {gguf.SOURCE}; devices list no fp4 rate yet, so fp8's is taken",
-    ),
-)
-
-
 def _gguf_family(name: str) -> str:
     """Return the family by the bits in the name: q4_k_m and iq4_xs are int4, mxfp4 is fp4."""
     if name == "mxfp4":
@@ -166,8 +90,7 @@ def _gguf_precision(name: str, form: gguf.GgufFormat) -> Precision:
     return Precision(
         name,
         form.matrices,
-        form.embedding,
-        quantised=True,
+        bits_per_other=form.embedding,
         source=gguf.SOURCE,
         family=_gguf_family(name),
         head_bits=form.head,
@@ -175,81 +98,16 @@ def _gguf_precision(name: str, form: gguf.GgufFormat) -> Precision:
     )
 
 
-_GROUPS = {"gptq": 128, "awq": 128, "int3": 128, "int4-g32": 32, "int4-g128": 128, "w4a8": 128, "nvfp4": 16}
-"""Formats whose scales belong to groups of so many weights of a row."""
+_SAID: Final = tomllib.loads((DATA_DIR / "formats" / "precisions.toml").read_text(encoding="utf-8"))
+_ALIASES: Final = _SAID.pop("aliases") | {name: said.pop("aliases", ()) for name, said in _SAID.items()}
+_COMMON: Final = [name for name, said in _SAID.items() if said.pop("common", False)]
 
-_EXPERTS_ONLY = Precision(
-    "mxfp4-bf16",
-    gguf.block_bits("MXFP4"),
-    16.0,
-    quantised=True,
-    source="openai/gpt-oss config.json: experts in MXFP4 (OCP Microscaling v1.0), all else in bf16",
-    family="fp4",
-    attention_bits=16.0,
-    group=32,
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {name: Precision(name, **said) for name, said in _SAID.items()}
+    | {name: _gguf_precision(name, form) for name, form in gguf.FORMATS.items()}
 )
-
-_FORMATS = (
-    *_COMMON,
-    *(
-        Precision(n, bits, 16.0, True, src, fam, head_bits=head, group=_GROUPS.get(n))
-        for n, bits, head, fam, src in _OTHERS
-    ),
-    *(
-        Precision(n, bits, 16.0, True, src, fam, arithmetic, group=_GROUPS.get(n))
-        for n, bits, fam, arithmetic, src in _COMPUTED_NARROW
-    ),
-    _EXPERTS_ONLY,
-    *(_gguf_precision(name, form) for name, form in gguf.FORMATS.items()),
-)
-
-PRECISIONS: Mapping[str, Precision] = MappingProxyType({p.name: p for p in _FORMATS})
-COMMON_PRECISIONS: Mapping[str, Precision] = MappingProxyType({p.name: p for p in _COMMON})
+COMMON_PRECISIONS: Mapping[str, Precision] = MappingProxyType({name: PRECISIONS[name] for name in _COMMON})
 """The formats that a list for people shows; all of them are in `PRECISIONS`."""
-
-_ALIASES: Final = {
-    "fp32": ("f32", "float32", "float", "single"),
-    "fp16": ("f16", "float16", "half", "16bit", "w16a16"),
-    "bf16": ("bfloat16",),
-    "fp8": ("f8", "float8", "e4m3", "fp8e4m3", "fp8e5m2", "w8a8fp8", "fp8w8a8"),
-    "fp8-weight-only": ("w8a16fp8", "fp8w8a16", "fp8marlin"),
-    "int8": (
-        "i8",
-        "8bit",
-        "llmint8",
-        "bnb8bit",
-        "bnbint8",
-        "bitsandbytes8bit",
-        "w8a16",
-        "int8wo",
-        "gptqint8",
-        "gptq8bit",
-    ),
-    "w8a8": ("smoothquant", "smoothquantw8a8", "w8a8smoothquant", "int8w8a8", "w8a8int8", "int8smoothquant", "int8sq"),
-    "int4": ("i4", "4bit", "u4", "uint4", "int4wo"),
-    "gptq": ("w4a16", "gptqint4", "gptq4bit", "gptqmarlin", "marlin", "int4gptq", "4bitgptq", "w4a16gptq"),
-    "awq": ("awqint4", "awq4bit", "awqmarlin", "int4awq", "4bitawq", "w4a16awq"),
-    "int3": ("3bit", "gptq3bit", "gptqint3", "awqint3", "awq3bit"),
-    "int4-g32": ("int4g32",),
-    "q4f16": ("q4f161", "q4f160", "mlcint4", "mlcq4"),
-    "nf4": ("bnb4bit", "bnbnf4", "bnbint4", "bitsandbytes", "bnb", "bitsandbytes4bit", "qlora"),
-    "w4a8": ("qserve", "qoq"),
-    "nvfp4": ("fp4", "w4a4nvfp4", "modelopt4bit"),
-    "mxfp4": ("mxfp4moe",),
-    "aqlm-2bit": ("aqlm", "aqlm2"),
-    "quip-2bit": ("quip", "quipsharp", "quip2"),
-    "qtip-2bit": ("qtip", "qtip2"),
-    "q2_k": ("q2", "q2k"),
-    "q3_k_m": ("q3", "q3k"),
-    "q4_k_m": ("q4", "q4k", "gguf4bit"),
-    "q5_k_m": ("q5", "q5k"),
-    "q6_k": ("q6",),
-    "q8_0": ("q8", "gguf8bit"),
-    "q4_k_l": ("q4kxl",),
-    "q5_k_l": ("q5kxl",),
-    "q6_k_l": ("q6kxl",),
-}
-"""Other spellings, in letters and digits only. A bare "Q4" is llama.cpp's usual Q4_K_M; the XL of others is the L."""
 
 _SPELLINGS: Final[Mapping[str, str]] = MappingProxyType(
     {re.sub(r"[^a-z0-9]", "", name): name for name in PRECISIONS}
@@ -289,4 +147,4 @@ def _exl(bits: float) -> Precision:
     source = (
         "turboderp/exllamav2 convert.py: average bits per weight as asked for, head in 6 bits unless told otherwise"
     )
-    return Precision(f"exl2-{bits:g}bpw", bits, 16.0, True, source, family, head_bits=6.0)
+    return Precision(f"exl2-{bits:g}bpw", bits, source=source, family=family, head_bits=6.0)

@@ -93,7 +93,7 @@ def grouped(name: str, bits: int, group: int, zero_point: bool) -> Precision:
     known = PRECISIONS.get(name)
     source = known.source if known else f"{name}: {bits} bits, one fp16 scale per group"
     each = bits + shared / (_COLUMN if group == -1 else group)
-    return Precision(name, each, 16.0, True, source, f"int{bits}", group=None if group == -1 else group)
+    return Precision(name, each, source=source, family=f"int{bits}", group=None if group == -1 else group)
 
 
 def _by_group(name: str, bits_key: str, group_key: str) -> Callable[[Mapping[str, Any]], Precision]:
