@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.embodied import METHODS
 from afterwatt.hwprofiles.facts import Fact, Rule
-from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_fields, read_profile
 
 ASSUMPTIONS_FILE: Final = DATA_DIR / "ledger" / "assumptions.toml"
 _FACTOR: Final = Rule(0.05, 20.0, ((0.01, "percent"),))
@@ -25,12 +25,12 @@ class SecondLife:
         service_s: further years for which a second-hand item is kept.
     """
 
-    card_transport_gco2e: Fact
-    card_refurbishment_gco2e: Fact
-    host_transport_gco2e: Fact
-    host_refurbishment_gco2e: Fact
-    spares_frac: Fact
-    service_s: Fact
+    card_transport_gco2e: Annotated[Fact, facts.PART_EMBODIED]
+    card_refurbishment_gco2e: Annotated[Fact, facts.PART_EMBODIED]
+    host_transport_gco2e: Annotated[Fact, facts.PART_EMBODIED]
+    host_refurbishment_gco2e: Annotated[Fact, facts.PART_EMBODIED]
+    spares_frac: Annotated[Fact, facts.FRACTION]
+    service_s: Annotated[Fact, facts.LIFETIME]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,9 @@ def ledger_assumptions() -> LedgerAssumptions:
 
 
 def _read(table: Table) -> LedgerAssumptions:
-    power, second = table.table("power"), table.table("second_life")
     return LedgerAssumptions(
-        fans_idle_frac=power.fact("fans_idle_frac", facts.FRACTION),
+        fans_idle_frac=table.table("power").fact("fans_idle_frac", facts.FRACTION),
         grid_frac=table.table("grid").fact("relative_frac", _FACTOR),
-        second_life=SecondLife(
-            card_transport_gco2e=second.fact("card_transport_gco2e", facts.PART_EMBODIED),
-            card_refurbishment_gco2e=second.fact("card_refurbishment_gco2e", facts.PART_EMBODIED),
-            host_transport_gco2e=second.fact("host_transport_gco2e", facts.PART_EMBODIED),
-            host_refurbishment_gco2e=second.fact("host_refurbishment_gco2e", facts.PART_EMBODIED),
-            spares_frac=second.fact("spares_frac", facts.FRACTION),
-            service_s=second.fact("service_s", facts.LIFETIME),
-        ),
+        second_life=read_fields(table.table("second_life"), SecondLife),
         method_frac=table.facts("methods", _FACTOR, tuple(METHODS)),
     )

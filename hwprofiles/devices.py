@@ -6,12 +6,12 @@ profile ships; `afterwatt calibrate` writes one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
 from afterwatt.hwprofiles.facts import Fact
-from afterwatt.hwprofiles.tables import Table
+from afterwatt.hwprofiles.tables import Table, read_fields
 
 ARCHITECTURES: Final = (
     "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3", "cpu",
@@ -67,35 +67,35 @@ class Device:
     key: str
     name: str
     vendor: str
-    architecture: str
-    year: int
+    architecture: Annotated[str, ARCHITECTURES]
+    year: Annotated[int, range(2000, 2101)]
     slot: str
     gpus_per_board: int
     compute_capability: str
-    memory_bytes: Fact
+    memory_bytes: Annotated[Fact, facts.MEMORY]
     memory_type: str
-    mem_bandwidth_bytes_per_s: Fact
+    mem_bandwidth_bytes_per_s: Annotated[Fact, facts.BANDWIDTH]
     flops_per_s: Mapping[str, Fact] = field(hash=False)
     pcie_gen: int | None
     pcie_lanes: int
-    nvlink_bytes_per_s: Fact | None
-    tdp_w: Fact
-    idle_w: Fact
-    bare_idle_w: Fact | None
+    nvlink_bytes_per_s: Annotated[Fact | None, facts.BANDWIDTH]
+    tdp_w: Annotated[Fact, facts.CARD_POWER]
+    idle_w: Annotated[Fact, facts.IDLE_POWER]
+    bare_idle_w: Annotated[Fact | None, facts.IDLE_POWER]
     ecc: str
     ecc_default_on: bool
-    ecc_capacity_frac: Fact | None
-    ecc_bandwidth_frac: Fact | None
-    die_mm2: Fact
-    process_nm: Fact
+    ecc_capacity_frac: Annotated[Fact | None, facts.SHARE_LOST]
+    ecc_bandwidth_frac: Annotated[Fact | None, facts.SHARE_LOST]
+    die_mm2: Annotated[Fact, facts.AREA_MM2]
+    process_nm: Annotated[Fact, facts.NODE_NM]
     embodied_gco2e: tuple[EmbodiedFact, ...]
-    price_used_usd: Fact | None
-    price_new_usd: Fact | None
-    lifetime_s: Fact
+    price_used_usd: Annotated[Fact | None, facts.PRICE]
+    price_new_usd: Annotated[Fact | None, facts.PRICE]
+    lifetime_s: Annotated[Fact, facts.LIFETIME]
     default_hosts: tuple[str, ...]
     note: str = ""
-    streaming_w: Fact | None = None
-    computing_w: Fact | None = None
+    streaming_w: Annotated[Fact | None, facts.CARD_POWER] = None
+    computing_w: Annotated[Fact | None, facts.CARD_POWER] = None
 
     @property
     def form(self) -> str:
@@ -143,41 +143,19 @@ def pcie_lane_bytes_per_s(generation: int) -> float:
 
 def read_device(table: Table, key: str) -> Device:
     """Make a device from its TOML table (see `hwprofiles/data/gpus/m40-24.toml` for the form)."""
-    ecc = table.text("ecc", ECC_KINDS)
-    slot = table.text("slot", SLOTS)
-    device = Device(
+    ecc, slot = table.text("ecc", ECC_KINDS), table.text("slot", SLOTS)
+    device = read_fields(
+        table,
+        Device,
         key=key,
-        name=table.text("name"),
-        vendor=table.text("vendor"),
-        architecture=table.text("architecture", ARCHITECTURES),
-        year=table.integer("year", 2000, 2100),
         slot=slot,
         gpus_per_board=table.integer("gpus_per_board", 1, 8, default=1),
-        compute_capability=table.text("compute_capability"),
-        memory_bytes=table.fact("memory_bytes", facts.MEMORY),
-        memory_type=table.text("memory_type"),
-        mem_bandwidth_bytes_per_s=table.fact("mem_bandwidth_bytes_per_s", facts.BANDWIDTH),
         flops_per_s=table.facts("flops_per_s", facts.FLOPS, PRECISIONS),
         pcie_gen=None if slot == SOCKET else table.integer("pcie_gen", 1, 5),
         pcie_lanes=0 if slot == SOCKET else table.integer("pcie_lanes", 1, 16),
-        nvlink_bytes_per_s=table.optional_fact("nvlink_bytes_per_s", facts.BANDWIDTH),
-        tdp_w=table.fact("tdp_w", facts.CARD_POWER),
-        idle_w=table.fact("idle_w", facts.IDLE_POWER),
-        bare_idle_w=table.optional_fact("bare_idle_w", facts.IDLE_POWER),
-        streaming_w=table.optional_fact("streaming_w", facts.CARD_POWER),
-        computing_w=table.optional_fact("computing_w", facts.CARD_POWER),
         ecc=ecc,
         ecc_default_on=table.flag("ecc_default_on", default=ecc != "none"),
-        ecc_capacity_frac=table.optional_fact("ecc_capacity_frac", facts.SHARE_LOST),
-        ecc_bandwidth_frac=table.optional_fact("ecc_bandwidth_frac", facts.SHARE_LOST),
-        die_mm2=table.fact("die_mm2", facts.AREA_MM2),
-        process_nm=table.fact("process_nm", facts.NODE_NM),
         embodied_gco2e=read_embodied(table, "embodied_gco2e", facts.CARD_EMBODIED, ("card",)),
-        price_used_usd=table.optional_fact("price_used_usd", facts.PRICE),
-        price_new_usd=table.optional_fact("price_new_usd", facts.PRICE),
-        lifetime_s=table.fact("lifetime_s", facts.LIFETIME),
-        default_hosts=table.texts("default_hosts"),
-        note=table.text("note", default=" ").strip(),
     )
     table.close()  # a slip in a key explains what else may look wrong
     _check_device(table, device)

@@ -1,13 +1,13 @@
 """Servers as facts: which cards they hold, and what everything that is not a GPU draws, weighs and costs."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.devices import SLOTS, SOCKET, Device
 from afterwatt.hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
 from afterwatt.hwprofiles.facts import Fact
-from afterwatt.hwprofiles.tables import Table
+from afterwatt.hwprofiles.tables import Table, read_fields
 
 HOST_PARTS: Final = ("server", "chassis", "board", "cpu", "dram", "psu", "fans", "nic", "assembly")
 """Parts of a host; `server` is a figure that its source does not split. Disks come from their own profile."""
@@ -52,30 +52,30 @@ class Host:
 
     key: str
     name: str
-    memory_generation: str
-    cards: int
+    memory_generation: Annotated[str, ("ddr3", "ddr4", "ddr5")]
+    cards: Annotated[int, range(1, 65)]
     slots: tuple[str, ...]
-    pcie_gen: int
-    card_tdp_w: Fact
+    pcie_gen: Annotated[int, range(1, 6)]
+    card_tdp_w: Annotated[Fact, facts.CARD_POWER]
     cpu: str
-    sockets: int
-    cpu_tdp_w: Fact
-    cpu_idle_w: Fact
-    cpu_active_w: Fact
+    sockets: Annotated[int, range(1, 17)]
+    cpu_tdp_w: Annotated[Fact, facts.PART_POWER]
+    cpu_idle_w: Annotated[Fact, facts.PART_POWER]
+    cpu_active_w: Annotated[Fact, facts.PART_POWER]
     dram_bytes: Fact
-    dram_w_per_byte: Fact
-    dram_bandwidth_bytes_per_s: Fact
-    fans_w: Fact
-    base_w: Fact
-    psu_efficiency: Fact
-    standby_w: Fact
+    dram_w_per_byte: Annotated[Fact, facts.POWER_PER_BYTE]
+    dram_bandwidth_bytes_per_s: Annotated[Fact, facts.BANDWIDTH]
+    fans_w: Annotated[Fact, facts.PART_POWER]
+    base_w: Annotated[Fact, facts.PART_POWER]
+    psu_efficiency: Annotated[Fact, facts.EFFICIENCY]
+    standby_w: Annotated[Fact, facts.PART_POWER]
     nic: str
-    nic_w: Fact
+    nic_w: Annotated[Fact, facts.PART_POWER]
     storage: str
-    disks: int
+    disks: Annotated[int, range(65)]
     embodied_gco2e: tuple[EmbodiedFact, ...]
-    price_usd: Fact
-    lifetime_s: Fact
+    price_usd: Annotated[Fact, facts.PRICE]
+    lifetime_s: Annotated[Fact, facts.LIFETIME]
     note: str = ""
 
     @property
@@ -108,32 +108,11 @@ def read_host(table: Table, key: str) -> Host:
     slots = table.texts("slots", SLOTS)
     if SOCKET in slots and len(slots) > 1:
         raise table.error(f"slots = {list(slots)} mixes {SOCKET} with others; a processor is a device or the host's")
-    return Host(
+    return read_fields(
+        table,
+        Host,
         key=key,
-        name=table.text("name"),
-        memory_generation=table.text("memory_generation", ("ddr3", "ddr4", "ddr5")),
-        cards=table.integer("cards", 1, 64),
         slots=slots,
-        pcie_gen=table.integer("pcie_gen", 1, 5),
-        card_tdp_w=table.fact("card_tdp_w", facts.CARD_POWER),
-        cpu=table.text("cpu"),
-        sockets=table.integer("sockets", 1, 16),
-        cpu_tdp_w=table.fact("cpu_tdp_w", facts.PART_POWER),
-        cpu_idle_w=table.fact("cpu_idle_w", facts.PART_POWER),
-        cpu_active_w=table.fact("cpu_active_w", facts.PART_POWER),
         dram_bytes=table.fact("dram_bytes", facts.NO_MEMORY if SOCKET in slots else facts.MEMORY),
-        dram_w_per_byte=table.fact("dram_w_per_byte", facts.POWER_PER_BYTE),
-        dram_bandwidth_bytes_per_s=table.fact("dram_bandwidth_bytes_per_s", facts.BANDWIDTH),
-        fans_w=table.fact("fans_w", facts.PART_POWER),
-        base_w=table.fact("base_w", facts.PART_POWER),
-        psu_efficiency=table.fact("psu_efficiency", facts.EFFICIENCY),
-        standby_w=table.fact("standby_w", facts.PART_POWER),
-        nic=table.text("nic"),
-        nic_w=table.fact("nic_w", facts.PART_POWER),
-        storage=table.text("storage"),
-        disks=table.integer("disks", 0, 64),
         embodied_gco2e=read_embodied(table, "embodied_gco2e", facts.PART_EMBODIED, HOST_PARTS),
-        price_usd=table.fact("price_usd", facts.PRICE),
-        lifetime_s=table.fact("lifetime_s", facts.LIFETIME),
-        note=table.text("note", default=" ").strip(),
     )

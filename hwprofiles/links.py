@@ -1,13 +1,13 @@
 """Links as facts: PCIe, NVLink and Ethernet; how fast a byte goes from here to there, and what starting costs."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.storage import Storage
-from afterwatt.hwprofiles.tables import Table
+from afterwatt.hwprofiles.tables import Table, read_fields
 
 LINK_KINDS: Final = ("pcie", "nvlink", "network")
 _COPY_LATENCY: Final = Fact(
@@ -30,10 +30,10 @@ class Link:
 
     key: str
     name: str
-    kind: str
-    bytes_per_s: Fact
-    efficiency_frac: Fact
-    latency_s: Fact
+    kind: Annotated[str, LINK_KINDS]
+    bytes_per_s: Annotated[Fact, facts.LINK_BANDWIDTH]
+    efficiency_frac: Annotated[Fact, facts.EFFICIENCY]
+    latency_s: Annotated[Fact, facts.LATENCY]
 
     @property
     def effective_bytes_per_s(self) -> float:
@@ -43,14 +43,7 @@ class Link:
 
 def read_link(table: Table, key: str) -> Link:
     """Make a link from its TOML table."""
-    return Link(
-        key=key,
-        name=table.text("name"),
-        kind=table.text("kind", LINK_KINDS),
-        bytes_per_s=table.fact("bytes_per_s", facts.LINK_BANDWIDTH),
-        efficiency_frac=table.fact("efficiency_frac", facts.EFFICIENCY),
-        latency_s=table.fact("latency_s", facts.LATENCY),
-    )
+    return read_fields(table, Link, key=key)
 
 
 def nvlink_of(device: Device, template: Link) -> Link | None:

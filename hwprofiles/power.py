@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.errors import HardwareError, unknown_name
 from afterwatt.hwprofiles.facts import Fact, Rule
 from afterwatt.hwprofiles.stacks import pool_names
-from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_fields, read_profile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 ANCHORS_FILE: Final = DATA_DIR / "power" / "anchors.toml"
 ASSUMED_FILE: Final = DATA_DIR / "power" / "assumed.toml"
 """Pools that nobody measured and no rule over GPUs speaks of: processors."""
-SHARES: Final = ("busy_frac", "compute_frac", "attention_frac", "expert_frac", "unpack_frac", "cap_frac")
-"""Facts that every pool holds, shares of the power limit."""
 _SHARE_OF_TDP: Final = Rule(0.0, 6.0, ((0.01, "percent"),))
 _J_PER_BYTE: Final = Rule(1e-11, 5e-9, ((1e-12, "pJ"), (1e-9, "nJ")))
 
@@ -55,16 +53,16 @@ class Anchors:
     """
 
     pool: str
-    busy_frac: Fact
-    stream_frac: Fact | None
-    j_per_byte: Fact | None
-    compute_frac: Fact
-    fp8_compute_frac: Fact | None
-    attention_frac: Fact
-    expert_frac: Fact
-    unpack_frac: Fact
-    cap_frac: Fact
-    cached_j_per_byte: Fact | None = None
+    busy_frac: Annotated[Fact, _SHARE_OF_TDP]
+    stream_frac: Annotated[Fact | None, _SHARE_OF_TDP]
+    j_per_byte: Annotated[Fact | None, _J_PER_BYTE]
+    compute_frac: Annotated[Fact, _SHARE_OF_TDP]
+    fp8_compute_frac: Annotated[Fact | None, _SHARE_OF_TDP]
+    attention_frac: Annotated[Fact, _SHARE_OF_TDP]
+    expert_frac: Annotated[Fact, _SHARE_OF_TDP]
+    unpack_frac: Annotated[Fact, _SHARE_OF_TDP]
+    cap_frac: Annotated[Fact, _SHARE_OF_TDP]
+    cached_j_per_byte: Annotated[Fact | None, _J_PER_BYTE] = None
 
     def computing(self, arithmetic: str) -> Fact:
         """Return the fact that tells what matrix products in an arithmetic cost."""
@@ -247,14 +245,7 @@ def load_anchors(path: Path = ANCHORS_FILE) -> Mapping[str, Anchors]:
 def _read_anchors(name: str, table: Table) -> Anchors:
     if not (table.has("j_per_byte") or table.has("stream_frac")):
         raise table.error(f"{name} must hold j_per_byte or stream_frac (or both, for chips that nobody measured)")
-    return Anchors(
-        pool=name,
-        stream_frac=table.optional_fact("stream_frac", _SHARE_OF_TDP),
-        j_per_byte=table.optional_fact("j_per_byte", _J_PER_BYTE),
-        fp8_compute_frac=table.optional_fact("fp8_compute_frac", _SHARE_OF_TDP),
-        cached_j_per_byte=table.optional_fact("cached_j_per_byte", _J_PER_BYTE),
-        **{share: table.fact(share, _SHARE_OF_TDP) for share in SHARES},
-    )
+    return read_fields(table, Anchors, pool=name)
 
 
 def psu_loss_frac(psu_efficiency: float) -> float:

@@ -5,13 +5,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.facts import Fact, merge_facts
 from afterwatt.hwprofiles.grid import GRID_BASES, HourlyGrid
-from afterwatt.hwprofiles.tables import DATA_DIR, Table
+from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_fields
 
 SITE_BASES: Final = ("lifecycle", "direct", "unstated")
 """Bases of annual averages. `unstated`: the source does not say; kept and shown, never mixed with the others."""
@@ -74,8 +74,8 @@ class Site:
     zone: str
     name: str
     intensities: tuple[IntensityFact, ...]
-    pue: Fact
-    electricity_usd_per_kwh: Fact
+    pue: Annotated[Fact, facts.PUE]
+    electricity_usd_per_kwh: Annotated[Fact, facts.ELECTRICITY_PRICE]
     hourly: HourlySource | None = None
     note: str = ""
 
@@ -156,16 +156,7 @@ def read_site(table: Table, key: str, folder: Path) -> Site:
     )
     if not rows and hourly is None:
         raise table.error("intensity is missing; give at least one annual average, or an [hourly] series")
-    return Site(
-        key=key,
-        zone=table.text("zone"),
-        name=table.text("name"),
-        intensities=_preferred_first(rows),
-        pue=table.fact("pue", facts.PUE),
-        electricity_usd_per_kwh=table.fact("electricity_usd_per_kwh", facts.ELECTRICITY_PRICE),
-        hourly=hourly,
-        note=table.text("note", default=" ").strip(),
-    )
+    return read_fields(table, Site, key=key, intensities=_preferred_first(rows), hourly=hourly)
 
 
 def _preferred_first(rows: Sequence[IntensityFact]) -> tuple[IntensityFact, ...]:

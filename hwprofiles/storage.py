@@ -1,11 +1,14 @@
 """Solid-state disks as facts: bandwidth, random reads, power, what a byte of flash cost to make."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from afterwatt.hwprofiles import facts
 from afterwatt.hwprofiles.embodied import EmbodiedFact, embodied_methods, embodied_parts, read_embodied
 from afterwatt.hwprofiles.facts import Fact
-from afterwatt.hwprofiles.tables import Table
+from afterwatt.hwprofiles.tables import Table, read_fields
+
+_PRICE_PER_BYTE = facts.Rule(1e-12, 1e-8, ((1e-9, "USD per GB"), (1e-12, "USD per TB")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +31,15 @@ class Storage:
 
     key: str
     name: str
-    interface: str
-    capacity_bytes: Fact
-    read_bytes_per_s: Fact
-    random_read_per_s: Fact
-    latency_s: Fact
-    active_w: Fact
-    idle_w: Fact
+    interface: Annotated[str, ("sata", "pcie3", "pcie4", "pcie5")]
+    capacity_bytes: Annotated[Fact, facts.DISK_SIZE]
+    read_bytes_per_s: Annotated[Fact, facts.DISK_BANDWIDTH]
+    random_read_per_s: Annotated[Fact, facts.RATE_PER_S]
+    latency_s: Annotated[Fact, facts.LATENCY]
+    active_w: Annotated[Fact, facts.PART_POWER]
+    idle_w: Annotated[Fact, facts.PART_POWER]
     embodied_gco2e_per_byte: tuple[EmbodiedFact, ...]
-    price_usd_per_byte: Fact
+    price_usd_per_byte: Annotated[Fact, _PRICE_PER_BYTE]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -48,21 +51,7 @@ class Storage:
         return embodied_parts(self.embodied_gco2e_per_byte, method).get("ssd")
 
 
-_PRICE_PER_BYTE = facts.Rule(1e-12, 1e-8, ((1e-9, "USD per GB"), (1e-12, "USD per TB")))
-
-
 def read_storage(table: Table, key: str) -> Storage:
     """Make a disk from its TOML table."""
-    return Storage(
-        key=key,
-        name=table.text("name"),
-        interface=table.text("interface", ("sata", "pcie3", "pcie4", "pcie5")),
-        capacity_bytes=table.fact("capacity_bytes", facts.DISK_SIZE),
-        read_bytes_per_s=table.fact("read_bytes_per_s", facts.DISK_BANDWIDTH),
-        random_read_per_s=table.fact("random_read_per_s", facts.RATE_PER_S),
-        latency_s=table.fact("latency_s", facts.LATENCY),
-        active_w=table.fact("active_w", facts.PART_POWER),
-        idle_w=table.fact("idle_w", facts.PART_POWER),
-        embodied_gco2e_per_byte=read_embodied(table, "embodied_gco2e_per_byte", facts.EMBODIED_PER_BYTE, ("ssd",)),
-        price_usd_per_byte=table.fact("price_usd_per_byte", _PRICE_PER_BYTE),
-    )
+    rows = read_embodied(table, "embodied_gco2e_per_byte", facts.EMBODIED_PER_BYTE, ("ssd",))
+    return read_fields(table, Storage, key=key, embodied_gco2e_per_byte=rows)

@@ -24,7 +24,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_origin, get_type_hints
 
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
 from afterwatt.hwprofiles.facts import KINDS, Fact, Rule
@@ -253,6 +253,45 @@ class Table:
         if kind is None:
             raise self.error(f"{self._path} has no kind; add kind = one of {', '.join(KINDS)}")
         return str(entry.get("text", text)), checked.isoformat(), str(kind)
+
+
+@functools.cache
+def _annotations(kind: Callable[..., object]) -> Mapping[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def read_fields(table: Table, kind: Callable[..., Profile], **known: object) -> Profile:
+    """Make a profile of a table whose keys are the fields of the profile's class, each held to its annotation.
+
+    `Annotated[Fact, RULE]` is a number with its source, which may be absent where the class says `Fact | None`. Texts
+    are annotated with their choices, whole numbers with their range; a `note` may be absent.
+
+    Args:
+        table: to read.
+        kind: the class.
+        known: fields that are read otherwise.
+
+    Raises:
+        HardwareError: a key is missing or breaks its rule.
+    """
+    found = dict(known)
+    for name, hint in _annotations(kind).items():
+        if name in found:
+            continue
+        annotated = get_origin(hint) is Annotated
+        said: Any = hint.__origin__ if annotated else hint
+        rule: Any = hint.__metadata__[0] if annotated else ()
+        if name == "note":
+            found[name] = table.text(name, default=" ").strip()
+        elif said is Fact:
+            found[name] = table.fact(name, rule)
+        elif said == Fact | None:
+            found[name] = table.optional_fact(name, rule)
+        elif said is int:
+            found[name] = table.integer(name, rule.start, rule.stop - 1)
+        else:
+            found[name] = table.text(name, rule) if said is str else table.texts(name, rule)
+    return kind(**found)
 
 
 def read_profile(path: Path, build: Callable[[Table], Profile]) -> Profile:
