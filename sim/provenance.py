@@ -15,8 +15,8 @@ from afterwatt.hwprofiles.hosts import Host
 from afterwatt.hwprofiles.sites import Site
 from afterwatt.hwprofiles.stacks import stack_files
 from afterwatt.hwprofiles.tables import DATA_DIR
-from afterwatt.modelspecs.catalogue import DATA_DIR as MODELS_DIR
 from afterwatt.modelspecs.catalogue import load_model, model_names
+from afterwatt.modelspecs.files import DATA_DIR as MODELS_DIR
 from afterwatt.sim.config import RunConfig
 from afterwatt.traces.sample import sample_path
 
