@@ -33,7 +33,9 @@ def data_files(config: RunConfig) -> dict[str, str]:
     Shipped files are named within their data (`gpus/m40-24.toml`, `models/llama-2-7b.toml`), a user's own as given.
     """
     shared = (path for pattern in SHARED for path in sorted(DATA_DIR.glob(pattern)))
-    paths = dict.fromkeys((*_named(config), *stack_files(config.stack.name), *shared, PRESETS, *config.own_files))
+    stored = (MODELS_DIR / "formats" / name for name in ("gguf.toml", "precisions.toml"))
+    named = (*_named(config), *stored, *stack_files(config.stack.name), *shared, PRESETS)
+    paths = dict.fromkeys((*named, *config.own_files))
     return {_label(path): sha256_of(path) for path in paths}
 
 
