@@ -62,7 +62,7 @@ WORLDS: Final = {
 }
 HASHED: Final = re.compile(rb"-[0-9a-f]{8}(?=[/\"])|\b[0-9a-f]{64}\b|(?<=>)[0-9a-f]{16}(?=<)")
 """Hashes in names and texts, as in those of a study's runs: of the code and the data behind them."""
-TEXTS: Final = (".json", ".html")
+TEXTS: Final = (".json", ".html", "")
 WITH_PAGE: Final = ("chat-report", "crossed")
 
 

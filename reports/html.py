@@ -4,14 +4,14 @@ Nothing is fetched when it is opened (a content policy in the page forbids it): 
 once each. The same runs give the same bytes.
 """
 
-import contextlib
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -21,6 +21,7 @@ from afterwatt.reports.compare import Choice, Entry, common_choices, contenders,
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
 from afterwatt.reports.figures.style import Figure
+from afterwatt.reports.files import write_whole
 from afterwatt.reports.format import listing
 from afterwatt.reports.notices import Notice, notices
 from afterwatt.reports.rundir import Run
@@ -28,6 +29,8 @@ from afterwatt.reports.series import RunSeries
 from afterwatt.reports.trust import sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
+_NOT_OURS: Final = re.compile(r"<(?!/?(?:b|br|i|extra)>)")
+"""What plotly would take for markup and no figure of ours writes: a link in a label, say."""
 
 
 def render(runs: Sequence[Run], beside: Path | None = None) -> str:
@@ -49,22 +52,9 @@ def render(runs: Sequence[Run], beside: Path | None = None) -> str:
 
 
 def write_report(runs: Sequence[Run], path: str | Path) -> Path:
-    """Write the page to ``path``, whole or not at all, and give the path."""
+    """Write the page to ``path``, whole or not at all, and give the path; errors as `write_whole`."""
     path = Path(path)
-    return write_page(path, render(runs, path.parent))
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page to ``path``, whole or not at all, and give the path."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ReportError(f"cannot write {path} ({error.strerror}); choose another place for the report") from None
+    write_whole(path, render(runs, path.parent))
     return path
 
 
@@ -221,7 +211,7 @@ def _link(entry: Entry, beside: Path | None) -> str | None:
     if beside is None or not page.is_file():
         return None
     relative = os.path.relpath(page, beside)
-    return None if relative.startswith("..") else Path(relative).as_posix()
+    return None if relative.startswith("..") else quote(Path(relative).as_posix())
 
 
 def render_page(template: str, context: Mapping[str, Any]) -> str:
@@ -264,5 +254,5 @@ def _plot_json(figure: Figure) -> Markup:
 
 
 def _json(data: object) -> str:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _NOT_OURS.sub("&lt;", json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,7 +1,8 @@
 """A run directory: written under a temporary name and renamed when it is whole, read back lazily.
 
 It knows files and columns, nothing of how the run was made. A directory under its final name is complete: whatever
-happens on the way there (an exception, a kill, a power cut) leaves at most a hidden ``.NAME.partial-PID`` beside it.
+happens on the way there (an exception, a kill, a power cut) leaves at most a hidden ``.NAME.partial-...`` beside it,
+which the next run of that name takes away.
 """
 
 import os
@@ -13,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from afterwatt.reports.checksums import check_sums, write_sums
 from afterwatt.reports.columns import Floats, embodied_columns
 from afterwatt.reports.errors import ReportError
+from afterwatt.reports.files import PARTIAL, clear_stale, partial_name
 from afterwatt.reports.schema import (
     Manifest,
     Summary,
@@ -30,28 +33,33 @@ if TYPE_CHECKING:
 
 ALWAYS = ("requests", "timeline", "itl")
 """Tables that every run directory holds."""
-PARTIAL = ".partial-"
+UNCHECKED = "this run carries no checksums, as an older version wrote it: damage to its files may go unseen"
 
 
 class Run:
     """A run directory to read from; nothing is loaded before it is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "", checked: bool = True) -> None:
+        """Name the directory.
+
+        Args:
+            path: where it lies.
+            name: what it will be called, while it is being written.
+            checked: whether its files are known to be those that were written.
+        """
         self.path = path
+        self.name = name or path.name
+        self.checked = checked
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
-
-    @property
-    def name(self) -> str:
-        """The directory's own name."""
-        return self.path.name
 
     @cached_property
     def manifest(self) -> Manifest:
         """What was run, checked against the contract."""
         where = self.path / "manifest.json"
-        return check_manifest(read_json(where), str(where), older=True)
+        found = check_manifest(read_json(where), str(where), older=True)
+        return found if self.checked else found.model_copy(update={"warnings": [*found.warnings, UNCHECKED]})
 
     @cached_property
     def summary(self) -> Summary:
@@ -118,7 +126,7 @@ class RunWriter:
             writer.write("timeline", {...})
             writer.write("itl", {...})
             writer.write_summary(assemble_summary(summarise(writer.run()), blocks))
-            writer.write_text("report.html", page)
+            writer.write_page(render([writer.run()]))
     """
 
     def __init__(self, path: str | Path, overwrite: bool = False) -> None:
@@ -133,12 +141,14 @@ class RunWriter:
         """
         self.target = Path(os.path.abspath(path))
         self.overwrite = overwrite
-        self.path = self.target.with_name(f".{self.target.name}{PARTIAL}{os.getpid()}")
+        self.path = self.target.with_name(partial_name(self.target.name))
         self._tables: dict[str, TableWriter] = {}
         self._open = False
+        self._pageless = ""
         self._check_target()
 
     def __enter__(self) -> Self:
+        clear_stale(self.target.parent, self.target.name)
         try:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
@@ -155,9 +165,21 @@ class RunWriter:
         try:
             if kind is None:
                 self._finish()
+            elif isinstance(error, OSError):
+                raise error
+        except OSError as fault:
+            reason = fault.strerror or fault
+            raise ReportError(
+                f"cannot write {self.target} ({reason}); nothing is left of it: make room, or choose another --out"
+            ) from fault
         finally:
             if self._open:
                 self._abandon()
+        if self._pageless:
+            raise ReportError(
+                f"the run stands in {self.target}, but its page could not be written ({self._pageless}); make room and "
+                f"write it with: afterwatt report {self.target}"
+            )
 
     def write(self, table: str, columns: Columns) -> None:
         """Add rows to a table (requests, timeline, itl or draws); see reports.tables.to_table for what they must be."""
@@ -175,9 +197,14 @@ class RunWriter:
         check_summary(summary)
         write_json(self.path / "summary.json", summary)
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a further file, such as report.html."""
-        (self.path / name).write_text(text, encoding="utf-8")
+    def write_page(self, text: str) -> None:
+        """Write report.html. Where that fails the run is kept all the same, and the failure raised once it stands."""
+        page = self.path / "report.html"
+        try:
+            page.write_text(text, encoding="utf-8")
+        except OSError as fault:
+            page.unlink(missing_ok=True)
+            self._pageless = str(fault.strerror or fault)
 
     def file(self, name: str) -> Path:
         """Give the path under which a body may write a further file of its own, such as decisions.parquet."""
@@ -188,13 +215,13 @@ class RunWriter:
         if table not in self._tables:
             self._tables[table] = TableWriter(self.path / f"{table}.parquet", table)
         self._tables[table].close()
-        return Run(self.path)
+        return Run(self.path, self.target.name)
 
     def run(self) -> Run:
         """Close all tables and give what is written so far to read from; no table can be written after this."""
         for table in dict.fromkeys((*ALWAYS, *self._tables)):
             self.settled(table)
-        return Run(self.path)
+        return Run(self.path, self.target.name)
 
     def _check_target(self) -> None:
         if not self.target.exists() or (self.target.is_dir() and not any(self.target.iterdir())):
@@ -213,6 +240,7 @@ class RunWriter:
                 raise ReportError(
                     f"the run in {self.path} has no {name}; a run directory is only kept when it is whole"
                 )
+        write_sums(self.path)
         with ThreadPoolExecutor() as pool:  # a disk commits many files at once in the time of one
             list(pool.map(_fsync, [*self.path.rglob("*"), self.path]))
         self._check_target()
@@ -242,7 +270,7 @@ def _fsync(path: Path) -> None:
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run directory.
+    """Open a run directory, and see that its files are those that were written.
 
     Raises:
         ReportError: there is none, it is a partial one, or a file of it is missing or not as the contract says.
@@ -258,7 +286,7 @@ def load_run(path: str | Path) -> Run:
         raise ReportError(f"{path} is what an interrupted run left behind, not a result; delete it and run again")
     if not path.is_dir() or not (path / "manifest.json").is_file():
         raise ReportError(f"{path} is not a run directory (it has no manifest.json); give the --out of a finished run")
-    run = Run(path)
+    run = Run(path, checked=check_sums(path))
     _ = run.manifest, run.summary
     for table in ALWAYS:
         open_parquet(run.file(table)).close()

@@ -4,6 +4,7 @@ Bytes must not depend on how the rows were batched: rows are gathered into row g
 dictionary-encoded afresh within each, compression and format version are pinned, and no date or place is stored.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -150,7 +151,8 @@ class TableWriter:
     def abandon(self) -> None:
         """Let go of the file without caring what is in it."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError, pa.ArrowException):  # closing writes a footer
+                self._file.close()
 
     def _flush(self, rows: int) -> None:
         assert self._file is not None

@@ -12,8 +12,9 @@ from afterwatt.reports.compare import entries
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.figures import latency
 from afterwatt.reports.figures.style import Figure
+from afterwatt.reports.files import write_whole
 from afterwatt.reports.format import duration, listing, number, plural
-from afterwatt.reports.html import render_page, write_page
+from afterwatt.reports.html import render_page
 from afterwatt.reports.rundir import load_run
 from afterwatt.reports.schema import read_json
 from afterwatt.reports.view import TextTable
@@ -40,7 +41,9 @@ def write_validation_page(folder: Path) -> Path:
     found = read_json(folder / "validation.json")
     if not isinstance(found, Mapping) or found.get("schema") != SCHEMA:
         raise ReportError(f"{folder / 'validation.json'} is of another version than {SCHEMA}; validate again")
-    return write_page(folder / "report.html", render_page("validation.html.j2", context_of(found, folder)))
+    page = folder / "report.html"
+    write_whole(page, render_page("validation.html.j2", context_of(found, folder)))
+    return page
 
 
 def context_of(found: Json, folder: Path) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def simulate(
     progress: Progress | None = None,
     overwrite: bool = False,
     spare_core: bool = False,
+    page: bool = False,
 ) -> Run:
     """Simulate one run and write its directory.
 
@@ -50,6 +51,7 @@ def simulate(
         progress: called now and then with (requests done, virtual seconds).
         overwrite: replace a run that stands there.
         spare_core: whether a core is free, on which one of the two runs for the range may go on beside the other.
+        page: whether to write report.html too.
 
     Returns:
         The run directory, whole.
@@ -75,6 +77,10 @@ def simulate(
         gaps = result.gaps.table()
         writer.write("itl", {"itl_s": gaps["value"], "tokens": gaps["weight"]})
         _close(config, memory, result, writer, spare_core)
+        if page:
+            from afterwatt.reports.html import render
+
+            writer.write_page(render([writer.run()]))
     return load_run(out)
 
 

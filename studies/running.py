@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afterwatt.reports.errors import ReportError
+from afterwatt.reports.files import clear_stale, write_whole
 from afterwatt.reports.rundir import Run, find_runs, load_run
 from afterwatt.reports.schema import read_json
 from afterwatt.studies.config import StudyConfig
 from afterwatt.studies.errors import OptionError
-from afterwatt.studies.places import STUDY_FILE, no_litter, write_whole
+from afterwatt.studies.places import STUDY_FILE, no_litter
 from afterwatt.studies.plan import Job, PlannedCell, StudyPlan, plan_study, with_config
 from afterwatt.studies.replications import Estimate, estimates
 from afterwatt.studies.watch import Watch
@@ -106,14 +107,15 @@ def run_study(
 def _run_one(plan: StudyPlan, watch: Watch, spare_core: bool) -> Study:
     cell = plan.cells[0]
     run = _simulate(cell.jobs[0], plan.path, plan.study, watch, f"{cell.names.hw} · {cell.names.model}", spare_core)
-    return Study(plan, (run,), (run,), {}, _pages(plan, [run], [run]))
+    return Study(plan, (run,), (run,), {}, None if plan.study.no_report else plan.path / "report.html")
 
 
 def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str, spare_core: bool = False) -> Run:
     from afterwatt.sim.run import simulate
 
     with watch.run(label, job.total) as advance:
-        return simulate(job.config, path, advance, study.overwrite, spare_core)
+        page = not study.no_report and job.seed == study.seed  # further seeds are not shown
+        return simulate(job.config, path, advance, study.overwrite, spare_core, page)
 
 
 def _run_cells(plan: StudyPlan, backend: str | None, watch: Watch, spare_core: bool) -> Study:
@@ -134,8 +136,11 @@ def _run_cells(plan: StudyPlan, backend: str | None, watch: Watch, spare_core: b
     every = [run for _, runs in by_cell for run in runs]
     several = len(plan.seeds) > 1
     told = {cell.label: estimates([run.summary for run in runs]) for cell, runs in by_cell}
-    report = _pages(plan, first, [run for run in first if study.overwrite or not _has_page(run)])
-    write_whole(plan.path / STUDY_FILE, _study_json(plan, told))
+    try:
+        report = _pages(plan, first)
+        write_whole(plan.path / STUDY_FILE, _study_json(plan, told))
+    except ReportError as fault:
+        raise ReportError(f"{fault}; all runs stand: run the study again, and it goes on from there") from None
     stale = [(earlier[job.asked], job.directory) for _, job in todo if job.asked in earlier]
     changed = sorted({name for old, new in stale for name in _changed(plan.path / old, plan.path / new)})
     kept = len(plan.jobs) - len(todo)
@@ -148,6 +153,7 @@ def _make_folder(plan: StudyPlan) -> None:
     planned = {job.directory for job in plan.jobs}
     try:
         plan.path.mkdir(parents=True, exist_ok=True)
+        clear_stale(plan.path)
         if plan.study.overwrite:
             for name in _listed(plan.path) - planned:
                 shutil.rmtree(plan.path / name)
@@ -217,10 +223,6 @@ def _is_run(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def _has_page(run: Run) -> bool:
-    return (run.path / "report.html").is_file()
-
-
 def _in_parallel(plan: StudyPlan, todo: Sequence[tuple[PlannedCell, Job]], backend: str | None) -> Iterator[str]:
     """Run cells in processes of their own; each looks up its cell anew, so that only names travel."""
     import joblib
@@ -247,16 +249,16 @@ def _run_elsewhere(study: StudyConfig, cell: "Cell", seed: int, path: Path) -> s
     return str(_simulate(job, path, study, Watch(), "").path)
 
 
-def _pages(plan: StudyPlan, compared: Sequence[Run], pageless: Sequence[Run]) -> Path | None:
-    """Write the pages that are missing, and the comparison; the path of the page to open."""
+def _pages(plan: StudyPlan, compared: Sequence[Run]) -> Path | None:
+    """Write the comparison, and the pages of runs that were kept without one; the path of the page to open."""
     if plan.study.no_report:
         return None
     from afterwatt.reports.html import write_report
 
-    for run in pageless:
-        write_report([run], run.path / "report.html")
-    page = plan.path / "report.html"
-    return page if plan.single else write_report(compared, page)
+    for run in compared:
+        if not (run.path / "report.html").is_file():
+            write_report([run], run.path / "report.html")
+    return write_report(compared, plan.path / "report.html")
 
 
 def _study_json(plan: StudyPlan, told: dict[str, dict[str, Estimate | None]]) -> str:

@@ -14,6 +14,7 @@ QUICK = ("--limit", 40, "--no-report")
 RUN_FILES = {
     "draws.parquet",
     "itl.parquet",
+    "SHA256SUMS",
     "manifest.json",
     "requests.parquet",
     "summary.json",

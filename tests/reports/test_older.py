@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from afterwatt.reports.checksums import SUMS
 from afterwatt.reports.columns import LEDGER, REQUESTS, TIMELINE
 from afterwatt.reports.compare import Entry, entries
 from afterwatt.reports.errors import ReportError
@@ -40,7 +41,7 @@ def older(synthetic: ModuleType, tmp_path: Path, old: Run) -> Callable[..., Run]
     """A copy of a run without some columns of a table, or with one of its JSON files changed."""
 
     def make(table: str | None = None, names: tuple[str, ...] = (), file: str = "summary.json", change: Change = dict):
-        shutil.copytree(old.path, tmp_path / "older")
+        shutil.copytree(old.path, tmp_path / "older", ignore=shutil.ignore_patterns(SUMS))
         if table is not None:
             path = tmp_path / "older" / f"{table}.parquet"
             pq.write_table(pq.read_table(path).drop_columns(list(names)), path)

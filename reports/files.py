@@ -1,0 +1,95 @@
+"""Files written whole or not at all, and cleared away where a process that wrote one is no more."""
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from afterwatt.reports.errors import ReportError
+
+PARTIAL: Final = ".partial-"
+"""Part of the name of what is not yet whole: `.NAME.partial-PID-MACHINE`."""
+_OF_MACHINE: Final = re.sub(r"[^A-Za-z0-9]+", "_", platform.node())[:40]
+_STALE: Final = re.compile(rf"\.(?P<name>.+){re.escape(PARTIAL)}(?P<pid>\d{{1,9}})-{re.escape(_OF_MACHINE)}(-.*)?")
+_LONGEST: Final = 120
+
+
+def partial_name(name: str) -> str:
+    """Return the hidden name under which this process writes what will be called `name`."""
+    return f".{name}{PARTIAL}{os.getpid()}-{_OF_MACHINE}"
+
+
+def clear_stale(folder: Path, name: str | None = None) -> None:
+    """Take away what processes of this machine that are no more left half-written in a folder.
+
+    Args:
+        folder: where to look, not below it.
+        name: of the one file or directory whose leavings count; None: of all.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = _STALE.fullmatch(path.name)
+            if found is None or name not in (None, found["name"]) or _alive(int(found["pid"])):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def taking_place(path: Path) -> Iterator[Path]:
+    """Give a new file beside `path` that takes its place when all went well, and else vanishes.
+
+    Its name is not to be guessed and nothing stood under it, so that no planted link is followed.
+
+    Raises:
+        ReportError: something stands there that is no regular file, or the place cannot be written to.
+    """
+    partial: Path | None = None
+    try:
+        if os.path.lexists(path) and not path.is_file():
+            raise ReportError(f"{path} is no regular file, and is left alone; choose another place")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f"{partial_name(path.name[:_LONGEST])}-", dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+    except (OSError, ValueError) as fault:
+        if isinstance(fault, ReportError):
+            raise
+        reason = getattr(fault, "strerror", None) or fault
+        raise ReportError(f"cannot write {str(path)[:_LONGEST]!r} ({reason}); choose another place") from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; errors as `taking_place`."""
+    with taking_place(path) as partial:
+        partial.write_text(text, encoding="utf-8")
