@@ -30,8 +30,8 @@ import torch
 from afterwatt.engine.model.bench import TorchBench
 from afterwatt.engine.model.compute import LoadedModel, TorchCompute, load_model
 from afterwatt.engine.model.config import ModelConfig, Rope
-from afterwatt.engine.model.devices import DTYPES, capability_of, device_name, dtype_policy
-from afterwatt.engine.model.machine import gpu_uuid, resolve_device
+from afterwatt.engine.model.devices import DTYPES, capability_of, device_name, dtype_policy, find_device
+from afterwatt.engine.model.machine import gpu_uuid
 from afterwatt.engine.model.memory import plan_memory
 from afterwatt.engine.model.options import ComputeOptions
 from afterwatt.engine.model.random_checkpoint import shrunk, write_random
@@ -361,7 +361,7 @@ def main() -> int:
     if asked.page is not None:
         sys.stdout.write(page_of(json.loads(asked.page.read_text())) + "\n")
         return 0
-    device = resolve_device(asked.device)
+    device = str(find_device(asked.device))
     found = measure(device)
     name = "-".join("".join(c if c.isalnum() else " " for c in found["device"]).lower().split())
     out = asked.out or Path("docs/measurements") / f"{name}-{found['date_utc'][:10]}.json"

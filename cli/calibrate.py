@@ -46,12 +46,12 @@ def calibrate(
         raise OptionError(f"--threads {threads} must lie in 1..{_MOST_THREADS}")
     import dataclasses
 
-    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.model.devices import find_device
     from afterwatt.engine.runtime.probes import effort_for
     from afterwatt.fidelity.calibrate.files import RAW, write_calibration
     from afterwatt.fidelity.calibrate.measure import calibrate as measure
 
-    found = resolve_device(device)
+    found = str(find_device(device))
     folder = _made(out, "--out")
     effort = effort_for(found, quick)
     if no_disk:

@@ -58,7 +58,7 @@ def generate(
         raise OptionError(f"{wrong} is out of range; --tokens is at least 1, --temperature and --top-k are 0 or more")
     if (prompt is None) == (ids is None):
         raise OptionError("give either --prompt TEXT or --ids 1,2,3")
-    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.model.devices import find_device
     from afterwatt.engine.model.options import ComputeOptions, TorchComputeFactory
     from afterwatt.engine.runtime.compute import Sampling
     from afterwatt.engine.runtime.energy.choose import choose_meter
@@ -73,7 +73,7 @@ def generate(
     vocab = load_model(str(directory / "config.json")).vocab
     text, prompt_ids = _prompt(directory, vocab, prompt, ids)
     blocks = -(-(len(prompt_ids) + tokens) // BLOCK_TOKENS) + 1
-    place, watts = resolve_device(device), _watts(hw)
+    place, watts = str(find_device(device)), _watts(hw)
     options = ComputeOptions(place, dtype, kv_blocks=blocks, block_tokens=BLOCK_TOKENS, threads=threads, max_seqs=1)
     setup = WorkerSetup(PolicySet(max_seqs=1, block_tokens=BLOCK_TOKENS, watermark_frac=0.0), flush_ns=0)
     worker = WorkerProcess(TorchComputeFactory(directory, options), setup)
@@ -136,7 +136,7 @@ def _streamed(
     shown = 0
     done = False
     while not done:
-        report = worker.poll(None)
+        report = worker.poll(None, busy=True)
         assert report is not None
         if report.refusals:
             raise EngineError(f"the request cannot be served ({report.refusals[0].reason}); ask for fewer tokens")

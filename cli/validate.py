@@ -176,7 +176,7 @@ def _folder(wishes: Wishes, trace: str) -> Path:
 
 
 def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "ComputeOptions":
-    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.model.devices import find_device
     from afterwatt.engine.model.options import ComputeOptions
 
     policies = subject.setup.policies
@@ -186,7 +186,7 @@ def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "Comput
             "say how many: kv=512"
         )
     return ComputeOptions(
-        device=resolve_device(wishes.device),
+        device=str(find_device(wishes.device)),
         dtype=wishes.dtype,
         kv_blocks=policies.kv_blocks,
         block_tokens=policies.block_tokens,

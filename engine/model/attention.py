@@ -20,12 +20,22 @@ from afterwatt.engine.runtime.errors import EngineError
 
 MASKED_PAIRS: Final = 1 << 22
 """Query-key pairs per masked call: bounds the mask, 16 MiB in fp32."""
-GATHERED_BYTES: Final = 256 << 20
-"""Keys and values of one layer gathered at a time, unless one sequence alone has more: bounds the copies of a batch."""
+_GATHERED_BYTES: Final = 256 << 20
+_GATHERED_SHARE: Final = 1 / 64
 ALONE_BYTES: Final = 128 << 10
 """Keys and values of one layer from which on a CPU a decoding sequence is served alone, in place where it can be."""
 _SMALLEST_BUCKET: Final = 256
 """Context up to which sequences are gathered together however their lengths differ, tokens."""
+
+
+def gathered_bytes(device: torch.device) -> int:
+    """Return how many bytes of one layer's keys and values are gathered at a time, unless one sequence alone has more.
+
+    Bounds a batch's copies: 256 MiB, or a 64th of a larger card's memory, which then decodes larger batches at once.
+    """
+    if device.type != "cuda":
+        return _GATHERED_BYTES
+    return max(_GATHERED_BYTES, int(_GATHERED_SHARE * torch.cuda.get_device_properties(device).total_memory))
 
 
 class Part(Protocol):
@@ -227,7 +237,7 @@ def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device:
         else:
             shared.append(number)
     offset = row - batch.prompts
-    groups = _groups(shared, lengths, GATHERED_BYTES // token_bytes)
+    groups = _groups(shared, lengths, gathered_bytes(device) // token_bytes)
     parts.extend(_together(group, lengths, offset, batch, shape.block_tokens, dtype, device) for group in groups)
     return parts
 

@@ -11,7 +11,15 @@ import torch
 from afterwatt.engine.model.attention import plan_attention, slots_of
 from afterwatt.engine.model.checkpoint import load_weights, open_checkpoint
 from afterwatt.engine.model.config import ModelConfig, read_config
-from afterwatt.engine.model.devices import NAMES, DtypePolicy, capability_of, device_name, dtype_policy, find_device
+from afterwatt.engine.model.devices import (
+    NAMES,
+    DtypePolicy,
+    capability_of,
+    device_name,
+    dtype_policy,
+    find_device,
+    settle,
+)
 from afterwatt.engine.model.graphs import PaddedDecode
 from afterwatt.engine.model.kv import KVPool, KVShape
 from afterwatt.engine.model.llama import Decoder
@@ -51,6 +59,7 @@ def load_model(directory: Path, options: ComputeOptions) -> LoadedModel:
         EngineError: no such device or dtype, or too little memory.
     """
     device = find_device(options.device)
+    settle(device)
     policy = dtype_policy(capability_of(device), options.dtype)
     checkpoint = open_checkpoint(directory, options.verify)
     config = read_config(directory, options.max_context)
@@ -93,6 +102,7 @@ class TorchCompute:
             more={
                 "compute_dtype": NAMES[model.policy.compute],
                 "graphs": self._padded is not None,
+                "products": self._decoder.products(),
                 "threads": torch.get_num_threads(),
                 "uuid": gpu_uuid(model.device),
                 "weights_bytes": model.weights.bytes,
@@ -148,6 +158,10 @@ class TorchCompute:
         if self._padded is not None and context_tokens:
             self._padded.warm_up(context_tokens)
             self._synchronize()
+
+    def replays(self, batch: StepBatch) -> bool:
+        """Say whether a batch runs as one CUDA graph (on a processor: padded as for one)."""
+        return self._padded is not None and self._padded.shape_of(batch) is not None
 
     def move(self, moves: Sequence[PlacedMove]) -> None:
         """Copy KV blocks to host memory and back (`Compute.move`)."""

@@ -9,9 +9,11 @@ from typing import Final
 
 import torch
 
+from afterwatt.engine.runtime.doctor import runs_on, wheel_for
 from afterwatt.engine.runtime.errors import EngineError
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+CPU: Final = torch.device("cpu")
 NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _FAST_FP16: Final = ((5, 3), (6, 0), (6, 2))
 
@@ -56,24 +58,47 @@ def dtype_policy(capability: tuple[int, int] | None, asked: str = "auto") -> Dty
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device by torch's name for it.
+    """Return a device by its name: auto (a GPU that this torch has code for, else the processor), cpu, cuda, cuda:N.
 
     Raises:
-        EngineError: torch has no such device here.
+        EngineError: there is no such device here, or this torch has no code for it.
     """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise EngineError(f"device {name!r} is unknown; expected cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise EngineError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return next((cuda for number in range(count) if _has_code(cuda := torch.device("cuda", number))), CPU)
+    kind, _, number = name.partition(":")
+    if name == "cpu":
+        return CPU
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise EngineError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:N")
+    if int(number or 0) >= count:
+        raise EngineError(
+            f"device {name!r} is not here: torch {torch.__version__} sees {count} GPUs; try `afterwatt doctor`, or "
+            "--device cpu"
+        )
+    device = torch.device("cuda", int(number or 0))
+    if not _has_code(device):
+        capability = torch.cuda.get_device_capability(device)
+        raise EngineError(
+            f"{device_name(device)} has compute capability {capability[0]}.{capability[1]}, for which torch "
+            f"{torch.__version__} has no code: {wheel_for(capability)}"
+        )
+    return device
+
+
+def _has_code(device: torch.device) -> bool:
+    return runs_on(torch.cuda.get_device_capability(device), torch.cuda.get_arch_list())
+
+
+def settle(device: torch.device) -> None:
+    """Make a GPU the one that graphs, streams and libraries of this process mean, and keep its attention off cuDNN.
+
+    From torch 2.11 on cuDNN's attention comes first on Hopper and newer. It makes a plan for every new shape, in tenths
+    of a second each, and serving has hundreds of shapes.
+    """
     if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = device.index or 0
-        if index >= count:
-            raise EngineError(f"device {name!r} is not there: torch sees {count} CUDA devices; take --device cpu")
-        return torch.device("cuda", index)
-    return torch.device("cpu")
+        torch.cuda.set_device(device)
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def capability_of(device: torch.device) -> tuple[int, int] | None:

@@ -1,8 +1,8 @@
 """Decode batches padded to a few sizes, so that a GPU can replay them as CUDA graphs.
 
-A graph fixes shapes and addresses: batches are padded to powers of two, their contexts to a bucket that is at most
-twice as long, and their numbers are copied into buffers that stay where they are. What padding writes goes to the
-pool's scratch block. On a CPU the same padded batches run as plain calls, which is how they are tested.
+A graph fixes shapes and addresses: batches and their contexts are padded to the next of a few sizes, at most half as
+large again, and their numbers are copied into buffers that stay where they are. What padding writes goes to the pool's
+scratch block. On a CPU the same padded batches run as plain calls, which is how they are tested.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from afterwatt.engine.model.attention import GATHERED_BYTES, Together, length_mask
+from afterwatt.engine.model.attention import Together, gathered_bytes, length_mask
 from afterwatt.engine.model.kv import KVPool
 from afterwatt.engine.model.llama import Decoder
 from afterwatt.engine.runtime.compute import Ints, StepBatch
@@ -30,21 +30,27 @@ class PaddedDecode:
         max_seqs: largest batch that is padded for.
         max_context: longest context.
         capture: replay CUDA graphs, captured when a shape is first needed; else call the same function.
+
+    Attributes:
+        refused: padded shapes that could not be captured, and why; their batches run unpadded.
     """
 
     def __init__(self, decoder: Decoder, pool: KVPool, max_seqs: int, max_context: int, capture: bool) -> None:
         self._decoder, self._pool, self._capture = decoder, pool, capture
         self._device = pool.device
         self._block_tokens = pool.shape.block_tokens
-        self._sizes = _powers(1, max_seqs)
-        self._buckets = _powers(-(-SMALLEST_BUCKET // self._block_tokens), -(-max_context // self._block_tokens))
+        self._sizes = _sizes(1, max_seqs)
+        self._buckets = _sizes(-(-SMALLEST_BUCKET // self._block_tokens), -(-max_context // self._block_tokens))
         token_bytes = 2 * pool.shape.kv_heads * pool.shape.head_dim * pool.dtype.itemsize
-        self._most_blocks = GATHERED_BYTES // token_bytes // self._block_tokens
+        self._most_blocks = gathered_bytes(pool.device) // token_bytes // self._block_tokens
         room = max((size * (3 + width) for size, width in self._keys(self._buckets[-1])), default=0)
         self._inputs = torch.zeros(room, dtype=torch.int64, device=self._device)
         self._staging = torch.zeros(room, dtype=torch.int64, pin_memory=capture)
         self._replays: dict[Key, Callable[[], torch.Tensor]] = {}
-        self._memory: Any = None  # of all graphs, once there is one: they never run at the same time
+        self.refused: dict[Key, str] = {}
+        # Of all graphs: they never run at the same time, so that one memory and one stream's workspaces do for all.
+        self._memory: Any = None
+        self._aside: Any = torch.cuda.Stream(self._device) if capture else None  # type: ignore[no-untyped-call]
         decoder.rope.reserve(max_context)  # a graph keeps the table's address
 
     def _keys(self, widest: int) -> Iterator[Key]:
@@ -63,7 +69,7 @@ class PaddedDecode:
             return None
         size = next(size for size in self._sizes if size >= len(batch.seq_ids))
         width = next(width for width in self._buckets if width >= blocks)
-        return (size, width) if size * width <= self._most_blocks else None
+        return (size, width) if size * width <= self._most_blocks and (size, width) not in self.refused else None
 
     def logits(self, batch: StepBatch, slots: Ints, key: Key) -> torch.Tensor:
         """Run a batch in a padded shape that holds it.
@@ -117,16 +123,24 @@ class PaddedDecode:
         return self._replays[key]
 
     def _captured(self, key: Key) -> Callable[[], torch.Tensor]:
-        """Capture one shape; the runs before only write again what the replay will write."""
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._padded(key)
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
-            logits = self._padded(key)
+        """Capture one shape; the runs before only write again what the replay will write.
+
+        Where that fails the shape is refused from then on, and what is returned computes it call by call.
+        """
+        current = torch.cuda.current_stream(self._device)
+        try:
+            self._aside.wait_stream(current)
+            with torch.cuda.stream(self._aside):
+                for _ in range(2):
+                    self._padded(key)
+            current.wait_stream(self._aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._memory, stream=self._aside):
+                logits = self._padded(key)
+        except RuntimeError as fault:
+            torch.cuda.set_stream(current)  # a capture that breaks off may leave its own stream in place
+            self.refused[key] = str(fault).partition("\n")[0]
+            return lambda: self._padded(key)
         self._memory = graph.pool()
 
         def replay() -> torch.Tensor:
@@ -136,12 +150,13 @@ class PaddedDecode:
         return replay
 
 
-def _powers(first: int, last: int) -> list[int]:
-    """Return first, its doubles, and last."""
-    found = [min(first, last)]
+def _sizes(first: int, last: int) -> list[int]:
+    """Return first, one and a half times it, its double and so on, and last: neighbours differ by a half at most."""
+    found, step = [min(first, last)], first
     while found[-1] < last:
-        found.append(min(2 * found[-1], last))
-    return found
+        found += [min(size, last) for size in (step + step // 2, 2 * step) if size > found[-1]]
+        step *= 2
+    return list(dict.fromkeys(found))
 
 
 def _up(sorted_values: list[int], least: int) -> int:

@@ -5,21 +5,17 @@ section 2.2. One pass over all tokens of a batch, whoever's they are; only atten
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 from torch import addmv, mv
-from torch.nn.functional import linear, relu, rms_norm, silu
+from torch.nn.functional import relu, rms_norm, silu
 
 from afterwatt.engine.model.attention import Part
 from afterwatt.engine.model.config import ModelConfig
 from afterwatt.engine.model.kv import KVPool, LayerCache
-from afterwatt.engine.model.products import product
+from afterwatt.engine.model.products import product, wide_product
 from afterwatt.engine.model.rope import RopeTable, rotate_
 from afterwatt.engine.model.weights import Weights
-
-CAST_ELEMENTS: Final = 1 << 24
-"""Weights cast at a time where they are stored narrower than computed with: 64 MiB of fp32, whatever the model."""
 
 
 class Decoder:
@@ -33,6 +29,7 @@ class Decoder:
 
     Attributes:
         rope: its table of rotary turns; see that it reaches far enough before `forward`.
+        wide: multiplies with matrices that are stored in another format than is computed in; None: none are.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, compute: torch.dtype, device: torch.device) -> None:
@@ -48,8 +45,8 @@ class Decoder:
         # On a CPU one token is a vector: its products take residual and bias along, and reshape nothing.
         self._vectors = device.type == "cpu"
         self._least = torch.tensor([config.rms_norm_eps], device=device)
-        cast = weights.embedding.dtype != compute
-        self._cast = torch.empty(CAST_ELEMENTS if cast else 0, dtype=compute, device=device)
+        same = weights.embedding.dtype == compute
+        self.wide = None if same else wide_product(weights.layers[0].gate_up, compute)
 
     def forward(
         self,
@@ -92,6 +89,10 @@ class Decoder:
             return self._linear(normed[0], self.weights.head, None).unsqueeze(0).float()
         return self._linear(normed, self.weights.head, None).float()
 
+    def products(self) -> dict[str, str]:
+        """Return which way of multiplying is taken, by the number of rows up to which it is."""
+        return {"all": "plain"} if self.wide is None else dict(self.wide.chosen)
+
     def _norm(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4), in fp32 whatever is computed in."""
         if not (x.is_cpu and x.dtype == torch.float32):
@@ -128,8 +129,8 @@ class Decoder:
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, onto: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return onto + x weight^T + bias, of one token [inputs] or of n [n, inputs]."""
-        if weight.dtype != x.dtype:
-            result = self._cast_linear(x, weight)
+        if self.wide is not None:
+            result = self.wide(x, weight)
             if onto is not None:
                 result.add_(onto)
         elif x.dim() > 1:
@@ -142,14 +143,3 @@ class Decoder:
         else:
             return mv(weight, x)
         return result if bias is None else result.add_(bias)
-
-    def _cast_linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Multiply with a matrix stored in another dtype, some of its rows cast at a time right before."""
-        outputs, inputs = weight.shape
-        at_once = max(1, self._cast.numel() // inputs)
-        result = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype, device=x.device)
-        for first in range(0, outputs, at_once):
-            some = weight[first : first + at_once]
-            wide = self._cast[: some.numel()].view(some.shape).copy_(some)
-            result[..., first : first + at_once] = linear(x, wide)
-        return result

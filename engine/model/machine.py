@@ -8,7 +8,7 @@ from typing import Final
 import psutil
 import torch
 
-from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.model.devices import NAMES, capability_of, dtype_policy
 from afterwatt.engine.runtime.probes import MIB
 
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -27,7 +27,7 @@ class Machine:
         capability: compute capability of a GPU ("7.0"); instruction set of a processor ("AVX512").
         uuid: of a GPU; else None.
         threads: torch's, for work on the processor.
-        dtype: what the engine computes in here.
+        dtype: what the engine computes in here; stored: what it keeps weights and cache in.
         versions: of what computed.
     """
 
@@ -41,28 +41,8 @@ class Machine:
     threads: int
     _: KW_ONLY
     dtype: str
+    stored: str
     versions: dict[str, str]
-
-
-def resolve_device(word: str) -> str:
-    """Return `cpu` or `cuda:N` for what a user says: auto, cpu, cuda, cuda:N.
-
-    Raises:
-        EngineError: no such device here.
-    """
-    if word == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    kind, _, number = word.partition(":")
-    if word == "cpu":
-        return word
-    if kind != "cuda" or not (number or "0").isdecimal():
-        raise EngineError(f"device {word!r} is unknown; expected auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if int(number or 0) >= count:
-        raise EngineError(
-            f"device {word!r} is not here: torch {torch.__version__} sees {count}; try `afterwatt doctor`"
-        )
-    return f"cuda:{int(number or 0)}"
 
 
 def gpu_uuid(device: torch.device) -> str | None:
@@ -76,18 +56,22 @@ def gpu_uuid(device: torch.device) -> str | None:
 def describe(device: torch.device, threads: int) -> Machine:
     """Return what a device says of itself, with so many threads of torch for work on the processor."""
     versions = {"torch": str(torch.__version__)}
+    policy = dtype_policy(capability_of(device))
+    dtype, stored = NAMES[policy.compute], NAMES[policy.weights]
     if device.type == "cpu":
         name, vendor = _processor()
         capability = torch.backends.cpu.get_cpu_capability()
         sizes = (_memory_bytes(), _cache_bytes())
-        return Machine("cpu", name, vendor, *sizes, capability, None, threads, dtype="fp32", versions=versions)
+        return Machine(
+            "cpu", name, vendor, *sizes, capability, None, threads, dtype=dtype, stored=stored, versions=versions
+        )
     about = torch.cuda.get_device_properties(device)
     versions |= {"cuda": str(torch.version.cuda)}
-    dtype = "fp16" if (about.major, about.minor) in ((5, 3), (6, 0)) or about.major >= 7 else "fp32"
     capability = f"{about.major}.{about.minor}"
     sizes = (about.total_memory, getattr(about, "L2_cache_size", None))
     uuid = gpu_uuid(device)
-    return Machine(str(device), about.name, "NVIDIA", *sizes, capability, uuid, threads, dtype=dtype, versions=versions)
+    named = (str(device), about.name, "NVIDIA", *sizes, capability, uuid, threads)
+    return Machine(*named, dtype=dtype, stored=stored, versions=versions)
 
 
 def _processor() -> tuple[str, str]:

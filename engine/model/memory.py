@@ -5,13 +5,13 @@ from typing import Final
 
 import torch
 
-from afterwatt.engine.model.attention import GATHERED_BYTES, MASKED_PAIRS
+from afterwatt.engine.model.attention import MASKED_PAIRS, gathered_bytes
 from afterwatt.engine.model.config import ModelConfig
 from afterwatt.engine.model.devices import DtypePolicy
 from afterwatt.engine.model.kv import KVShape
-from afterwatt.engine.model.llama import CAST_ELEMENTS
 from afterwatt.engine.model.machine import free_host_bytes
 from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.model.products import CAST_ELEMENTS
 from afterwatt.engine.model.weights import allocate
 from afterwatt.engine.runtime.errors import EngineError
 
@@ -54,8 +54,6 @@ def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOption
     if options.kv_blocks is not None:
         if options.kv_blocks < 1:
             raise EngineError(f"kv_blocks = {options.kv_blocks} must be 1 or more")
-        if options.memory_bytes is None:
-            return PoolPlan(weights, working, block, options.kv_blocks)
         useful = options.kv_blocks
     budget = free_bytes(device) if options.memory_bytes is None else options.memory_bytes
     # One block more than can be owned: the pool's scratch.
@@ -90,7 +88,7 @@ def working_bytes(config: ModelConfig, policy: DtypePolicy, options: ComputeOpti
     per_token = (5 * spec.hidden + max(2 * attention, 3 * spec.ffn)) * size
     entry = 2 * spec.kv_heads * spec.head_dim
     whole = options.max_seqs * spec.max_context * entry * policy.kv.itemsize
-    gathered = max(min(GATHERED_BYTES, whole), spec.max_context * entry * policy.kv.itemsize)
+    gathered = max(min(gathered_bytes(device), whole), spec.max_context * entry * policy.kv.itemsize)
     if policy.kv != policy.compute:
         gathered += gathered * size // policy.kv.itemsize
     if options.pads(device.type) and device.type == "cuda":

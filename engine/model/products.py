@@ -1,5 +1,10 @@
 """Products of activations with a matrix, in the way that costs least on the device."""
 
+import statistics
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -31,3 +36,128 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return result
     return linear(x, weight, bias)
+
+
+# -- matrices stored narrower than is computed with -------------------------------------------------------------------
+
+CAST_ELEMENTS: Final = 1 << 24
+"""Weights cast at a time where they are stored narrower than computed with: 64 MiB of fp32, whatever the model."""
+_TRIED_ROWS: Final = (1, 8, 64, 512)
+_TRIALS: Final = 5
+WideProduct = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Returns x weight^T in the format of x, from (x: [..., inputs], weight: [outputs, inputs] in another format)."""
+
+
+class CastProduct:
+    """Casts some of a matrix's rows at a time, right before they are multiplied with: 10 bytes moved per fp16 weight.
+
+    Args:
+        compute: the format computed in.
+        device: where.
+    """
+
+    name = "cast"
+    chosen: Mapping[str, str] = {"all": name}
+
+    def __init__(self, compute: torch.dtype, device: torch.device) -> None:
+        self._wide = torch.empty(CAST_ELEMENTS, dtype=compute, device=device)
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return x weight^T (`WideProduct`)."""
+        outputs, inputs = weight.shape
+        at_once = max(1, self._wide.numel() // inputs)
+        result = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype, device=x.device)
+        for first in range(0, outputs, at_once):
+            some = weight[first : first + at_once]
+            wide = self._wide[: some.numel()].view(some.shape).copy_(some)
+            result[..., first : first + at_once] = linear(x, wide)
+        return result
+
+
+class NarrowProduct:
+    """Narrows the activations instead, and asks for sums in the wide format: 2 bytes moved per fp16 weight.
+
+    cuBLAS multiplies fp16 with fp16 into fp32 from compute capability 5.0 on (cublasGemmEx). A row with an element that
+    the narrow format does not hold is divided before and multiplied after.
+
+    Args:
+        multiply: returns a b in the wide format, of two narrow matrices; torch's is CUDA's only.
+    """
+
+    name = "narrow"
+
+    def __init__(self, multiply: WideProduct | None = None) -> None:
+        self._multiply = multiply or partial(torch.mm, out_dtype=torch.float32)
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return x weight^T (`WideProduct`), with the rounding of the narrow format in x."""
+        rows = x.reshape(-1, x.shape[-1])
+        most = torch.finfo(weight.dtype).max
+        scale = rows.abs().amax(-1, keepdim=True).div_(most).clamp_(min=1.0)
+        result = self._multiply((rows / scale).to(weight.dtype), weight.t()).mul_(scale)
+        return result.view(*x.shape[:-1], len(weight))
+
+
+class FasterProduct:
+    """The faster of several ways, by the number of rows, as timed on the device itself.
+
+    Args:
+        ways: to choose from.
+        weight: a matrix of the model to try them with.
+        compute: the format computed in.
+        clock: returns seconds when all that was asked for is done.
+
+    Attributes:
+        chosen: number of rows -> name of the way that is taken up to there, and for the largest beyond.
+    """
+
+    def __init__(
+        self,
+        ways: Sequence["CastProduct | NarrowProduct"],
+        weight: torch.Tensor,
+        compute: torch.dtype,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ways = []
+        for rows in _TRIED_ROWS:
+            x = torch.ones(rows, weight.shape[1], dtype=compute, device=weight.device)
+            self._ways.append(min(ways, key=lambda way, x=x: _median_s(way, x, weight, clock)))  # type: ignore[misc]
+        self.chosen: Mapping[str, str] = {str(n): way.name for n, way in zip(_TRIED_ROWS, self._ways, strict=True)}
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return x weight^T (`WideProduct`)."""
+        rows = x.numel() // x.shape[-1]
+        return self._ways[min(bisect_left(_TRIED_ROWS, rows), len(_TRIED_ROWS) - 1)](x, weight)
+
+
+def _median_s(way: WideProduct, x: torch.Tensor, weight: torch.Tensor, clock: Callable[[], float]) -> float:
+    """Return how long a product takes; for ever where the device refuses it."""
+    try:
+        way(x, weight)
+    except RuntimeError:
+        return float("inf")
+    times = []
+    for _ in range(_TRIALS):
+        begin = clock()
+        way(x, weight)
+        times.append(clock() - begin)
+    return statistics.median(times)
+
+
+def wide_product(weight: torch.Tensor, compute: torch.dtype) -> "CastProduct | FasterProduct":
+    """Return how to multiply with matrices that are stored like this one and computed with in another format.
+
+    Args:
+        weight: one of the model's, to try on: [outputs, inputs].
+        compute: the format computed in.
+    """
+    cast = CastProduct(compute, weight.device)
+    if not (weight.is_cuda and weight.dtype == torch.float16 and compute == torch.float32):
+        return cast
+
+    def clock() -> float:
+        torch.cuda.synchronize(weight.device)
+        return time.perf_counter()
+
+    with torch.inference_mode():
+        return FasterProduct((cast, NarrowProduct()), weight, compute, clock)

@@ -194,7 +194,8 @@ class DirectFile:
         """Close the file and free the buffers."""
         os.close(self._file)
         for buffer in self._buffers:
-            buffer.close()
+            with suppress(BufferError):  # a thread still reads into it: it goes with the thread's view
+                buffer.close()
 
 
 @dataclass(frozen=True, slots=True)

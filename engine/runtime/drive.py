@@ -121,7 +121,7 @@ def drive(worker: WorkerProcess, requests: Iterable[Request], horizon_s: float |
             wake = [start + due[coming].arrival_ns] if coming < len(due) else []
             wake += [end_ns] if end_ns is not None else []
             timeout_s = max(0.0, (min(wake) - time.monotonic_ns()) / NS_PER_S) if wake else None
-            report = worker.poll(timeout_s)
+            report = worker.poll(timeout_s, busy=in_flight > 0)
             if report is not None:
                 in_flight -= recording.add(report)
     except KeyboardInterrupt:

@@ -24,6 +24,10 @@ from afterwatt.policies.sizes import SchedulerConfig
 FLUSH_NS = 50_000_000
 """Reports leave a busy worker this often, and when it has nothing to do; sending one costs it about 0.1 ms."""
 STOP_S = 3.0
+"""How long a worker that is told to end may take over it before it is killed."""
+SILENT_S = 600.0
+"""How long a worker with something to do may say nothing before it counts as lost: an old card takes tens of seconds
+over one long prompt, a GPU that hangs or a stopped process never answers."""
 
 
 class WorkerLostError(EngineError):
@@ -65,6 +69,7 @@ class WorkerProcess:
         factory: makes the model, in the other process; must be picklable.
         setup: how the worker works.
         start_s: how long making the model may take.
+        silent_s: how long it may say nothing while it has something to do.
 
     Attributes:
         info: what the model says of itself.
@@ -74,7 +79,15 @@ class WorkerProcess:
         WorkerLostError: the process ended, or said nothing, before it was ready.
     """
 
-    def __init__(self, factory: Callable[[], Compute], setup: WorkerSetup, start_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], Compute],
+        setup: WorkerSetup,
+        start_s: float = 600.0,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        self.silent_s = silent_s
+        self._heard_s = time.monotonic()
         context = multiprocessing.get_context("spawn")
         self._wire, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, factory, setup), daemon=True)
@@ -97,12 +110,12 @@ class WorkerProcess:
         Afterwards the same model has a new scheduler and an empty cache.
 
         Raises:
-            WorkerLostError: it does not answer within `STOP_S`.
+            WorkerLostError: it does not answer within `silent_s`.
         """
         self._send("halt", None)
         reports: list[Report] = []
         while True:
-            kind, value = self._receive(STOP_S)
+            kind, value = self._receive(self.silent_s)
             if kind == "halted":
                 return reports
             reports.append(value)
@@ -111,13 +124,24 @@ class WorkerProcess:
         """Hand over requests that have arrived."""
         self._send("take", list(requests))
 
-    def poll(self, timeout_s: float | None) -> Report | None:
+    def poll(self, timeout_s: float | None, busy: bool = False) -> Report | None:
         """Wait for the next report; None if none comes in time.
 
+        Args:
+            timeout_s: how long to wait; None: until one comes.
+            busy: whether it has something to do, so that it should be heard of within `silent_s`.
+
         Raises:
-            WorkerLostError: the process has ended.
+            WorkerLostError: the process has ended, or was busy and silent for too long.
         """
-        if not wait([self._wire, self._process.sentinel], timeout_s):
+        now_s = time.monotonic()
+        if not busy:
+            self._heard_s = now_s
+        left_s = self._heard_s + self.silent_s - now_s
+        if left_s <= 0.0:
+            raise self._given_up(self.silent_s)
+        patience_s = left_s if timeout_s is None and busy else timeout_s
+        if not wait([self._wire, self._process.sentinel], patience_s):
             return None
         kind, value = self._receive(0.0)
         assert kind == "report"
@@ -128,9 +152,12 @@ class WorkerProcess:
         """Run iterations outside of any schedule: seconds of each, batch by batch for each repeat (interleaved).
 
         Every batch writes to the blocks that it names, so that nothing else may be under way.
+
+        Raises:
+            WorkerLostError: it takes longer than `silent_s` over each on average, or ends.
         """
         self._send("time", (list(batches), repeats))
-        kind, value = self._receive(None)
+        kind, value = self._receive(self.silent_s * max(1, len(batches) * repeats))
         assert kind == "timed"
         times: list[list[float]] = value
         return times
@@ -151,19 +178,26 @@ class WorkerProcess:
         except OSError:
             raise self._lost() from None
 
-    def _receive(self, timeout_s: float | None) -> tuple[str, Any]:
+    def _receive(self, timeout_s: float) -> tuple[str, Any]:
         if timeout_s != 0.0 and not wait([self._wire, self._process.sentinel], timeout_s):
-            self._process.kill()
-            raise WorkerLostError(f"the worker gave no answer within {timeout_s:.0f} s; give it longer, or less to do")
+            raise self._given_up(timeout_s)
         try:
             message: tuple[str, Any] | None = self._wire.recv() if self._wire.poll() else None
         except (EOFError, OSError):
             message = None
         if message is None:
             raise self._lost()
+        self._heard_s = time.monotonic()
         if message[0] == "broke":
             raise WorkerLostError(f"the worker broke: {message[1]}")
         return message
+
+    def _given_up(self, waited_s: float) -> WorkerLostError:
+        self._process.kill()
+        return WorkerLostError(
+            f"the worker (process {self._process.pid}) said nothing for {waited_s:g} s and was ended: it hangs, or "
+            "has more to do at a time than that; give it shorter prompts, or a smaller token budget"
+        )
 
     def _lost(self) -> WorkerLostError:
         self._process.join(STOP_S)
@@ -177,8 +211,8 @@ def _serve(wire: Connection, factory: Callable[[], Compute], setup: WorkerSetup)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts the whole group; the owner decides what ends
     try:
         compute = factory()
-    except EngineError as fault:
-        wire.send(("failed", str(fault)))
+    except Exception as fault:  # whatever it is, its sentence says more than that the process ended
+        wire.send(("failed", str(fault) if isinstance(fault, EngineError) else _sentence(fault)))
         return
     wire.send(("ready", compute.info))
     try:
@@ -186,10 +220,14 @@ def _serve(wire: Connection, factory: Callable[[], Compute], setup: WorkerSetup)
     except (EOFError, BrokenPipeError):
         return  # nobody is there any more
     except Exception as fault:
-        wire.send(("broke", f"{type(fault).__name__}: {fault}"))
+        wire.send(("broke", _sentence(fault)))
         raise
     finally:
         compute.close()
+
+
+def _sentence(fault: Exception) -> str:
+    return f"{type(fault).__name__}: {fault}"
 
 
 def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callable[[], int] = time.monotonic_ns) -> None:

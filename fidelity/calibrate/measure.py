@@ -125,10 +125,10 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
         EngineError: no such device, or one that does not compute.
     """
     from afterwatt.engine.model.bench import TorchBench
-    from afterwatt.engine.model.machine import resolve_device
+    from afterwatt.engine.model.devices import find_device
 
     began, start = time.time(), time.perf_counter()
-    bench = TorchBench(resolve_device(device), threads, effort)
+    bench = TorchBench(str(find_device(device)), threads, effort)
     try:
         skipped: dict[str, str] = {}
         reference, *others = bench.bandwidth_probes()

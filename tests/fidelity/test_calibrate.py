@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from afterwatt.engine.model.bench import TorchBench
-from afterwatt.engine.model.machine import Machine, resolve_device
+from afterwatt.engine.model.devices import find_device
+from afterwatt.engine.model.machine import Machine
 from afterwatt.engine.runtime.disk import place_of
 from afterwatt.engine.runtime.energy.choose import Choice
 from afterwatt.engine.runtime.energy.reading import UnknownMeter
@@ -152,9 +153,9 @@ def test_a_meter_that_fails_under_one_load_leaves_that_one_unknown():
 
 def test_a_device_that_is_not_here_is_refused():
     with pytest.raises(EngineError, match="unknown"):
-        resolve_device("tpu")
+        find_device("tpu")
     with pytest.raises(EngineError, match="not here"):
-        resolve_device("cuda:63")
+        find_device("cuda:63")
 
 
 def test_no_product_reads_the_same_part_of_the_array_twice_in_a_row():

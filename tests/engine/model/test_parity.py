@@ -192,7 +192,7 @@ def test_long_prompts_are_cut_where_their_mask_would_be_large(computes, monkeypa
 
 def test_sequences_of_very_different_lengths_are_gathered_apart(computes, monkeypatch):
     monkeypatch.setattr("afterwatt.engine.model.attention._SMALLEST_BUCKET", 8)
-    monkeypatch.setattr("afterwatt.engine.model.attention.GATHERED_BYTES", 64 * 2 * 2 * 8 * 4)
+    monkeypatch.setattr("afterwatt.engine.model.attention._GATHERED_BYTES", 64 * 2 * 2 * 8 * 4)
     compute, model = computes("llama")
     lengths = [3, 60, 5, 31, 30, 9]
     sequences, free = [], list(range(KV_BLOCKS))

@@ -121,7 +121,7 @@ def test_wide_products_of_narrow_matrices_do_not_depend_on_how_they_are_cut(tmp_
     write_random(small("qwen2.5-0.5b"), tmp_path / "one", "fp16")
     tokens = [(Sequence(list(range(30)), [1, 0, 2, 3, 4, 5, 6, 7]), 30)]
     whole = logits_of(load(tmp_path / "one", dtype="fp16"), tokens)[0]
-    monkeypatch.setattr("afterwatt.engine.model.llama.CAST_ELEMENTS", 100)
+    monkeypatch.setattr("afterwatt.engine.model.products.CAST_ELEMENTS", 100)
     tokens[0][0].past = 0
     cut = logits_of(load(tmp_path / "one", dtype="fp16"), tokens)[0]
     torch.testing.assert_close(whole, cut, atol=1e-5, rtol=0)

@@ -110,3 +110,43 @@ def test_a_model_that_cannot_be_made_says_why():
 def test_a_process_that_ends_before_it_is_ready_is_noticed():
     with pytest.raises(WorkerLostError, match="ended with code 7"):
         WorkerProcess(Dying(), SETUP)
+
+
+def test_a_stopped_worker_with_work_is_waited_for_no_longer_than_said():
+    """What hangs in a driver looks like this: there, and silent for ever."""
+    worker = WorkerProcess(ArithmeticFactory(64, 4, step_s=0.002), SETUP, silent_s=0.4)
+    try:
+        assert drive(worker, requests(2)).served[1].finished
+        time.sleep(0.6)  # silence with nothing to do is none
+        stopper = threading.Timer(0.1, os.kill, (worker.pid, signal.SIGSTOP))
+        stopper.start()
+        begun = time.monotonic()
+        recording = drive(worker, [Request(0, np.arange(5), 200, 0)])
+        assert 0.3 < time.monotonic() - begun < 20.0
+        assert "said nothing for 0.4 s" in recording.lost
+        assert recording.served[0].lost
+    finally:
+        worker.stop()
+
+
+def test_a_stopped_worker_does_not_keep_timing_waiting():
+    worker = WorkerProcess(ArithmeticFactory(64, 4), SETUP, silent_s=0.3)
+    try:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerLostError, match="said nothing"):
+            worker.halt()
+    finally:
+        worker.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class FullFactory:
+    """A model that its device has no room for."""
+
+    def __call__(self) -> Compute:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_model_that_does_not_fit_says_why():
+    with pytest.raises(EngineError, match=r"RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"):
+        WorkerProcess(FullFactory(), SETUP)
