@@ -102,7 +102,7 @@ def _print(told: "Calibration", written: "Written") -> None:
     for warning in told.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     folder = shlex.quote(str(written.folder))
-    wide = f" --precision {told.machine.dtype}"
+    wide = f" --precision {told.machine.stored}"
     sys.stdout.write(f"simulate --hw {folder}/device.toml --stack {folder}/stack.toml{wide}\n")
 
 

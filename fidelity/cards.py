@@ -61,6 +61,17 @@ def recognise(name: str) -> Recognised:
     Raises:
         HardwareError: it is no card of the catalogue.
     """
+    cards = cards_named(name)
+    card = _pick(_read(name).family, cards)
+    return Recognised(card, (f"card: taken as {card.name}",) if len(cards) > 1 else ())
+
+
+def cards_named(name: str) -> list[Device]:
+    """Return the cards that a name may mean: more than one where it leaves form or memory open.
+
+    Raises:
+        HardwareError: it is no card of the catalogue.
+    """
     said = _read(name)
     cards = [card for card, own in _cards() if said.family and own.family == said.family]
     if not cards:
@@ -74,8 +85,7 @@ def recognise(name: str) -> Recognised:
         cards = fitting
     if said.form is not None:
         cards = [card for card in cards if card.form == said.form] or cards
-    card = _pick(said.family, cards)
-    return Recognised(card, (f"card: taken as {card.name}",) if len(cards) > 1 else ())
+    return cards
 
 
 def _read(name: str) -> _CardName:

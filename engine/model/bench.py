@@ -13,8 +13,9 @@ import torch
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from afterwatt.engine.model.attention import ALONE_BYTES
+from afterwatt.engine.model.devices import settle
 from afterwatt.engine.model.machine import Machine, describe, free_host_bytes
-from afterwatt.engine.model.products import product
+from afterwatt.engine.model.products import product, wide_product
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.probes import MIB, Effort, Probe
 
@@ -39,13 +40,17 @@ class TorchBench:
     def __init__(self, device: str, threads: int, effort: Effort) -> None:
         torch.set_num_threads(threads)
         self.device, self.effort = torch.device(device), effort
+        settle(self.device)
         self.machine = describe(self.device, threads)
         self.skipped: dict[str, str] = {}
-        self.dtype = DTYPES[self.machine.dtype]
+        self.dtype, self.stored = DTYPES[self.machine.dtype], DTYPES[self.machine.stored]
         size = effort.array_bytes or _array_bytes(self.machine)
         self.array = _filled(size // (8 * MIB) * 8 * MIB or 8 * MIB, self.device)
         self._at = 0
         self._graphs = self.device.type == "cuda"
+        # Of all graphs: they never run at the same time, so that one memory and one stream's workspaces do for all.
+        self._memory: Any = None
+        self._aside: Any = torch.cuda.Stream(self.device) if self._graphs else None  # type: ignore[no-untyped-call]
         # One thread's time on the processor is what a product takes; what others take away in between is not.
         self.clock = "processor" if self.device.type == "cpu" and threads == 1 else "wall"
         self._spent = {"processor": 0.0, "wall": 0.0}
@@ -125,14 +130,22 @@ class TorchBench:
         left = torch.randn(rows, inputs, device=self.device).to(dtype)
         return lambda: product(left, self._part(dtype, outputs, inputs))
 
+    def _served_product(self, rows: int, outputs: int, inputs: int) -> Callable[[], Any]:
+        """Return a product as a model's are: activations computed in, the matrix as it is stored."""
+        if self.stored == self.dtype:
+            return self._product(self.machine.dtype, rows, outputs, inputs)
+        left = self._random(rows, inputs)
+        wide = wide_product(self._part(self.stored, outputs, inputs), self.dtype)
+        return lambda: wide(left, self._part(self.stored, outputs, inputs))
+
     def product_probes(self) -> Iterator[Probe]:
-        """Yield the products of serving: few rows through a model's matrices, in what the engine computes in."""
-        name = self.machine.dtype
+        """Yield the products of serving: few rows through a model's matrices, stored and computed as the engine's."""
+        name = self.machine.stored
         for outputs, inputs in self.effort.products:
             for rows in self.effort.rows:
                 if outputs > 8 * inputs and rows > self.effort.head_rows:
                     continue  # the head is multiplied with sequences, not with prompts
-                call = self._product(name, rows, outputs, inputs)
+                call = self._served_product(rows, outputs, inputs)
                 row = {"op": "gemm", "dtype": name, "m": rows, "n": outputs, "k": inputs}
                 label = f"gemm/{name}/{rows}x{outputs}x{inputs}"
                 yield self._probe(label, call, 2.0 * rows * outputs * inputs, "flops", row)
@@ -152,12 +165,12 @@ class TorchBench:
 
     def _attention(self, shape: tuple[int, int, int], batch: int, queries: int, context: int) -> Probe | None:
         heads, kv_heads, width = shape
-        entry_bytes = 2 * kv_heads * width * self.dtype.itemsize
+        entry_bytes = 2 * kv_heads * width * self.stored.itemsize
         if 2 * batch * context * entry_bytes > self.array_bytes:
             return None  # it would find its keys in the cache
         call = self._decoding(shape, batch, context) if queries == 1 else self._prompt(shape, queries, context)
         op = "decode_attention" if queries == 1 else "prefill_attention"
-        row: dict[str, object] = {"op": op, "dtype": self.machine.dtype, "batch": batch, "context": context}
+        row: dict[str, object] = {"op": op, "dtype": self.machine.stored, "batch": batch, "context": context}
         row |= {"heads": heads, "kv_heads": kv_heads, "head_dim": width}
         if queries > 1:
             row["queries"] = queries
@@ -171,7 +184,7 @@ class TorchBench:
         on a processor each sequence for itself once it is long enough, else all together, padded, under a mask.
         """
         heads, kv_heads, width = shape
-        alone = self.device.type == "cpu" and 2 * context * kv_heads * width * self.dtype.itemsize >= ALONE_BYTES
+        alone = self.device.type == "cpu" and 2 * context * kv_heads * width * self.stored.itemsize >= ALONE_BYTES
         together = 1 if alone or batch == 1 else batch
         query = self._random(together, kv_heads, heads // kv_heads, width)
         blocks = torch.randperm(together * context // _BLOCK_TOKENS).to(self.device)
@@ -179,9 +192,11 @@ class TorchBench:
 
         def entries() -> torch.Tensor:
             if batch == 1:
-                return self._part(self.dtype, context, kv_heads, width).transpose(0, 1).unsqueeze(0)
-            cache = self._part(self.dtype, len(blocks), _BLOCK_TOKENS, kv_heads, width)
-            return cache.index_select(0, blocks).view(together, context, kv_heads, width).transpose(1, 2)
+                lying = self._part(self.stored, context, kv_heads, width)
+                return lying.transpose(0, 1).unsqueeze(0).to(self.dtype)
+            cache = self._part(self.stored, len(blocks), _BLOCK_TOKENS, kv_heads, width)
+            gathered = cache.index_select(0, blocks).to(self.dtype)
+            return gathered.view(together, context, kv_heads, width).transpose(1, 2)
 
         def attend() -> None:
             for _ in range(batch // together):
@@ -198,7 +213,7 @@ class TorchBench:
         mask = ahead.triu_(past + 1) if past else None
 
         def entries() -> torch.Tensor:
-            cache = self._part(self.dtype, context, kv_heads, width)
+            cache = self._part(self.stored, context, kv_heads, width).to(self.dtype)
             return cache.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
 
         return lambda: scaled_dot_product_attention(query, entries(), entries(), attn_mask=mask, is_causal=not past)
@@ -212,7 +227,7 @@ class TorchBench:
         """Yield a tiny operation, the small operations of a layer, and those of an iteration around the layers."""
         one = torch.ones(1, device=self.device)
         yield self._probe("overhead/launch", lambda: one.add_(1.0), 1.0, "ops")
-        yield self._probe("overhead/layer", self._small_operations(), 1.0, "ops")
+        yield self._probe("overhead/layer", self._small_operations(), 1.0, "ops", replayed=True)
         table = torch.randn(1024, _TINY, device=self.device).to(self.dtype)
         ids = [1]
 
@@ -302,13 +317,20 @@ class TorchBench:
         return view[start : start + count].view(shape)
 
     def _probe(
-        self, name: str, call: Callable[[], Any], work: float, unit: str, row: dict[str, object] | None = None
+        self,
+        name: str,
+        call: Callable[[], Any],
+        work: float,
+        unit: str,
+        row: dict[str, object] | None = None,
+        replayed: bool = False,
     ) -> Probe:
+        """Return what times a call; kernels, and what an engine's decoding replays, as CUDA graphs on a GPU."""
         replays: dict[int, Callable[[], None]] = {}
 
         def run(times: int) -> float:
             with torch.inference_mode():
-                if row and self._graphs and times not in replays:
+                if (row or replayed) and self._graphs and times not in replays:
                     replays.clear()  # a graph keeps its memory
                     replays[times] = self._captured(call, times)
                 repeat = replays.get(times) or _repeated(call, times)
@@ -328,20 +350,22 @@ class TorchBench:
 
         Where something cannot be captured, calls one by one, from then on; `skipped` says so.
         """
+        current = torch.cuda.current_stream(self.device)
         try:
-            aside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(aside):
+            self._aside.wait_stream(current)
+            with torch.cuda.stream(self._aside):
                 call()  # libraries set themselves up at the first call, which a graph must not hold
-            torch.cuda.current_stream(self.device).wait_stream(aside)
+            current.wait_stream(self._aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._memory, stream=self._aside):
                 for _ in range(times):
                     call()
         except RuntimeError as fault:
+            torch.cuda.set_stream(current)  # a capture that breaks off may leave its own stream in place
             self._graphs = False
             self.skipped["graphs"] = f"kernels are launched one by one ({str(fault).splitlines()[0]})"
             return _repeated(call, times)
+        self._memory = graph.pool()
         return graph.replay
 
     def _wait(self) -> None:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import datetime as dt
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from afterwatt.fidelity.calibrate.measure import Calibration
-from afterwatt.fidelity.cards import recognise
+from afterwatt.fidelity.cards import cards_named
 from afterwatt.hwprofiles.devices import ARCHITECTURES, PRECISIONS, SOCKET, Device
 from afterwatt.hwprofiles.embodied import EmbodiedFact
 from afterwatt.hwprofiles.errors import HardwareError
@@ -34,11 +33,15 @@ def known_card(calibration: Calibration) -> Device | None:
     if machine.device == "cpu":
         return None
     try:
-        found = recognise(machine.name).device
+        cards = cards_named(machine.name)
     except HardwareError:
         return None
-    close = math.isclose(float(found.memory_bytes), machine.memory_bytes, rel_tol=_SAME_MEMORY_FRAC)
-    return found if close else None
+
+    def off(card: Device) -> float:
+        return abs(float(card.memory_bytes) / machine.memory_bytes - 1.0)
+
+    nearest = min(cards, key=off)
+    return nearest if off(nearest) <= _SAME_MEMORY_FRAC else None
 
 
 def device_profile(calibration: Calibration, command: str) -> Device:
@@ -117,14 +120,16 @@ def skipped_precisions(calibration: Calibration) -> dict[str, str]:
         said = f"{rate.median / 1e9:.3g} GFLOP/s, {share:.0%} of fp32's"
         if name == "fp16" and machine.device == "cpu":
             out[name] = f"{said}; the engine stores fp16 and computes fp32 on a processor"
-        elif name in ("fp16", "bf16") and share < 1.0:
+        elif name in ("fp16", "bf16") and share < 1.0 and name != machine.dtype:
             out[name] = f"{said}: stored so, it is computed in fp32"
     return out
 
 
 def _measured_card(card: Device, facts: _Facts) -> Device:
     """Return a card of the catalogue with what was measured in place of what its datasheet says."""
-    flops = {name: fact for name, fact in facts.flops().items() if name in card.flops_per_s}
+    slow = skipped_precisions(facts.calibration)
+    said = {name: fact for name, fact in card.flops_per_s.items() if name not in slow}
+    flops = {name: fact for name, fact in facts.flops().items() if name in said}
     inline = card.ecc == "inline"
     free = facts.measured(0.0, note="the bandwidth was measured with ECC as it is set")
     idle = facts.calibration.watts.idle_w
@@ -133,7 +138,7 @@ def _measured_card(card: Device, facts: _Facts) -> Device:
         card,
         key=KEY,
         mem_bandwidth_bytes_per_s=facts.bandwidth(),
-        flops_per_s={**card.flops_per_s, **flops},
+        flops_per_s={**said, **flops},
         idle_w=idle_w,
         ecc_bandwidth_frac=free if inline else card.ecc_bandwidth_frac,
         note=f"{card.key} of the catalogue, measured. {card.note}".strip(),

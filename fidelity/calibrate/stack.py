@@ -30,7 +30,7 @@ def kernel_table(calibration: Calibration, device: Device, path: str, source: st
         path: of the device's profile, for the column `device`.
         source: for the column `source`.
     """
-    told = {*device.flops_per_s, calibration.machine.dtype}
+    told = {*device.flops_per_s, calibration.machine.stored}
     rows = [
         {**one.row, "seconds": one.seconds.median}
         for one in calibration.found.values()
@@ -51,7 +51,7 @@ def engine_stack(calibration: Calibration, device: Device, table: pd.DataFrame, 
         source: where they come from.
     """
     start = dataclasses.replace(_start(calibration, device), pool=device.key)
-    plain = table[table["dtype"] == calibration.machine.dtype]
+    plain = table[table["dtype"] == calibration.machine.stored]
     (fit,) = fit_kernels(plain, start)
     told = "; ".join(f"{one.op.replace('_', ' ')} {100 * one.median:.0f} %" for one in fit.errors if one.dtype == "all")
     text = f"soft-L1 fit on log time to {fit.rows} kernels, {source}" + (
@@ -62,10 +62,12 @@ def engine_stack(calibration: Calibration, device: Device, table: pd.DataFrame, 
 
 def _start(calibration: Calibration, device: Device) -> Stack:
     base = load_stack(device, ENGINE if device.architecture == "cpu" else DEFAULT_STACK)
-    width = load_precision(calibration.machine.dtype).bytes_per_weight
-    text = f"the engine computes and caches in {calibration.machine.dtype} here"
-    held = Fact(width, text, _today(), "assumed", width, width)
-    facts: dict[str, Any] = {"kv_bytes_per_element": held, "activation_bytes_per_element": held}
+    machine = calibration.machine
+    facts: dict[str, Any] = {}
+    for name, held in (("kv_bytes_per_element", machine.stored), ("activation_bytes_per_element", machine.dtype)):
+        width = load_precision(held).bytes_per_weight
+        text = f"the engine caches in {machine.stored} and computes in {machine.dtype} here"
+        facts[name] = Fact(width, text, _today(), "assumed", width, width)
     facts |= _overheads(calibration) | ({} if base.wake_s else _waking())
     return dataclasses.replace(base, name=ENGINE, basis="pooled", seen=(), spread={}, spread_seen={}, **facts)
 

@@ -1,13 +1,14 @@
 """Checkpoints of every kind, made once."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.engine.model.tiny import oracle
+from tests.engine.model.tiny import BLOCK_TOKENS, KV_BLOCKS, load, oracle
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,5 +28,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
             model.save_pretrained(folder)
             made[kind] = folder, model
         return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def computes(tiny):
+    """The engine by kind and options, loaded once; its cache is shared by all that ask."""
+
+    @cache
+    def make(kind: str, **changes):
+        folder, model = tiny(kind)
+        return load(folder, block_tokens=BLOCK_TOKENS, kv_blocks=KV_BLOCKS, **changes), model
 
     return make

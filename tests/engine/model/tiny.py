@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from afterwatt.engine.runtime.compute import GREEDY, Sampling, StepBatch
 from afterwatt.modelspecs.decoders import DECODERS
 
 VOCAB = 97
+TOLERANCE = 1e-4
+BLOCK_TOKENS = 4
+KV_BLOCKS = 64
 SHAPE = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -127,3 +131,20 @@ def generate(compute: TorchCompute, seq: Sequence, count: int) -> list[int]:
         seq.past = len(seq.tokens)
         seq.tokens.append(token)
     return seq.tokens[-count:]
+
+
+@cache
+def expected(model: Any, tokens: tuple[int, ...]) -> torch.Tensor:
+    """The oracle's logits at every position of a text."""
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0].float()
+
+
+def text(length: int, seed: int) -> list[int]:
+    """Random ids."""
+    return torch.randint(VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """See that logits are the same."""
+    torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
