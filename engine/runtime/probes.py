@@ -29,6 +29,8 @@ class Effort:
         heads: (heads, kv_heads, head_dim) of attention; contexts, batches: of decoding; prompts: (queries, past).
         disk_bytes: size of the file that reads are measured over.
         power_s: for how long watts are measured, at rest and under each load; 0: not at all.
+        warm_s: for how long it computes before it is timed: clocks that were at rest rise within a second.
+        rest_s: for how long it rests before its idle watts are read: clocks and voltage stay up for seconds.
     """
 
     rounds: int = 5
@@ -56,6 +58,8 @@ class Effort:
     prompts: tuple[tuple[int, int], ...] = ((16, 0), (64, 0), (256, 0), (1024, 0), (64, 512), (256, 1024))
     disk_bytes: int = 256 * MIB
     power_s: float = 2.0
+    warm_s: float = 0.0
+    rest_s: float = 0.0
 
 
 GPU: Final = Effort(
@@ -77,6 +81,8 @@ GPU: Final = Effort(
     batches=(1, 8, 64),
     prompts=((16, 0), (128, 0), (512, 0), (2048, 0), (64, 1024), (512, 2048)),
     power_s=5.0,
+    warm_s=2.0,
+    rest_s=10.0,
 )
 """The same for a GPU: a larger model's shapes, and watts for as long as a sensor's averages need."""
 QUICK: Final = Effort(
@@ -99,7 +105,11 @@ def effort_for(device: str, quick: bool) -> Effort:
     """Return how much to measure of a device: `cpu` or `cuda:N`."""
     if device == "cpu":
         return QUICK if quick else Effort()
-    return replace(GPU, rounds=QUICK.rounds, squares=GPU.squares[:-1], disk_bytes=QUICK.disk_bytes) if quick else GPU
+    return (
+        replace(GPU, rounds=QUICK.rounds, squares=GPU.squares[:-1], disk_bytes=QUICK.disk_bytes, rest_s=5.0)
+        if quick
+        else GPU
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ def as_json(
         "began": dt.datetime.fromtimestamp(calibration.began_unix_s, dt.UTC).isoformat(timespec="seconds"),
         "took_s": calibration.took_s,
         "machine": dataclasses.asdict(calibration.machine),
+        "state": dict(calibration.state) or None,
         "effort": dataclasses.asdict(calibration.effort),
         "array_bytes": calibration.array_bytes,
         "clock": calibration.clock,

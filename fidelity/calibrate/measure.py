@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from afterwatt.engine.runtime.disk import DiskError, open_disk
 from afterwatt.engine.runtime.energy.choose import Choice, choose_meter
-from afterwatt.engine.runtime.energy.reading import MeterReading
+from afterwatt.engine.runtime.energy.nvml import Answer, Nvml
+from afterwatt.engine.runtime.energy.reading import MeterError, MeterReading
 from afterwatt.engine.runtime.probes import Effort, Probe, Stat, interleaved, stat_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Calibration:
     """Everything that was measured.
 
     Attributes:
-        machine: what was measured.
+        machine: what was measured; state: driver, clocks, limits, ECC and MIG of a GPU; empty where nobody says.
         effort: how.
         array_bytes: of the array that bandwidth was measured over.
         clock: what times are of: `processor` (of a single thread, without what others take away) or `wall`.
@@ -75,6 +76,7 @@ class Calibration:
     """
 
     machine: "Machine"
+    state: Mapping[str, Answer] = field(default_factory=dict)
     effort: Effort
     array_bytes: int
     clock: str
@@ -131,13 +133,15 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
     bench = TorchBench(str(find_device(device)), threads, effort)
     try:
         skipped: dict[str, str] = {}
+        state = _state(bench)
+        bench.load("computing", effort.warm_s)
         reference, *others = bench.bandwidth_probes()
         drift = [_read_rate(reference)]
         say("bandwidth, matrix products, attention, overheads")
         found = _in_turn(_device_probes(bench), effort, (reference, *others))
         drift.append(_read_rate(reference))
         say("power")
-        watts = _watts(bench, effort.power_s)
+        watts = _watts(bench, effort)
         say("disk")
         disk = _disk(disk_folder, effort, found, skipped)
         drift.append(_read_rate(reference))
@@ -148,6 +152,7 @@ def calibrate(device: str, threads: int, effort: Effort, disk_folder: Path, say:
     three = (drift[0], drift[1], drift[2])
     return Calibration(
         machine=bench.machine,
+        state=state,
         effort=effort,
         array_bytes=array_bytes,
         clock=bench.clock,
@@ -183,23 +188,36 @@ def _read_rate(reference: Probe) -> float:
     return reference.work / stat_of([reference.run(1) for _ in range(_DRIFT_TIMES)]).median
 
 
-def _watts(bench: "TorchBench", seconds: float) -> DeviceWatts:
+def _state(bench: "TorchBench") -> dict[str, Answer]:
+    """Return what a GPU's library says of it; nothing of a processor, or where there is no library."""
+    if bench.machine.device == "cpu":
+        return {}
+    try:
+        return Nvml(bench.device.index or 0, bench.machine.uuid).state()
+    except MeterError:
+        return {}
+
+
+def _watts(bench: "TorchBench", effort: Effort) -> DeviceWatts:
     choice = choose_meter(bench.machine.device, uuid=bench.machine.uuid)
-    return watts_of(choice, seconds, bench.load)
+    return watts_of(choice, effort.power_s, bench.load, effort.rest_s)
 
 
-def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object]) -> DeviceWatts:
+def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object], rest_s: float = 0.0) -> DeviceWatts:
     """Return power at rest and under load, as a meter sees it.
 
     Args:
         choice: the meter.
         seconds: of each stretch; 0 for none.
         load: keeps the device busy: (`streaming` or `computing`, seconds).
+        rest_s: for how long it has to rest before it idles.
     """
     if choice.meter.method == "unknown" or seconds <= 0.0:
         return DeviceWatts("unknown", None, None, None, choice.refused or ("not asked for",))
     readings: list[MeterReading] = []
     for kind in ("idle", "streaming", "computing"):
+        if kind == "idle":
+            time.sleep(rest_s)
         choice.meter.start()
         if kind == "idle":
             time.sleep(seconds)

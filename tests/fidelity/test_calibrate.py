@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,27 @@ def test_an_unknown_meter_leaves_power_unknown():
     watts = watts_of(Choice(UnknownMeter("it", "no sensor"), ("rapl: none",)), 1.0, lambda *_: None)
     assert (watts.method, watts.idle_w, watts.streaming_w, watts.computing_w) == ("unknown", None, None, None)
     assert watts.refused == ("rapl: none",)
+
+
+def test_a_device_rests_before_its_idle_watts_are_read():
+    """A counter that rises by 10 W while clocks are up, for 0.3 s after a load, and by 1 W after that."""
+    began = time.monotonic()
+
+    def joules() -> float:
+        elapsed = time.monotonic() - began
+        return 10.0 * min(elapsed, 0.3) + max(0.0, elapsed - 0.3)
+
+    meter = SampledMeter(Counter(joules, None, "it"), "nvml-counter", "the board", 3600.0)
+    watts = watts_of(Choice(meter, ()), 0.05, lambda _kind, _seconds: None, rest_s=0.4)
+    assert watts.idle_w == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_card_that_computes_in_a_slow_format_is_not_given_its_catalogue_rate(tmp_path: Path):
+    """A P100 computes in fp16, and torch sums it in fp32 below compute capability 7.0: what was measured holds."""
+    slow = device_profile(gpu("Tesla P100-PCIE-16GB", 15.9, "6.0", fp32=8e12, fp16=7e12), COMMAND)
+    assert float(slow.flops_per_s["fp16"]) == 7e12
+    stored = device_profile(gpu("Tesla P100-PCIE-16GB", 15.9, "6.0", dtype="fp32", fp32=8e12, fp16=7e12), COMMAND)
+    assert "fp16" not in stored.flops_per_s
 
 
 def test_a_meter_that_fails_under_one_load_leaves_that_one_unknown():
@@ -331,6 +353,8 @@ def test_measured_watts_are_those_that_the_power_model_gives_back(tmp_path: Path
 
 def test_a_card_of_another_size_is_not_taken_for_one_of_the_catalogue():
     assert known_card(gpu("Tesla M40 24GB", 6.0, "5.2")) is None
+    for gib, key in ((11.2, "m40-12"), (22.5, "m40-24")):  # what CUDA leaves of 12 and 24
+        assert known_card(gpu("Tesla M40", gib, "5.2")).key == key
     assert known_card(gpu("Quadro Nothing 9000", 8.0, "7.5")) is None
 
 

@@ -96,12 +96,12 @@ def _nvml_meter(gpu: Nvml, interval_s: float, refused: list[str]) -> EnergyMeter
     try:
         gpu.counter_j()
         counter = Counter(gpu.counter_j, None, "NVML's energy counter")
-        return SampledMeter(counter, "nvml-counter", "the board", COUNTER_INTERVAL_S)
+        return SampledMeter(counter, "nvml-counter", gpu.covers, COUNTER_INTERVAL_S)
     except MeterError as fault:
         refused.append(f"nvml-counter: {fault}; Volta and newer have it")
     try:
         gpu.power_w()
-        return polled_power(gpu.power_w, "nvml-power", "the board", interval_s)
+        return polled_power(gpu.power_w, "nvml-power", gpu.covers, interval_s, gpu.power_note)
     except MeterError as fault:
         refused.append(f"nvml-power: {fault}")
     return None

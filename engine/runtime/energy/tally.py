@@ -12,7 +12,6 @@ COUNTER_INTERVAL_S: Final = 30.0
 POLL_INTERVAL_S: Final = 0.1
 _MOST_W: Final = 5000.0
 """No package draws as much: a counter that says so was set back."""
-_AVERAGES: Final = "NVML gives averages over about a second on most cards: runs should take several seconds"
 
 
 class Poller:
@@ -158,6 +157,7 @@ def polled_power(
     name: str,
     covers: str,
     interval_s: float = POLL_INTERVAL_S,
+    note: str = "",
     clock: Clock = time.monotonic,
 ) -> SampledMeter:
     """Return a meter that reads power every so often and integrates it by the trapezoidal rule.
@@ -167,10 +167,11 @@ def polled_power(
         name: of the sensor, for the method.
         covers: what it measures.
         interval_s: between samples.
+        note: what to know about the sensor.
         clock: seconds.
     """
     method = f"{name}-polled-{1e3 * interval_s:g}ms"
-    return SampledMeter(Power(read_w, clock), method, covers, interval_s, _AVERAGES, clock)
+    return SampledMeter(Power(read_w, clock), method, covers, interval_s, note, clock)
 
 
 class Counter:

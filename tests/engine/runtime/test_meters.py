@@ -53,6 +53,12 @@ class FakeNvml:
         self.asked.append(uuid)
         return uuid
 
+    def nvmlDeviceIsMigDeviceHandle(self, handle):
+        return int(str(handle).startswith("MIG-"))
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle):
+        return f"parent of {handle}"
+
     def nvmlDeviceGetTotalEnergyConsumption(self, _handle):
         return self._answer(self.counter_mj)
 
@@ -113,14 +119,14 @@ def test_time_does_not_run_back():
 def test_polled_power_gives_its_mean_times_the_time():
     """Two samples of a constant power, whatever the thread does between: watts x seconds."""
     clock = Clock()
-    meter = polled_power(lambda: 70.0, "nvml-power", "the board", interval_s=3600.0, clock=clock)
+    meter = polled_power(lambda: 70.0, "nvml-power", "the board", interval_s=3600.0, note="by hand", clock=clock)
     meter.start()
     clock.now_s += 8.0
     reading = meter.stop()
     assert reading.joules == pytest.approx(560.0)
     assert reading.mean_w == pytest.approx(70.0)
     assert reading.method == "nvml-power-polled-3.6e+06ms"
-    assert "second" in reading.note
+    assert reading.note == "by hand"
 
 
 def test_the_interval_is_part_of_the_method():
@@ -372,3 +378,90 @@ def test_a_processor_without_is_modelled_or_unknown(tmp_path):
 def test_measured_watts_of_a_profile_go_before_its_limit():
     profile = SimpleNamespace(key="mine", idle_w=10.0, tdp_w=100.0, streaming_w=60.0)
     assert "60 W busy" in choose_meter("cuda", profile, library=FakeNvml(devices=0)).meter.method
+
+
+# -- generations of GPUs -----------------------------------------------------------------------------------------------
+
+
+class Generation(FakeNvml):
+    """A card with a name and a capability, in a driver that knows as many questions as its generation does."""
+
+    def __init__(self, name: str, capability: tuple[int, int], answers: dict[str, object], **words):
+        super().__init__(**words)
+        self._about = {"nvmlDeviceGetName": name, "nvmlDeviceGetCudaComputeCapability": capability} | answers
+
+    def __getattr__(self, name: str):
+        if name not in self.__dict__.get("_about", {}):
+            raise AttributeError(name)
+        return lambda *_asked: self._answer(self._about[name])
+
+
+M40 = Generation("Tesla M40", (5, 2), {"nvmlDeviceGetEccMode": (1, 1)}, power_mw=60_000)
+V100 = Generation("Tesla V100-SXM2-16GB", (7, 0), {}, counter_mj=1000, power_mw=60_000)
+A100 = Generation(b"NVIDIA A100-SXM4-80GB", (8, 0), {"nvmlDeviceGetMigMode": (1, 1)}, counter_mj=1000, power_mw=60_000)
+GH200 = Generation(
+    "NVIDIA GH200 480GB",
+    (9, 0),
+    {
+        "nvmlSystemGetDriverVersion": b"550.54",
+        "nvmlDeviceGetEccMode": (0, 0),
+        "nvmlDeviceGetMigMode": (0, 0),
+        "nvmlDeviceGetClockInfo": 1980,
+        "nvmlDeviceGetMaxClockInfo": 1990,
+        "nvmlDeviceGetEnforcedPowerLimit": 700_000,
+    },
+    counter_mj=1000,
+    power_mw=90_500,
+)
+
+
+@pytest.mark.parametrize(
+    ("library", "method", "covers", "noted"),
+    [
+        (M40, "nvml-power-polled-100ms", "the board", "of an instant"),
+        (V100, "nvml-counter", "the board", ""),
+        (A100, "nvml-counter", "the board", ""),
+        (GH200, "nvml-counter", "the module: the GPU, the processor beside it, and their memory", ""),
+    ],
+    ids=["m40", "v100", "a100", "gh200"],
+)
+def test_a_reading_says_what_it_is_of_and_what_kind_of_figure_it_is(library, method, covers, noted):
+    meter = choose_meter("cuda:0", library=library).meter
+    assert (meter.method, meter.covers) == (method, covers)
+    assert noted in meter.note
+
+
+@pytest.mark.parametrize(("capability", "averaged"), [((5, 2), False), ((8, 0), False), ((8, 6), True), ((9, 0), True)])
+def test_power_is_an_average_from_ampere_on_but_for_the_a100(capability, averaged: bool):
+    note = Nvml(0, None, Generation("a card", capability, {}, power_mw=1)).power_note
+    assert ("averages" in note) is averaged
+    assert ("instant" in note) is not averaged
+
+
+def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_metered_by_the_whole():
+    class Sliced(FakeNvml):
+        def nvmlDeviceGetHandleByUUID(self, uuid):
+            if uuid.startswith("GPU-"):
+                raise NvmlError("Not Found")
+            return super().nvmlDeviceGetHandleByUUID(uuid)
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+            self.asked.append(handle)
+            return 1000
+
+    library = Sliced()
+    meter = choose_meter("cuda:0", uuid="abc", library=library).meter
+    assert library.asked == ["MIG-abc", "parent of MIG-abc"]
+    assert meter.covers == "the whole board, its other MIG slices included"
+
+
+def test_the_state_of_a_card_is_what_it_says_and_none_where_it_does_not():
+    state = Nvml(0, None, GH200).state()
+    assert state["driver"] == "550.54"
+    assert (state["ecc"], state["mig"], state["mig_slice"]) == (False, False, False)
+    assert (state["sm_clock_now_hz"], state["memory_clock_most_hz"]) == (1.98e9, 1.99e9)
+    assert (state["limit_w"], state["power_w"]) == (700.0, 90.5)
+    assert state["vbios"] is None
+    old = Nvml(0, None, M40).state()
+    assert old["ecc"] is True
+    assert {name for name, value in old.items() if value is not None} == {"ecc", "mig_slice", "power_w"}
