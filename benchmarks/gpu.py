@@ -1,18 +1,21 @@
 """Measure the engine on one device; `benchmarks/gpu.sh` calls it.
 
-    python benchmarks/gpu.py [--device cuda:0] [--out FILE.json]     # measure (a GPU: 6 to 8 minutes)
-    python benchmarks/gpu.py --page FILE.json                        # the page of a measurement, on standard output
+    benchmarks/gpu.sh [--device cuda:0] [--out DIR] [--parts parity,decode]   # measure: 7 minutes at most
+    benchmarks/gpu.sh --plan                       # what would run on some cards, with bytes and seconds
+    benchmarks/gpu.sh --page DIR/measurement.json  # the page of a measurement, on standard output
 
 Parity with the processor in fp32; batch-1 decoding of a 7B shape as a share of the measured bandwidth; decoding at
-batches 1 to 64; joules per token by the device's meter; `afterwatt calibrate`; `afterwatt validate`. On `--device cpu`
-the shapes are small: that exercises the script and says nothing about a GPU. A part that fails is written down as
-failed, and the exit status is 1.
+batches 1 to 64; joules per token by the device's meter; `afterwatt calibrate`; `afterwatt validate`. Layers and batches
+are those that the free memory holds. Everything is written under the one folder: `measurement.json` anew after each
+part, `page.md` in the end. What is done by then outlives whatever ends the script. On `--device cpu` the shapes are
+small: that exercises the script and says nothing about a GPU. A part that fails is written down as failed, and the exit
+status is 1; one that lacks a package (pydantic, plotly, simpy) or time is left out, and says so.
 """
 
 import argparse
 import datetime as dt
 import json
-import shutil
+import os
 import statistics
 import subprocess
 import sys
@@ -20,17 +23,22 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from afterwatt.engine.model.bench import TorchBench
 from afterwatt.engine.model.compute import LoadedModel, TorchCompute, load_model
-from afterwatt.engine.model.config import ModelConfig, Rope
-from afterwatt.engine.model.devices import DTYPES, capability_of, device_name, dtype_policy, find_device
+from afterwatt.engine.model.devices import (
+    DTYPES,
+    capability_of,
+    device_name,
+    dtype_policy,
+    find_device,
+    memory_of,
+    settle,
+)
 from afterwatt.engine.model.machine import gpu_uuid
 from afterwatt.engine.model.memory import plan_memory
 from afterwatt.engine.model.options import ComputeOptions
@@ -38,63 +46,46 @@ from afterwatt.engine.model.random_checkpoint import shrunk, write_random
 from afterwatt.engine.model.weights import allocate
 from afterwatt.engine.runtime.compute import GREEDY, StepBatch
 from afterwatt.engine.runtime.energy.choose import choose_meter
+from afterwatt.engine.runtime.energy.nvml import Nvml
+from afterwatt.engine.runtime.energy.reading import MeterError
 from afterwatt.engine.runtime.probes import QUICK, interleaved
 from afterwatt.modelspecs import load_model as load_spec
-from afterwatt.modelspecs.spec import ModelSpec
+from benchmarks.gpu_page import Part, page_of
+from benchmarks.gpu_sizes import (
+    BLOCK_TOKENS,
+    WITHIN_S,
+    Sizes,
+    config_of,
+    gpu_sizes,
+    options_of,
+    plan_lines,
+    processor_sizes,
+)
 
 DECODE_TARGET = 0.60
 PARITY_TARGET = 1e-4
-BLOCK_TOKENS = 16
-VALIDATE_LIMIT_S = 270.0
-Part = dict[str, Any]
+LEAST_VALIDATION_S = 45.0
+RESULT, PAGE = "measurement.json", "page.md"
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What is run: shapes and amounts."""
-
-    model: ModelSpec
-    dtype: str
-    context: int
-    batches: tuple[int, ...]
-    steps: int
-    energy_s: float
-    validated: tuple[str, ...]
-    validation: tuple[str, ...]
+class LeftOutError(Exception):
+    """A part that cannot be run here, and why."""
 
 
-def sizes_for(device: str) -> Sizes:
-    """Return a GPU's sizes, or small ones for a processor."""
-    spec = load_spec("llama-2-7b")
-    if device.startswith("cuda"):
-        native = dtype_policy(capability_of(torch.device(device))).weights
-        dtype = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(native, "fp32")
-        made: tuple[str, ...] = ("--like", "tinyllama-1.1b", "--dtype", "fp16")
-        run: tuple[str, ...] = (
-            "--requests",
-            "200",
-            "--loads",
-            "60,110",
-            "--repetitions",
-            "1",
-            "--rounds",
-            "1",
-            "--shrink",
-            "2",
-        )
-        return Sizes(spec, dtype, 512, (1, 2, 4, 8, 16, 32, 64), 60, 6.0, made, run)
-    small = shrunk(spec, layers=2, hidden=512, vocab=4000)
-    made = ("--like", "llama-2-7b", "--layers", "2", "--hidden", "256", "--vocab", "1000", "--dtype", "fp32")
-    run = ("--requests", "20", "--loads", "60,110", "--repetitions", "1", "--rounds", "1", "--shrink", "16",
-           "--policy", "chunked+budget=256+seqs=8+kv=512")  # fmt: skip
-    return Sizes(small, "fp32", 64, (1, 2, 4, 8), 8, 1.0, made, run)
+def sizes_for(device: torch.device) -> Sizes:
+    """Return what a device runs."""
+    memory, capability = memory_of(device), capability_of(device)
+    if memory is None or capability is None:
+        return processor_sizes()
+    return gpu_sizes(capability, memory, torch.cuda.mem_get_info(device)[0])
 
 
-def random_model(spec: ModelSpec, options: ComputeOptions) -> LoadedModel:
+def random_model(sizes: Sizes, options: ComputeOptions) -> LoadedModel:
     """Make a model of random weights where it will run, without a checkpoint."""
     device = torch.device(options.device)
+    settle(device)
     policy = dtype_policy(capability_of(device), options.dtype)
-    config = ModelConfig(spec, 1e-5, Rope(10_000.0), "silu", (1,), (2,))
+    config = config_of(sizes.model, 2 * sizes.context)
     memory = plan_memory(config, policy, options, device)
     weights = allocate(config, policy, device)
     for tensor in weights.tensors():
@@ -105,6 +96,17 @@ def random_model(spec: ModelSpec, options: ComputeOptions) -> LoadedModel:
     return LoadedModel(config, weights, policy, device, memory)
 
 
+def compute_for(sizes: Sizes, device: str) -> tuple[TorchCompute, float]:
+    """Return the large model, its cache filled, and the bytes of weights that an iteration reads."""
+    options = options_of(sizes, device)
+    model = random_model(sizes, options)
+    weights = model.weights
+    unread = 0 if weights.head is weights.embedding else weights.embedding.nbytes  # of the table, one row a token
+    compute = TorchCompute(model, options)
+    compute.fill_cache()
+    return compute, float(weights.bytes - unread)
+
+
 def decoding(batch: int, context: int) -> StepBatch:
     """Return one iteration of so many sequences, each with so many tokens in memory."""
     blocks = -(-(context + 1) // BLOCK_TOKENS)
@@ -112,25 +114,6 @@ def decoding(batch: int, context: int) -> StepBatch:
     tokens = np.arange(3, 3 + batch, dtype=np.int64)
     ones = [1] * batch
     return StepBatch(list(range(batch)), tokens, ones, [context] * batch, 0, tables, [True] * batch, [GREEDY] * batch)
-
-
-def compute_for(sizes: Sizes, device: str) -> tuple[TorchCompute, float]:
-    """Return the large model with room for the largest batch, and the bytes of weights that an iteration reads."""
-    most = max(sizes.batches)
-    blocks = most * -(-(sizes.context + 1) // BLOCK_TOKENS)
-    options = ComputeOptions(
-        device,
-        sizes.dtype,
-        kv_blocks=blocks,
-        block_tokens=BLOCK_TOKENS,
-        max_seqs=most,
-        max_batch_tokens=512,
-        max_context=2 * sizes.context,
-    )
-    model = random_model(sizes.model, options)
-    weights = model.weights
-    unread = 0 if weights.head is weights.embedding else weights.embedding.nbytes  # of the table, one row a token
-    return TorchCompute(model, options), float(weights.bytes - unread)
 
 
 def step_seconds(compute: TorchCompute, batch: StepBatch, steps: int) -> float:
@@ -175,6 +158,7 @@ def decode(sizes: Sizes, device: str) -> Part:
     compute, weights = compute_for(sizes, device)
     kv = sizes.model.kv_bytes_per_token(DTYPES[sizes.dtype].itemsize)
     bench = TorchBench(device, 1, QUICK)
+    bench.load("computing", 2.0 if device != "cpu" else 0.0)  # clocks at rest are not what serving has
     rounds: list[dict[str, float]] = []
     for _ in range(5):
         reads = interleaved(bench.bandwidth_probes(), 1, 0.02)
@@ -185,15 +169,17 @@ def decode(sizes: Sizes, device: str) -> Part:
     bench.close()
     by_batch = []
     for batch in sizes.batches:
-        step_s = step_seconds(compute, decoding(batch, sizes.context), sizes.steps)
-        by_batch.append({"batch": batch, "step_s": step_s, "tokens_per_s": batch / step_s})
+        work = decoding(batch, sizes.context)
+        step_s = step_seconds(compute, work, sizes.steps)
+        graph = compute.replays(work)
+        by_batch.append({"batch": batch, "step_s": step_s, "tokens_per_s": batch / step_s, "graph": graph})
     share = statistics.median(one["share"] for one in rounds)
-    graphs = bool(compute.info.more["graphs"])
+    products = compute.info.more["products"]
     compute.close()
     return {
-        "model": sizes.model.name, "params": sizes.model.params, "dtype": sizes.dtype, "context_tokens": sizes.context,
-        "graphs": graphs, "bytes_per_step": weights + kv * sizes.context, "rounds": rounds, "share": share,
-        "target": DECODE_TARGET, "met": share >= DECODE_TARGET, "batches": by_batch,
+        "model": sizes.model.name, "layers": sizes.model.layers, "params": sizes.model.params, "dtype": sizes.dtype,
+        "context_tokens": sizes.context, "products": products, "bytes_per_step": weights + kv * sizes.context,
+        "rounds": rounds, "share": share, "target": DECODE_TARGET, "met": share >= DECODE_TARGET, "batches": by_batch,
     }  # fmt: skip
 
 
@@ -203,6 +189,8 @@ def energy(sizes: Sizes, device: str) -> Part:
     choice = choose_meter(device, uuid=gpu_uuid(torch.device(device)))
     found: list[Part] = []
     for batch in (0, sizes.batches[0], sizes.batches[-1]):
+        if not batch and device != "cpu":
+            time.sleep(sizes.energy_s)  # clocks stay up for seconds after the weights were made
         work = decoding(batch, sizes.context) if batch else None
         if work is not None:
             step_seconds(compute, work, 2)
@@ -216,32 +204,51 @@ def energy(sizes: Sizes, device: str) -> Part:
                 tokens += batch
         reading = choice.meter.stop()
         per_token = None if reading.joules is None or not tokens else reading.joules / tokens
-        found.append({"batch": batch, "tokens": tokens, "joules": reading.joules, "watts": reading.mean_w,
-                      "j_per_token": per_token, "method": reading.method, "note": reading.note})  # fmt: skip
+        found.append({
+            "batch": batch, "tokens": tokens, "joules": reading.joules, "watts": reading.mean_w,
+            "j_per_token": per_token, "method": reading.method, "covers": reading.covers, "note": reading.note,
+        })  # fmt: skip
     compute.close()
     return {"runs": found, "refused": list(choice.refused)}
 
 
-def command(folder: Path, *words: str, timeout_s: float = VALIDATE_LIMIT_S) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "cli", *words]
+def command(folder: Path, timeout_s: float, *words: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "afterwatt.cli", *words]
     return subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
-def calibrate(folder: Path, device: str) -> Part:
+def needs(*packages: str) -> None:
+    """Raise `LeftOutError` where a package is missing."""
+    for package in packages:
+        try:
+            __import__(package)
+        except ImportError:
+            raise LeftOutError(f"{package} is not installed; pip install {package}") from None
+
+
+def calibrate(folder: Path, device: str, left_s: float) -> Part:
     """Run `afterwatt calibrate --quick`."""
-    done = command(folder, "calibrate", "--quick", "--device", device, "--out", "local", "--quiet")
+    needs("pydantic", "simpy")
+    done = command(folder, left_s, "calibrate", "--quick", "--device", device, "--out", "local", "--quiet")
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     found: Part = json.loads((folder / "local" / "calibration.json").read_text())
     return {"calibration": found, "device_toml": (folder / "local" / "device.toml").read_text()}
 
 
-def validate(sizes: Sizes, folder: Path, device: str) -> Part:
-    """Run `afterwatt validate` with the calibration of before."""
-    made = command(folder, "model", "make-random", *sizes.validated, "--out", "model")
-    if made.returncode:
-        raise RuntimeError(made.stderr.strip())
-    done = command(folder, "validate", "--model", "model", "--device", device, "--out", "validation", *sizes.validation)
+def validate(sizes: Sizes, folder: Path, device: str, left_s: float) -> Part:
+    """Run `afterwatt validate` with the calibration of before, as far as time allows."""
+    needs("pydantic", "simpy", "plotly")
+    if left_s < LEAST_VALIDATION_S:
+        raise LeftOutError(f"{left_s:.0f} s are left; it takes {LEAST_VALIDATION_S:.0f} s at least")
+    end_s = time.monotonic() + left_s
+    if not (folder / "model").exists():
+        made = command(folder, left_s, "model", "make-random", *sizes.validated, "--out", "model")
+        if made.returncode:
+            raise RuntimeError(made.stderr.strip())
+    left_s = end_s - time.monotonic()
+    words = ("--model", "model", "--device", device, "--out", "validation", "--within", f"{0.75 * left_s:.0f}")
+    done = command(folder, left_s, "validate", *words, *sizes.validation)
     result = folder / "validation" / "validation.json"
     if done.returncode not in (0, 4) or not result.exists():
         raise RuntimeError(done.stderr.strip()[-2000:])
@@ -249,125 +256,88 @@ def validate(sizes: Sizes, folder: Path, device: str) -> Part:
     return {"exit": done.returncode, "validation": found}
 
 
-def measure(device: str) -> Part:
-    """Run all parts; what fails says so and does not keep the others from running."""
-    sizes = sizes_for(device)
-    found: Part = {
-        "schema": 1,
+def about(device: torch.device) -> Part:
+    """Return what is measured, and in which state it is."""
+    state = {}
+    if device.type == "cuda":
+        try:
+            state = Nvml(device.index or 0, gpu_uuid(device)).state()
+        except MeterError as fault:
+            state = {"nvml": str(fault)}
+    return {
+        "schema": 2,
         "date_utc": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M}",
-        "device": device_name(torch.device(device)),
-        "capability": capability_of(torch.device(device)),
+        "device": device_name(device),
+        "capability": capability_of(device),
+        "memory_bytes": memory_of(device),
+        "state": state,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
     }
-    folder = Path(tempfile.mkdtemp(prefix="afterwatt-gpu-"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def measure(device: torch.device, folder: Path, wanted: list[str] | None) -> Part:
+    """Run the parts, writing everything found after each; what fails says so and keeps no other from running."""
+    began_s: float = time.monotonic()
+    name, found = str(device), about(device)
+    sizes = sizes_for(device)
+
+    def left_s() -> float:
+        return float(max(1.0, WITHIN_S - (time.monotonic() - began_s)))
+
     parts: dict[str, Callable[[], Part]] = {
-        "parity": lambda: parity(device),
-        "decode": lambda: decode(sizes, device),
-        "energy": lambda: energy(sizes, device),
-        "calibrate": lambda: calibrate(folder, device),
-        "validate": lambda: validate(sizes, folder, device),
+        "parity": lambda: parity(name),
+        "decode": lambda: decode(sizes, name),
+        "energy": lambda: energy(sizes, name),
+        "calibrate": lambda: calibrate(folder, name, left_s()),
+        "validate": lambda: validate(sizes, folder, name, left_s()),
     }
-    try:
-        for name, part in parts.items():
-            begin = time.perf_counter()
-            sys.stderr.write(f"{name} ...\n")
-            try:
-                found[name] = part()
-            except Exception as fault:  # the other parts are still worth having
-                traceback.print_exc()
-                found[name] = {"failed": f"{type(fault).__name__}: {fault}"}
-            found[name]["took_s"] = round(time.perf_counter() - begin, 1)
-            if device.startswith("cuda"):
-                torch.cuda.empty_cache()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    found["took_s"] = round(sum(found[name]["took_s"] for name in parts), 1)
+    for part, run in parts.items():
+        begin_s = time.monotonic()
+        sys.stderr.write(f"{part} ...\n")
+        try:
+            found[part] = run() if wanted is None or part in wanted else {"left_out": "not asked for"}
+        except LeftOutError as why:
+            found[part] = {"left_out": str(why)}
+        except Exception as fault:  # the other parts are still worth having
+            traceback.print_exc()
+            found[part] = {"failed": f"{type(fault).__name__}: {fault}"}
+        found[part]["took_s"] = round(time.monotonic() - begin_s, 1)
+        found["took_s"] = round(time.monotonic() - began_s, 1)
+        write_whole(folder / RESULT, json.dumps(found, indent=1) + "\n")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    write_whole(folder / PAGE, page_of(found) + "\n")
     return found
-
-
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def page_of(found: Part) -> str:
-    """Write a measurement as Markdown."""
-    lines = [f"# {found['device']}, {found['date_utc']} UTC", ""]
-    lines += [
-        f"Measured by `benchmarks/gpu.sh` in {found['took_s']:.0f} s; torch {found['torch']}, CUDA {found['cuda']}.",
-        "",
-    ]
-    for name, title, write in (
-        ("parity", "Parity with the processor, fp32", _parity_lines),
-        ("decode", "Decoding", _decode_lines),
-        ("energy", "Energy", _energy_lines),
-        ("validate", "Predicted and measured", _validate_lines),
-    ):
-        part = found[name]
-        lines += [f"## {title}", "", *(write(part) if "failed" not in part else [f"Failed: {part['failed']}"]), ""]
-    return "\n".join(lines)
-
-
-def _parity_lines(part: Part) -> list[str]:
-    rows = [f"| {family} | {value:.2e} |" for family, value in part["largest_difference"].items()]
-    return ["| family | largest difference of a logit |", "| --- | --- |", *rows, "", _said(part, "1e-4")]
-
-
-def _decode_lines(part: Part) -> list[str]:
-    rows = [f"| {one['batch']} | {1e3 * one['step_s']:.2f} | {one['tokens_per_s']:.0f} |" for one in part["batches"]]
-    graphs = "with" if part["graphs"] else "without"
-    what = f"{part['model']}, {part['dtype']}, {part['context_tokens']} tokens of context, {graphs} graphs"
-    return [
-        f"{what}: batch 1 reaches {part['share']:.1%} of the best measured bandwidth. {_said(part, '60 %')}",
-        "",
-        "| batch | ms per iteration | tokens/s |",
-        "| --- | --- | --- |",
-        *rows,
-    ]
-
-
-def _energy_lines(part: Part) -> list[str]:
-    def known(value: float | None, digits: int) -> str:
-        return "unknown" if value is None else f"{value:.{digits}f}"
-
-    rows = [
-        f"| {one['batch'] or 'idle'} | {known(one['watts'], 1)} | {known(one['j_per_token'], 3)} | {one['method']} |"
-        for one in part["runs"]
-    ]
-    return ["| batch | W | J/token | method |", "| --- | --- | --- | --- |", *rows]
-
-
-def _validate_lines(part: Part) -> list[str]:
-    found = part["validation"]
-    rows = []
-    for load in found["loads"]:
-        for one in load["figures"]:
-            if one["error_frac"] is not None:
-                cells = f"{one['predicted']:.4g} | {one['measured']:.4g} | {100 * one['error_frac']:+.1f} %"
-                rows.append(f"| {load['frac']:.0%} | {one['name']} | {cells} |")
-    head = ["| load | figure | predicted | measured | error |", "| --- | --- | --- | --- | --- |"]
-    return [f"{found['model']}, {found['requests']} requests of {found['trace']}.", "", *head, *rows]
-
-
-def _said(part: Part, target: str) -> str:
-    return f"Target {target}: {'met' if part['met'] else 'missed'}."
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="cuda:0, or cpu to try the script out")
-    parser.add_argument("--out", type=Path, help="where the JSON goes (default: docs/measurements/DEVICE-DATE.json)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where all results go [measured/DEVICE-DATE]")
+    parser.add_argument("--parts", help="those to run, commas between [parity,decode,energy,calibrate,validate]")
+    parser.add_argument("--plan", action="store_true", help="print what would run on some cards, and measure nothing")
     parser.add_argument("--page", type=Path, metavar="FILE.json", help="print the page of a measurement")
     asked = parser.parse_args()
     if asked.page is not None:
         sys.stdout.write(page_of(json.loads(asked.page.read_text())) + "\n")
         return 0
-    device = str(find_device(asked.device))
-    found = measure(device)
-    name = "-".join("".join(c if c.isalnum() else " " for c in found["device"]).lower().split())
-    out = asked.out or Path("docs/measurements") / f"{name}-{found['date_utc'][:10]}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stderr.write(f"{out}\n")
+    if asked.plan:
+        sys.stdout.write("\n".join(plan_lines()) + "\n")
+        return 0
+    device = find_device(asked.device)
+    name = "-".join("".join(c if c.isalnum() else " " for c in device_name(device)).lower().split())
+    folder = asked.out or Path("measured") / f"{name}-{dt.datetime.now(dt.UTC):%Y-%m-%d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = measure(device, folder.resolve(), asked.parts.split(",") if asked.parts else None)
+    sys.stderr.write(f"{folder / RESULT}\n{folder / PAGE}\n")
     return int(any("failed" in part for part in found.values() if isinstance(part, dict)))
 
 

@@ -45,6 +45,10 @@ Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu
 Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")]
 Rounds = Annotated[int, typer.Option("--rounds", metavar="N", help="Of the calibration load between runs.")]
+Within = Annotated[
+    float | None,
+    typer.Option("--within", metavar="S", help="Begin no run that may end later than so many seconds. [no limit]"),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of prompts and synthetic traces.")]
 
 
@@ -65,6 +69,7 @@ class Wishes:
     threads: int
     rounds: int
     seed: int
+    within_s: float
     out: str | None
 
 
@@ -82,6 +87,7 @@ def validate(
     threads: Threads = 1,
     rounds: Rounds = 1,
     seed: Seed = 0,
+    within: Within = None,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go. [validations/...]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
     quiet: flags.Quiet = False,
@@ -100,6 +106,8 @@ def validate(
             raise OptionError(f"{name} {value} is too few; give at least {2 if name == '--requests' else 1}")
     if trace is not None and not trace.strip():
         raise OptionError(f"--trace {trace!r} names nothing; leave it out for the shipped sample")
+    if within is not None and not within > 0.0:
+        raise OptionError(f"--within {within:g} is no time; give seconds above 0, or leave it out")
     if not 1.0 <= shrink <= 1e6:
         raise OptionError(f"--shrink {shrink:g} must lie in 1..1,000,000; 1 leaves lengths as they are")
     wishes = Wishes(
@@ -116,6 +124,7 @@ def validate(
         threads=threads,
         rounds=rounds,
         seed=seed,
+        within_s=float("inf") if within is None else within,
         out=out,
     )
     result, page = _run(wishes, _nothing if quiet or json else _say)
@@ -150,7 +159,14 @@ def _run(wishes: Wishes, say: "Say") -> tuple[dict[str, Any], Path]:
     subject = _subject(wishes, say)
     batch, unit, name = _workload(wishes)
     plan = SessionPlan(
-        batch, unit, wishes.fracs, wishes.repetitions, rounds=wishes.rounds, seed=wishes.seed, trace=name
+        batch,
+        unit,
+        wishes.fracs,
+        wishes.repetitions,
+        rounds=wishes.rounds,
+        seed=wishes.seed,
+        trace=name,
+        within_s=wishes.within_s,
     )
     options = _options(wishes, subject, int((batch.prompt_tokens + batch.output_tokens).max()))
     folder = _folder(wishes, name)

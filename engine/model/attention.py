@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from afterwatt.engine.model.devices import memory_of
 from afterwatt.engine.model.kv import KVShape, LayerCache
 from afterwatt.engine.runtime.compute import Ints, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
@@ -28,14 +29,15 @@ _SMALLEST_BUCKET: Final = 256
 """Context up to which sequences are gathered together however their lengths differ, tokens."""
 
 
-def gathered_bytes(device: torch.device) -> int:
+def gathered_bytes(memory_bytes: int | None) -> int:
     """Return how many bytes of one layer's keys and values are gathered at a time, unless one sequence alone has more.
 
     Bounds a batch's copies: 256 MiB, or a 64th of a larger card's memory, which then decodes larger batches at once.
+
+    Args:
+        memory_bytes: of the GPU; None: a CPU.
     """
-    if device.type != "cuda":
-        return _GATHERED_BYTES
-    return max(_GATHERED_BYTES, int(_GATHERED_SHARE * torch.cuda.get_device_properties(device).total_memory))
+    return max(_GATHERED_BYTES, 0 if memory_bytes is None else int(_GATHERED_SHARE * memory_bytes))
 
 
 class Part(Protocol):
@@ -237,7 +239,7 @@ def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device:
         else:
             shared.append(number)
     offset = row - batch.prompts
-    groups = _groups(shared, lengths, gathered_bytes(device) // token_bytes)
+    groups = _groups(shared, lengths, gathered_bytes(memory_of(device)) // token_bytes)
     parts.extend(_together(group, lengths, offset, batch, shape.block_tokens, dtype, device) for group in groups)
     return parts
 

@@ -159,6 +159,10 @@ class TorchCompute:
             self._padded.warm_up(context_tokens)
             self._synchronize()
 
+    def fill_cache(self) -> None:
+        """Put numbers into the whole cache, for measurements without prompts."""
+        self._pool.fill()
+
     def replays(self, batch: StepBatch) -> bool:
         """Say whether a batch runs as one CUDA graph (on a processor: padded as for one)."""
         return self._padded is not None and self._padded.shape_of(batch) is not None

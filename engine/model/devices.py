@@ -106,6 +106,11 @@ def capability_of(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes that a GPU has; None: a CPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+
+
 def device_name(device: torch.device) -> str:
     """Return a device's name as its driver tells it; "cpu" for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from afterwatt.engine.model.attention import Together, gathered_bytes, length_mask
+from afterwatt.engine.model.devices import memory_of
 from afterwatt.engine.model.kv import KVPool
 from afterwatt.engine.model.llama import Decoder
 from afterwatt.engine.runtime.compute import Ints, StepBatch
@@ -42,7 +43,7 @@ class PaddedDecode:
         self._sizes = _sizes(1, max_seqs)
         self._buckets = _sizes(-(-SMALLEST_BUCKET // self._block_tokens), -(-max_context // self._block_tokens))
         token_bytes = 2 * pool.shape.kv_heads * pool.shape.head_dim * pool.dtype.itemsize
-        self._most_blocks = gathered_bytes(pool.device) // token_bytes // self._block_tokens
+        self._most_blocks = gathered_bytes(memory_of(pool.device)) // token_bytes // self._block_tokens
         room = max((size * (3 + width) for size, width in self._keys(self._buckets[-1])), default=0)
         self._inputs = torch.zeros(room, dtype=torch.int64, device=self._device)
         self._staging = torch.zeros(room, dtype=torch.int64, pin_memory=capture)

@@ -117,6 +117,12 @@ class KVPool:
                 self._pool[:, :, block].copy_(self.host.blocks[partner].to(self._pool.device, non_blocking=True))
             _wait(self._pool.device)
 
+    def fill(self, seed: int = 0) -> None:
+        """Put numbers around 1 everywhere: memory of zeros costs less power to read, and may be read faster."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for layer in self._pool:
+            layer.normal_(generator=generator)
+
     def close(self) -> None:
         """Give the memory back."""
         self.layers = []

@@ -7,7 +7,7 @@ import torch
 
 from afterwatt.engine.model.attention import MASKED_PAIRS, gathered_bytes
 from afterwatt.engine.model.config import ModelConfig
-from afterwatt.engine.model.devices import DtypePolicy
+from afterwatt.engine.model.devices import DtypePolicy, memory_of
 from afterwatt.engine.model.kv import KVShape
 from afterwatt.engine.model.machine import free_host_bytes
 from afterwatt.engine.model.options import ComputeOptions
@@ -15,10 +15,12 @@ from afterwatt.engine.model.products import CAST_ELEMENTS
 from afterwatt.engine.model.weights import allocate
 from afterwatt.engine.runtime.errors import EngineError
 
-_CUDA_SHARE: Final = 0.9
+CUDA_SHARE: Final = 0.9
 _HOST_SHARE: Final = 0.5
 _FRAGMENTED: Final = 1.25
 """What allocators keep of freed pieces of other sizes; on a CPU 1.18 was seen."""
+_GRAPH_BYTES: Final = 256 << 20
+"""What the driver keeps of some hundred captured graphs, and cuBLAS as its workspace on their stream (assumption)."""
 _SAMPLING_BYTES: Final = 4 + 4 * 8
 """Per logit: itself in fp32, and scores, bits and noise of sampling in 64."""
 
@@ -48,7 +50,7 @@ def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOption
     """
     shape = KVShape.of(config.spec, options.block_tokens)
     weights = allocate(config, policy, torch.device("meta")).bytes
-    working = working_bytes(config, policy, options, device)
+    working = working_bytes(config, policy, options, memory_of(device))
     block = shape.block_bytes(policy.kv)
     useful = options.max_seqs * -(-config.spec.max_context // options.block_tokens)
     if options.kv_blocks is not None:
@@ -72,15 +74,21 @@ def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOption
 def free_bytes(device: torch.device) -> int:
     """Return what may be taken of a device's memory, with a margin for what is not ours."""
     if device.type == "cuda":
-        return int(_CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
+        return int(CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
     return int(_HOST_SHARE * free_host_bytes())
 
 
-def working_bytes(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, device: torch.device) -> int:
+def working_bytes(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, memory_bytes: int | None) -> int:
     """Return an upper estimate of what the largest batch needs while it runs.
 
     At most five tensors as wide as the residual stream live at once, with a layer's queries, keys, values and what they
     are mixed to, or its gates, ups and their product.
+
+    Args:
+        config: the model.
+        policy: its formats.
+        options: how it runs.
+        memory_bytes: of the GPU; None: a CPU.
     """
     spec = config.spec
     size = policy.compute.itemsize
@@ -88,13 +96,15 @@ def working_bytes(config: ModelConfig, policy: DtypePolicy, options: ComputeOpti
     per_token = (5 * spec.hidden + max(2 * attention, 3 * spec.ffn)) * size
     entry = 2 * spec.kv_heads * spec.head_dim
     whole = options.max_seqs * spec.max_context * entry * policy.kv.itemsize
-    gathered = max(min(gathered_bytes(device), whole), spec.max_context * entry * policy.kv.itemsize)
+    gathered = max(min(gathered_bytes(memory_bytes), whole), spec.max_context * entry * policy.kv.itemsize)
     if policy.kv != policy.compute:
         gathered += gathered * size // policy.kv.itemsize
-    if options.pads(device.type) and device.type == "cuda":
+    graphs = 0
+    if memory_bytes is not None and options.pads("cuda"):
         gathered *= 2  # graphs keep a memory pool of their own
+        graphs = _GRAPH_BYTES
     masks = 2 * min(MASKED_PAIRS, options.max_batch_tokens * spec.max_context) * size
     cast = CAST_ELEMENTS * size if policy.weights != policy.compute else 0
     turns = spec.max_context * spec.head_dim // 2 * 8
     logits = options.max_seqs * spec.vocab * _SAMPLING_BYTES
-    return int(_FRAGMENTED * (options.max_batch_tokens * per_token + gathered + masks + cast + turns + logits))
+    return int(_FRAGMENTED * (options.max_batch_tokens * per_token + gathered + masks + cast + turns + logits)) + graphs

@@ -6,8 +6,12 @@ each the same probe is timed: what it moves by is the drift. The model is fitted
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +63,7 @@ class SessionPlan:
         rounds: of the load that it is calibrated on, before the first run and after each.
         seed: of prompts.
         trace: how reports call the workload.
+        within_s: no further run is begun that may end later than this; loads without a run are left out.
     """
 
     requests: Batch
@@ -67,8 +72,10 @@ class SessionPlan:
     repetitions: int = 3
     capacity_requests: int = 48
     rounds: int = 1
+    _: KW_ONLY
     seed: int = 0
     trace: str = "trace"
+    within_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,7 @@ def validate(
         Infeasible: the simulator does not find room for what the engine holds.
     """
     found = SessionResult(worker.info, subject.stack)
+    clock = _Clock(plan.within_s)
     say("calibrating the engine, round 1")
     _calibrate(worker, subject, plan, found)
     _fit(subject, found)
@@ -147,11 +155,16 @@ def validate(
     found.capacity_per_s = _capacity(worker, subject, plan, found.stack)
     say(f"capacity: {found.capacity_per_s:.3g} requests/s")
     found.loads = [LoadRuns(frac, frac * found.capacity_per_s) for frac in plan.loads]
-    for repetition in range(plan.repetitions):
-        for runs in found.loads:
+    for repetition, runs in product(range(plan.repetitions), found.loads):
+        with clock.room() as room:
+            if not room:
+                break
             say(f"repetition {repetition + 1} of {plan.repetitions}, load {runs.frac:.0%}")
             _run(worker, subject, plan, runs, meter, _folder(out, runs) / f"engine-{repetition + 1}")
             _calibrate(worker, subject, plan, found)
+    found.loads = [runs for runs in found.loads if runs.measured]
+    if not found.loads:
+        raise EngineError(f"no run ends within {plan.within_s:g} s; give it longer, or fewer requests")
     say("fitting, simulating")
     _fit(subject, found)
     for runs in found.loads:
@@ -162,6 +175,20 @@ def validate(
             for step in (-SENSITIVITY, SENSITIVITY)
         ]
     return found
+
+
+class _Clock:
+    """Says whether there is room for one more run: the longest so far would end in time."""
+
+    def __init__(self, within_s: float) -> None:
+        self._end_s = time.monotonic() + within_s
+        self._longest_s = 0.0
+
+    @contextmanager
+    def room(self) -> Iterator[bool]:
+        begun_s = time.monotonic()
+        yield begun_s + self._longest_s < self._end_s
+        self._longest_s = max(self._longest_s, time.monotonic() - begun_s)
 
 
 def _folder(out: Path, runs: LoadRuns) -> Path:
