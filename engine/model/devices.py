@@ -1,21 +1,16 @@
-"""Which number formats a device stores and computes in.
-
-Rates by compute capability: CUDA C++ Programming Guide, "Arithmetic Instructions". fp16 runs at full rate on 5.3, 6.0,
-6.2 and from 7.0 on; elsewhere (Maxwell, the P40's 6.1) at 1/64 or not at all. bf16 is native from 8.0 on.
-"""
+"""The devices of a machine, and which number formats the engine stores and computes in on each."""
 
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from afterwatt.engine.runtime.doctor import runs_on, wheel_for
+from afterwatt.engine.runtime.doctor import native_formats, runs_on, wheel_for
 from afterwatt.engine.runtime.errors import EngineError
 
 DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CPU: Final = torch.device("cpu")
 NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
-_FAST_FP16: Final = ((5, 3), (6, 0), (6, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +41,9 @@ def dtype_policy(capability: tuple[int, int] | None, asked: str = "auto") -> Dty
     """
     if asked not in ("auto", *DTYPES):
         raise EngineError(f"dtype {asked!r} is unknown; known: auto, {', '.join(DTYPES)}")
-    if capability is None:
-        native = {"fp32", "bf16"}  # a CPU's fp16 products are slower than fp32's by more than ten times
-        stored = "fp32" if asked == "auto" else asked
-    else:
-        fast_fp16 = capability >= (7, 0) or capability in _FAST_FP16
-        native = {"fp32"} | ({"fp16"} if fast_fp16 else set()) | ({"bf16"} if capability >= (8, 0) else set())
-        stored = asked if asked != "auto" else "bf16" if "bf16" in native else "fp16"
+    native = native_formats(capability)
+    by_itself = "fp32" if capability is None else "bf16" if "bf16" in native else "fp16"
+    stored = by_itself if asked == "auto" else asked
     compute = DTYPES[stored if stored in native else "fp32"]
     return DtypePolicy(weights=DTYPES[stored], compute=compute, kv=DTYPES[stored])
 

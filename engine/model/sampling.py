@@ -2,8 +2,8 @@
 
 Gumbel-max: argmax(logits / T + G), with G independent standard Gumbel, is distributed as softmax(logits / T) (Gumbel
 1954; Maddison et al. 2014, arXiv:1411.0030, section 2). The noise comes from a counter, not a stream: SplitMix64's
-finalizer (Steele et al. 2014, doi:10.1145/2660193.2660195) over the three numbers. So a request's tokens are the same
-whatever it is batched with, and after any preemption.
+finalizer (Steele et al. 2014, doi:10.1145/2660193.2660195) over the three numbers. So the noise is the same
+whatever a request is batched with, and after any preemption; tokens are too, as far as logits are.
 """
 
 from collections.abc import Sequence

@@ -103,6 +103,37 @@ def runs_on(capability: Capability, arch_list: Sequence[str]) -> bool:
     return False
 
 
+_FAST_FP16: Final = ((5, 3), (6, 0), (6, 2))
+_FAST_FP16_FROM: Final = (7, 0)
+_BF16_FROM: Final = (8, 0)
+
+
+def native_formats(capability: Capability | None) -> set[str]:
+    """Return the formats that a device computes in at full rate; None: a processor.
+
+    CUDA C++ Programming Guide, "Arithmetic Instructions": fp16 runs at full rate on 5.3, 6.0, 6.2 and from 7.0 on;
+    elsewhere (Maxwell, the P40's 6.1) at 1/64 or not at all. bf16 is native from 8.0 on. A processor's fp16 products take
+    more than ten times as long as fp32's.
+    """
+    if capability is None:
+        return {"fp32", "bf16"}
+    fast_fp16 = capability >= _FAST_FP16_FROM or capability in _FAST_FP16
+    return {"fp32"} | ({"fp16"} if fast_fp16 else set()) | ({"bf16"} if capability >= _BF16_FROM else set())
+
+
+def formats_said(capability: Capability) -> str:
+    """Say what the engine stores and computes in on a GPU, and how it multiplies where the two differ."""
+    native = native_formats(capability)
+    if "bf16" in native:
+        return "the engine stores and computes bf16"
+    if "fp16" in native:
+        return "the engine stores and computes fp16"
+    return (
+        "its fp16 units are slow or missing, so that the engine stores fp16 and computes fp32; it times at load "
+        "whether to cast matrices or to ask cuBLAS for fp16 in, fp32 out"
+    )
+
+
 def wheel_for(capability: Capability) -> str:
     """Return how to install a torch that runs on a GPU, or say that there is none."""
     if capability < _OLDEST_OF_WHEELS:
@@ -165,7 +196,7 @@ def torch_findings(torch: TorchFacts | None, seen: Sequence[Gpu] = ()) -> Iterat
         major, minor = gpu.capability
         said = f"{gpu.name}, compute capability {major}.{minor}"
         if runs_on(gpu.capability, torch.arch_list):
-            yield Finding(f"cuda:{number}", "ok", f"{said}: this torch has code for it")
+            yield Finding(f"cuda:{number}", "ok", f"{said}: this torch has code for it; {formats_said(gpu.capability)}")
         else:
             yield Finding(f"cuda:{number}", "problem", f"{said}: this torch has none for it", wheel_for(gpu.capability))
     if not torch.gpus and seen:

@@ -151,3 +151,14 @@ def test_whether_reads_are_cached_can_be_told_or_not(tmp_path: Path):
     assert lands_in_page_cache(tmp_path) in (True, False, None)
     assert lands_in_page_cache(tmp_path / "nowhere") is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "said"),
+    [((5, 2), "fp16 in, fp32 out"), ((6, 1), "fp16 in, fp32 out"), ((6, 0), "stores and computes fp16"),
+     ((7, 5), "stores and computes fp16"), ((9, 0), "stores and computes bf16")],
+)  # fmt: skip
+def test_which_way_a_card_multiplies_is_said(capability, said: str):
+    gpu = Gpu("a card", capability)
+    facts = TorchFacts("2.13.0", "12.6", ("sm_50", "sm_60", "sm_70", "sm_80", "sm_90"), (gpu,), 1)
+    assert any(said in one.said for one in torch_findings(facts) if one.topic == "cuda:0")
