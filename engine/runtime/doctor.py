@@ -112,8 +112,8 @@ def native_formats(capability: Capability | None) -> set[str]:
     """Return the formats that a device computes in at full rate; None: a processor.
 
     CUDA C++ Programming Guide, "Arithmetic Instructions": fp16 runs at full rate on 5.3, 6.0, 6.2 and from 7.0 on;
-    elsewhere (Maxwell, the P40's 6.1) at 1/64 or not at all. bf16 is native from 8.0 on. A processor's fp16 products take
-    more than ten times as long as fp32's.
+    elsewhere (Maxwell, the P40's 6.1) at 1/64 or not at all. bf16 is native from 8.0 on. A processor's fp16 products
+    take more than ten times as long as fp32's.
     """
     if capability is None:
         return {"fp32", "bf16"}
