@@ -142,8 +142,20 @@ class StepOutcome:
     stopped: Items[int] = ()
 
 
-Applied = tuple[list[S], list[S]]
-"""What an outcome changed: (sequences whose prompt is now complete, with a token out; sequences that are done)."""
+class Applied(Generic[S]):
+    """What an outcome changed.
+
+    Attributes:
+        first: sequences whose prompt is now complete, with a token out; finished: those that are done.
+        leaving: those that decode elsewhere; their KV stays here until `Scheduler.release_after`.
+    """
+
+    __slots__ = ("finished", "first", "leaving")
+
+    def __init__(self, first: list[S], finished: list[S], leaving: Items[S] = ()) -> None:
+        self.first = first
+        self.finished = finished
+        self.leaving = leaving
 
 
 class Shown(NamedTuple):

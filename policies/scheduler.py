@@ -446,7 +446,7 @@ class Scheduler(Generic[S]):
         self.outstanding_tokens -= plan.emits * iterations
         if outcome.stopped:
             finished += self._stop(lane, outcome.stopped)
-        return first, finished
+        return Applied(first, finished)
 
     def _stop(self, lane: Lane[S], stopped: Items[int]) -> list[S]:
         """End sequences of which a body has found that nothing follows the token they have just emitted."""

@@ -135,7 +135,7 @@ class PipelineWorker:
 
     def _finish(self, plan: StepPlan[Ticket], begin: int, busy: int) -> None:
         scheduler, lane, now = self.scheduler, self.lanes[plan.group], self._env.now
-        first_tokens, finished = scheduler.apply(plan, StepOutcome(1))
+        applied = scheduler.apply(plan, StepOutcome(1))
         # The iteration's duration stands for the time that stages work: energy follows from it, gaps from the ends.
         start, end = begin - lane.origin_ps, now - lane.origin_ps
         lane.strides += pack_stride(
@@ -145,6 +145,6 @@ class PipelineWorker:
         lane.noted += 1
         self._note_levels()
         if plan.chunks:
-            note_prefills(lane, plan.chunks, first_tokens, now)
-        note_finished(lane, finished, now, self._on_finish)
+            note_prefills(lane, plan.chunks, applied.first, now)
+        note_finished(lane, applied.finished, now, self._on_finish)
         self._wake()

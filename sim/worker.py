@@ -235,7 +235,7 @@ class Worker:
                 log.write(number, starts_s(start, first, slope, steps), plan, scheduler)
             outcome.iterations = steps
             told = outcome if outcome_of is None else outcome_of(steps)
-            first_tokens, finished = scheduler.apply(plan, told)
+            applied = scheduler.apply(plan, told)
             tokens[number], until_ps[number] = scheduler.outstanding_tokens, NEVER_PS
             now, origin = env._now, lane.origin_ps
             # fmt: off
@@ -246,9 +246,9 @@ class Worker:
             # fmt: on
             lane.noted += 1
             if chunks:
-                note_prefills(lane, chunks, first_tokens, now)
-            if finished:
-                note_finished(lane, finished, now, on_finish)
+                note_prefills(lane, chunks, applied.first, now)
+            if applied.finished:
+                note_finished(lane, applied.finished, now, on_finish)
             # What else happens at this instant comes before the next plan, which is to see it.
             if queue and queue[0][0] == now:
                 yield Alarm(env, plan_rank, 0)

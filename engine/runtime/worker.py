@@ -89,7 +89,7 @@ class EngineWorker:
         done_ns = self._clock_ns()
         stopped = _emit(emitting, tokens, done_ns)
         self._log.write(self._number, (plan_ns / NS_PER_S,), plan, scheduler)
-        _, finished = scheduler.apply(plan, StepOutcome(1, stopped))
+        finished = scheduler.apply(plan, StepOutcome(1, stopped)).finished
         self.pool.released.clear()
         arrivals, self._arrived = tuple(self._arrived), []
         self.report.steps.append(

@@ -117,11 +117,11 @@ class AnyHistory(RuleBasedStateMachine):
     def apply(self, which: int, part: float) -> None:
         plan = self.in_flight.pop(which % len(self.in_flight))
         iterations = 1 + round(part * plan.repeat)
-        first, finished = self.scheduler.apply(plan, StepOutcome(iterations))
+        applied = self.scheduler.apply(plan, StepOutcome(iterations))
         for chunk in plan.chunks:
             self.owed[chunk.seq.seq_id] -= chunk.tokens * iterations
-        assert all(self.owed[seq.seq_id] == 0 for seq in first)
-        for seq in finished:
+        assert all(self.owed[seq.seq_id] == 0 for seq in applied.first)
+        for seq in applied.finished:
             assert seq.emitted == seq.output_tokens
             assert seq.seq_id not in self.finished
             self.finished.add(seq.seq_id)
@@ -179,7 +179,7 @@ def added(scheduler: Scheduler[Sequence], *lengths: tuple[int, int]) -> list[Seq
 
 
 def done(scheduler: Scheduler[Sequence], plan: StepPlan[Sequence], iterations: int | None = None) -> list[Sequence]:
-    return scheduler.apply(plan, StepOutcome(plan.repeat + 1 if iterations is None else iterations))[1]
+    return scheduler.apply(plan, StepOutcome(plan.repeat + 1 if iterations is None else iterations)).finished
 
 
 def test_nothing_to_do_is_idle():
