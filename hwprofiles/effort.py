@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from afterwatt.hwprofiles.mixers import Bounded, StepShape
 from afterwatt.hwprofiles.operations import ATTENTION, EXPERTS, MATRICES, NONE, Term
 from afterwatt.hwprofiles.rates import Rates
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 
 Floats = NDArray[np.float64]
 
@@ -45,10 +46,16 @@ class Occupancy(NamedTuple):
     unpack_s: Floats
 
 
-def work(step: StepModel, shape: StepShape) -> Work:
-    """Return bytes moved to and from HBM, FLOPs and bytes over the GPU links, summed over a replica's GPUs."""
+def work(step: StepModel, shape: StepShape, bounded: Bounded | None = None) -> Work:
+    """Return bytes moved to and from HBM, FLOPs and bytes over the GPU links, summed over a replica's GPUs.
+
+    Args:
+        step: what runs.
+        shape: of the plans.
+        bounded: as in `StepModel.terms`.
+    """
     hbm, hbm_slope, flops, flops_slope, link = (np.zeros_like(shape.decoding) for _ in Work._fields)
-    for times, group in groupby(step.terms(shape), attrgetter("times")):  # a layer's terms, then all layers
+    for times, group in groupby(step.terms(shape, bounded), attrgetter("times")):  # a layer's terms, then all layers
         terms = list(group)
         hbm = hbm + times * sum(_bytes(term) * term.elements.units for term in terms)
         hbm_slope = hbm_slope + times * sum(_bytes(term) * term.elements.growth for term in terms)
@@ -62,9 +69,15 @@ def _bytes(term: Term) -> float:
     return term.elements.each * term.element_bytes
 
 
-def occupancy(step: StepModel, shape: StepShape) -> Occupancy:
-    """Return the seconds that plans keep GPUs in attention, in experts and in scaling weights back."""
-    rates, terms = step.rates, step.terms(shape)
+def occupancy(step: StepModel, shape: StepShape, bounded: Bounded | None = None) -> Occupancy:
+    """Return the seconds that plans keep GPUs in attention, in experts and in scaling weights back.
+
+    Args:
+        step: what runs.
+        shape: of the plans.
+        bounded: as in `StepModel.terms`.
+    """
+    rates, terms = step.rates, step.terms(shape, bounded)
     zero = np.zeros_like(shape.decoding)
     attention, slope = _attention_s((term for term in terms if term.kind == ATTENTION), rates)
     unpacked = sum((_elements(term) for term in terms if term.kind in (MATRICES, EXPERTS)), zero)

@@ -162,25 +162,27 @@ class Small(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AllReduces:
-    """The two all-reduces of a layer over the GPUs that share it.
+    """The all-reduces of a layer over the GPUs that share it.
 
     Attributes:
         serving: what is computed, and where.
         token_bytes: of a token's residual stream.
+        count: one behind what mixes tokens, one behind the network.
     """
 
     serving: Serving
     token_bytes: float
+    count: float
 
     def seconds(self, tokens: int) -> float:
-        """Return the seconds of both."""
+        """Return the seconds of all."""
         link, stack = self.serving.tensor_link, self.serving.stack
         rate, latency_s = float(link.bytes_per_s), link.latency_s + stack.comm_latency_s
         bulk = (stack.comm_bulk_bytes, rate * stack.comm_bulk_efficiency)
         payload = tokens * self.token_bytes
-        return 2.0 * all_reduce_s(payload, self.serving.pool.tp, rate * stack.comm_efficiency, latency_s, *bulk)
+        return self.count * all_reduce_s(payload, self.serving.pool.tp, rate * stack.comm_efficiency, latency_s, *bulk)
 
     def term(self, tokens: Floats, times: int) -> Term:
         """Return what all GPUs send: of the payload, twice the part that is not their own."""
         others = self.serving.pool.tp - 1
-        return Term(LINKS, times, link_bytes=Amount(2.0 * 2.0 * others * self.token_bytes, tokens))
+        return Term(LINKS, times, link_bytes=Amount(self.count * 2.0 * others * self.token_bytes, tokens))

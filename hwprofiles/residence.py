@@ -1,7 +1,40 @@
-"""What memory holds of a model that is served: weights, keys and values, activations."""
+"""What memory holds of a model that is served: weights, keys and values, states, activations."""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import NamedTuple
 
 from afterwatt.hwprofiles.serving import Serving
+from afterwatt.modelspecs.layers import FULL, WINDOW, LayerKind
 from afterwatt.modelspecs.spec import ModelSpec
+
+_NEARLY = 1.25
+
+
+class Pages(NamedTuple):
+    """How layers share KV blocks: a block holds so many tokens of one group of layers (vLLM's hybrid cache manager).
+
+    Layers that attend to all and layers with a window are put into groups of the same size, the last one filled up.
+
+    Attributes:
+        layers: of a group.
+        full, windowed: groups that attend to all, and to a window.
+    """
+
+    layers: int
+    full: int
+    windowed: int
+
+
+def pages_of(model: ModelSpec) -> Pages:
+    """Return how a model's layers share KV blocks (vLLM 0.11, `_get_kv_cache_groups_uniform_page_size`)."""
+    kinds = model.kinds()
+    full, windowed = (sum(n for kind, n in kinds.items() if kind.mixer == mixer) for mixer in (FULL, WINDOW))
+    if not full or not windowed:
+        return Pages(full + windowed, int(full > 0), int(windowed > 0))
+    few, many = min(full, windowed), max(full, windowed)
+    size = many if many < _NEARLY * few else few
+    return Pages(size, ceil(full / size), ceil(windowed / size))
 
 
 def kv_heads_held(model: ModelSpec, tp: int) -> float:
@@ -15,16 +48,48 @@ def stage_layers(layers: int, stages: int) -> list[int]:
     return [even + (stage < over) for stage in range(stages)]
 
 
+def stage_kinds(model: ModelSpec, stages: int, stage: int) -> Mapping[LayerKind, int]:
+    """Return how many layers of each kind a pipeline stage has.
+
+    Args:
+        model: the shape.
+        stages: of the pipeline.
+        stage: counted from 0.
+    """
+    split = stage_layers(model.layers, stages)
+    first = sum(split[:stage])
+    return model.kinds(first, first + split[stage])
+
+
 def stage_kv_bytes(serving: Serving, stage: int) -> float:
-    """Return bytes of a token's keys and values on one GPU of a pipeline stage."""
+    """Return bytes of a token's keys and values in one KV block's layers, on one GPU of a pipeline stage.
+
+    Where all layers keep all tokens, a block holds all of the stage's layers; else its share of a group of layers.
+    """
     model, pool = serving.model, serving.pool
-    layers = stage_layers(model.layers, pool.pp)[stage]
+    layers: float = stage_layers(model.layers, pool.pp)[stage]
+    pages = pages_of(model)
+    if pages.layers < model.layers:
+        layers = pages.layers * layers / model.layers
+    if model.latent is not None:
+        return layers * model.latent.cached * serving.stack.kv_bytes_per_element
     return 2.0 * layers * kv_heads_held(model, pool.tp) * model.head_dim * serving.stack.kv_bytes_per_element
 
 
 def replica_kv_bytes(serving: Serving) -> float:
-    """Return bytes of a token's keys and values on all GPUs of a replica."""
+    """Return bytes of a token's keys and values in one KV block's layers, on all GPUs of a replica."""
     return serving.pool.tp * sum(stage_kv_bytes(serving, stage) for stage in range(serving.pool.pp))
+
+
+def state_blocks(serving: Serving, block_tokens: int) -> int:
+    """Return the KV blocks that a sequence's states fill, whatever its length."""
+    return ceil(serving.model.state_bytes / (replica_kv_bytes(serving) * block_tokens))
+
+
+def window_blocks(serving: Serving, block_tokens: int) -> int:
+    """Return the blocks of tokens that a window reaches into at most; 0: there is none."""
+    window = serving.model.window
+    return 0 if window is None else -(-(window - 1) // block_tokens) + 1
 
 
 def stage_weight_bytes(serving: Serving, stage: int) -> float:
@@ -34,14 +99,25 @@ def stage_weight_bytes(serving: Serving, stage: int) -> float:
     """
     model, precision, pool = serving.model, serving.precision, serving.pool
     first, last = stage == 0, stage == pool.pp - 1
+    copied = _copied_bytes(serving, stage)
     if first and last:
-        return model.stored_bytes(precision) / pool.tp
+        return model.stored_bytes(precision) / pool.tp + copied
     weights = stage_layers(model.layers, pool.pp)[stage] * model.layer_bytes(precision)
     if first:
         weights += model.embedding_bytes(precision)
     if last:
         weights += model.head_bytes(precision)
-    return weights / pool.tp
+    return weights / pool.tp + copied
+
+
+def _copied_bytes(serving: Serving, stage: int) -> float:
+    """Return bytes of what each GPU keeps whole although others do too, beyond its share."""
+    model, pool = serving.model, serving.pool
+    if model.latent is None:
+        return 0.0
+    layers = stage_layers(model.layers, pool.pp)[stage]
+    weight_bytes = model.form(serving.precision).bytes_per_attention_weight
+    return layers * model.latent.copied_params(model.hidden) * weight_bytes * (1.0 - 1.0 / pool.tp)
 
 
 def activation_bytes(serving: Serving, tokens: int) -> float:
@@ -50,4 +126,7 @@ def activation_bytes(serving: Serving, tokens: int) -> float:
     The logits of one token per sequence are small against it.
     """
     model, tp = serving.model, serving.pool.tp
-    return 2.0 * tokens * (model.hidden * 4 + model.ffn * model.active_experts * model.ffn_matrices / tp)
+    networks = {kind.network for kind in model.kinds()}
+    dense = model.dense_width if "dense" in networks else 0
+    widest = max(dense, model.ffn * model.active_experts if "experts" in networks else 0)
+    return 2.0 * tokens * (model.hidden * 4 + widest * model.ffn_matrices / tp)

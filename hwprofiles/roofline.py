@@ -13,11 +13,17 @@ from math import expm1
 from mypy_extensions import mypyc_attr
 
 from afterwatt.hwprofiles.kernels import diagonal_pairs, tile_rows
-from afterwatt.hwprofiles.residence import stage_layers
+from afterwatt.hwprofiles.residence import stage_kinds
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.hwprofiles.step import StepModel
+from afterwatt.hwprofiles.step import StepModel, count_mixers
+from afterwatt.modelspecs.layers import FULL, STATE, WINDOW
+from afterwatt.modelspecs.work import windowed_pairs
 
 PS_PER_S = 1_000_000_000_000
+Seen = tuple[int, int, int] | None
+"""What layers with a window see of a plan's decoding sequences; see `TimeModel.step`."""
+LASTING = 1 << 60
+"""More iterations than anybody plans."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -33,7 +39,9 @@ class TimeModel:
         pool, stack = serving.pool, serving.stack
         self._step = step = StepModel(serving)
         self.rates = step.rates
-        self._layers = layers = stage_layers(serving.model.layers, pool.pp)[stage]
+        self._kinds = kinds = stage_kinds(serving.model, pool.pp, stage)
+        layers, windowed, states = (count_mixers(kinds, mixer) for mixer in (FULL, WINDOW, STATE))
+        launched = sum(n * ((kind.mixer is not None) + (kind.network is not None)) for kind, n in kinds.items()) / 2.0
         self._has_head = stage == pool.pp - 1
         self._tokens_ps: dict[int, int] = {}
         self._emit_ps: dict[int, tuple[int, int]] = {}
@@ -42,20 +50,34 @@ class TimeModel:
         attention, costs = step.attention, step.attention.costs
         self._entry_ps = _ps(layers * costs.entry_s)
         self._pair_ps = _ps(layers * costs.pair_s)
-        self._sequence_ps = _ps(layers * costs.sequence_s)
-        self._prompt_token_ps = _ps(layers * costs.prompt_token_s)
+        state_s = states * step.state.sequence_s if step.state is not None else 0.0
+        attending = layers + windowed
+        self._sequence_ps = _ps(attending * costs.sequence_s + state_s)
+        self._past_ps = _ps(layers * attention.past_s)
+        self._prompt_token_ps = _ps(attending * costs.prompt_token_s)
         self._decode_entry_ps = _ps(layers * attention.decode_entry_s)
         self._least_rows = round(stack.mixed_query_rows)
-        self._beside_sequence_ps = _ps(layers * attention.beside_sequence_s)
+        self._beside_sequence_ps = _ps(attending * attention.beside_sequence_s + state_s)
         self._beside_entry_ps = _ps(layers * attention.beside_entry_s)
-        self._launch_ps = _ps(layers * stack.launch_s)
-        self._prompt_launch_ps = _ps(layers * stack.prompt_launch_s)
+        self._window = step.window if windowed else None
+        self._window_decode_ps = _ps(windowed * attention.decode_entry_s)
+        self._window_beside_ps = _ps(windowed * attention.beside_entry_s)
+        self._window_entry_ps = _ps(windowed * costs.entry_s)
+        self._window_pair_ps = _ps(windowed * costs.pair_s)
+        self._launch_ps = _ps(launched * stack.launch_s)
+        self._prompt_launch_ps = _ps(launched * stack.prompt_launch_s)
         self._step_ps = _ps(stack.step_overhead_s)
         self._sequence_overhead_s = stack.sequence_overhead_s
         self._wake_ps, self._wake_after_ps = _ps(stack.wake_s), _ps(stack.wake_after_s)
 
     def step(
-        self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[tuple[object, int, int]],
+        emits: int,
+        iterations: int,
+        seen: Seen = None,
     ) -> tuple[int, int, int]:
         """Return the time of a plan's iterations.
 
@@ -65,19 +87,25 @@ class TimeModel:
             chunks: (whose, tokens, past tokens) of each prompt piece; past grows by tokens each time.
             emits: sequences that need logits.
             iterations: how many are planned.
+            seen: where layers have a window, (entries of `context_tokens` within it, their growth, for how many
+                iterations); None: as if all sequences were of the same length.
 
         Returns:
             (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where the
-            device, with ever more to read, comes to need longer than the host takes to launch its kernels, the law
-            ends before and the caller asks again.
+            device, with ever more to read, comes to need longer than the host takes to launch its kernels, or a
+            sequence comes to fill a window, the law ends before and the caller asks again.
         """
         if not chunks:
             known = self._decode_ps.get(decoding)
             if known is None:
+                if self._window is not None:  # and so is never known
+                    return self._windowed_step(decoding, context_tokens, chunks, emits, iterations, seen)
                 law = self._base_ps(decoding, decoding * self._sequence_ps, decoding, self._launch_ps)
                 known = self._decode_ps[decoding] = (*law, self._decode_entry_ps * decoding)
             base, spare, slope = known
             grown = self._decode_entry_ps * context_tokens
+        elif self._window is not None:
+            return self._windowed_step(decoding, context_tokens, chunks, emits, iterations, seen)
         else:
             tokens = decoding
             grown = self._beside_entry_ps * context_tokens
@@ -112,7 +140,7 @@ class TimeModel:
         """
         device = self._tokens_ps.get(tokens)
         if device is None:
-            device = self._tokens_ps[tokens] = _ps(self._layers * self._step.layer_s(tokens))
+            device = self._tokens_ps[tokens] = _ps(self._step.layers_s(tokens, self._kinds))
         emit = self._emit_ps.get(emits)
         if emit is None:
             emit = self._emit_ps[emits] = self._emitting_ps(emits)
@@ -129,7 +157,57 @@ class TimeModel:
         """Return the time of a prompt piece's attention: (for each token before it, for itself)."""
         rows = tile_rows(size, self._least_rows)
         itself = self._pair_ps * int(diagonal_pairs(size)) + (self._entry_ps + self._prompt_token_ps) * size
-        return self._pair_ps * rows + self._entry_ps, itself
+        return self._pair_ps * rows + self._entry_ps + self._past_ps, itself
+
+    def _windowed_step(
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[tuple[object, int, int]],
+        emits: int,
+        iterations: int,
+        seen: Seen,
+    ) -> tuple[int, int, int]:
+        """Return the same where layers have a window: those that see everything, and those that do not."""
+        assert self._window is not None
+        each = self._beside_entry_ps if chunks else self._decode_entry_ps
+        tokens, grown, slope = decoding, each * context_tokens, each * decoding
+        for _, size, past in chunks:
+            before, itself = self._prompt_piece_ps(size)
+            tokens, grown, slope = tokens + size, grown + before * past + itself, slope + before * size
+        if chunks:
+            blocks_ps = decoding * self._beside_sequence_ps + len(chunks) * self._sequence_ps
+            base, spare = self._base_ps(tokens, blocks_ps, emits, self._prompt_launch_ps)
+        else:
+            base, spare = self._base_ps(decoding, decoding * self._sequence_ps, decoding, self._launch_ps)
+        if seen is None:
+            seen = evenly_seen(decoding, context_tokens, self._window)
+        more, steeper, lasting = self._windowed_ps(seen, chunks, self._window)
+        grown, slope, iterations = grown + more, slope + steeper, min(iterations, lasting)
+        if grown >= spare:
+            return base + grown, slope, iterations
+        return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
+
+    def _windowed_ps(
+        self, seen: tuple[int, int, int], chunks: Sequence[tuple[object, int, int]], window: int
+    ) -> tuple[int, int, int]:
+        """Return what layers with a window read and multiply: (first, slope, for how many iterations)."""
+        entries, growing, lasting = seen
+        each = self._window_beside_ps if chunks else self._window_decode_ps
+        grown, slope = each * entries, each * growing
+        for _, size, past in chunks:
+            rows = tile_rows(size, self._least_rows)
+            inside = windowed_pairs(size, 0, window)
+            before = windowed_pairs(size, past, window) - inside
+            masked = int(diagonal_pairs(size)) - size * (size + 1) // 2  # of the blocks on the diagonal
+            grown += self._window_pair_ps * (rows * before // size + inside + masked)
+            grown += self._window_entry_ps * (min(past, window - 1) + size)
+            if past + size <= window:
+                slope += size * (self._window_pair_ps * rows + self._window_entry_ps)
+                lasting = min(lasting, (window - past) // size)
+            elif past + 1 < window:
+                lasting = 1
+        return grown, slope, lasting
 
     def hop_ps(self, tokens: int) -> int:
         """Return the time to hand this many tokens' activations to the next pipeline stage."""
@@ -145,3 +223,17 @@ def _steps_to_crossing(gap: int, slope: int, most: int) -> int:
     if gap >= 0:
         return most if slope >= 0 else min(most, gap // -slope + 1)
     return most if slope <= 0 else min(most, -(gap // slope))
+
+
+def evenly_seen(decoding: int, context_tokens: int, window: int) -> tuple[int, int, int]:
+    """Return what decoding sequences of the same length see through a window; see `TimeModel.step`.
+
+    Args:
+        decoding: sequences that decode.
+        context_tokens: KV entries of all of them.
+        window: that each sees.
+    """
+    most = decoding * window
+    if context_tokens >= most:
+        return most, 0, LASTING
+    return context_tokens, decoding, (most - context_tokens) // decoding + 1

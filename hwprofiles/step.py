@@ -1,19 +1,18 @@
 """What an iteration of a transformer consists of: the one place that knows.
 
-A layer is a tuple of operations (`hwprofiles.operations`), the LM head is one more. Attention alone also depends on
-contexts, evenly: it is given by its costs per entry, pair and sequence.
+Each kind of layer is a tuple of operations (`hwprofiles.operations`), the LM head is one more. What mixes tokens
+(`hwprofiles.mixers`) also depends on contexts and sequences, evenly: it is given by its costs per entry, pair and
+sequence.
 
 Time (`hwprofiles.roofline`), what energy follows from (`hwprofiles.effort`) and memory (`hwprofiles.residence`) are
 sums over these. A model with another kind of layer has another tuple.
 """
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final
 
-from afterwatt.hwprofiles.kernels import AttentionCosts, attention_costs, beside_sequence_s, decode_entry_s
+from afterwatt.hwprofiles.mixers import Bounded, StepShape, attention_of, state_update_of
 from afterwatt.hwprofiles.operations import (
-    ATTENTION,
-    CACHE,
     HEAD,
     LINKS,
     MATRICES,
@@ -21,7 +20,6 @@ from afterwatt.hwprofiles.operations import (
     AllReduces,
     Amount,
     Experts,
-    Floats,
     Operation,
     Products,
     Small,
@@ -30,59 +28,11 @@ from afterwatt.hwprofiles.operations import (
 from afterwatt.hwprofiles.rates import reached_rates
 from afterwatt.hwprofiles.residence import kv_heads_held
 from afterwatt.hwprofiles.serving import Serving
+from afterwatt.modelspecs.layers import FULL, STATE, WINDOW, Latent, LayerKind, State
 
 _ROUTER_BYTES: Final = 2.0
 
-
-class StepShape(NamedTuple):
-    """Columns of plans, in their first iteration; float64.
-
-    Attributes:
-        decoding, context_tokens, emits: as in `TimeModel.step`.
-        chunk_tokens, chunk_past: summed over the prompt pieces.
-        chunk_pairs: query-key pairs of the prompt pieces (causal); chunk_pairs_slope: their growth per iteration.
-    """
-
-    decoding: Floats
-    context_tokens: Floats
-    emits: Floats
-    chunk_tokens: Floats
-    chunk_past: Floats
-    chunk_pairs: Floats
-    chunk_pairs_slope: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Attention of one layer, per thing counted.
-
-    Attributes:
-        costs: seconds on each GPU, as for prompts.
-        decode_entry_s: per KV entry of sequences that decode by themselves.
-        beside_entry_s, beside_sequence_s: per KV entry and sequence of those that decode beside prompts.
-        entry_elements: of the keys and values of a token, on all GPUs; entry_element_bytes: of one.
-        pair_flops: per query-key pair, on all GPUs.
-    """
-
-    costs: AttentionCosts
-    decode_entry_s: float
-    beside_entry_s: float
-    beside_sequence_s: float
-    entry_elements: float
-    entry_element_bytes: float
-    pair_flops: float
-
-    def terms(self, shape: StepShape, times: int) -> tuple[Term, Term]:
-        """Return what is read and multiplied, and the new keys and values that are written.
-
-        Each entry is read once per decoding sequence or prompt piece, its new ones included.
-        """
-        tokens = shape.decoding + shape.chunk_tokens
-        read = Amount(self.entry_elements, shape.context_tokens + shape.chunk_past + shape.chunk_tokens, tokens)
-        pairs = shape.context_tokens + shape.chunk_pairs
-        flops = Amount(self.pair_flops, pairs, shape.decoding + shape.chunk_pairs_slope)
-        written = Term(CACHE, times, Amount(self.entry_elements, tokens), self.entry_element_bytes)
-        return Term(ATTENTION, times, read, self.entry_element_bytes, flops), written
+Shapes = tuple[tuple[float, float], ...]
 
 
 class StepModel:
@@ -91,7 +41,8 @@ class StepModel:
     Attributes:
         serving: what is computed, and where.
         rates: what its GPUs reach.
-        layer: operations of one layer, in order; attention: beside them.
+        kinds: how many layers there are of each kind; layers: operations of each kind, in order.
+        attention, state: what mixes their tokens, beside those.
         head: the LM head's product.
     """
 
@@ -99,85 +50,97 @@ class StepModel:
         pool, model, stack = serving.pool, serving.model, serving.stack
         self.serving = serving
         self.rates = reached_rates(pool.device, pool.ecc_on, serving.precision, stack)
-        self._token_bytes = model.hidden * float(stack.activation_bytes_per_element)
-        self.attention = self._attention()
-        self.layer = self._layer()
-        self.head = Products(
-            HEAD,
-            ((float(model.hidden), model.head_params / model.hidden / pool.tp),),
-            model.head_params,
-            serving.precision.bytes_per_head,
-            self.rates.head,
-            float(stack.activation_bytes_per_element),
-        )
+        self._moved = float(stack.activation_bytes_per_element)
+        self._token_bytes = model.hidden * self._moved
+        self.attention = attention_of(serving, self.rates)
+        self.state = state_update_of(serving, self.rates)
+        self.kinds = model.kinds()
+        self.layers: dict[LayerKind, tuple[Operation, ...]] = {kind: self._layer(kind) for kind in self.kinds}
+        self._seeing = {mixer: count_mixers(self.kinds, mixer) for mixer in (FULL, WINDOW, STATE)}
+        shape = (float(model.hidden), model.head_params / model.hidden / pool.tp)
+        head_bytes = serving.precision.bytes_per_head
+        self.head = Products(HEAD, (shape,), model.head_params, head_bytes, self.rates.head, self._moved)
 
-    def _attention(self) -> Attention:
-        serving, rates = self.serving, self.rates.attention
-        model, stack, tp = serving.model, serving.stack, serving.pool.tp
-        heads, kv_heads = model.heads / tp, kv_heads_held(model, tp)
-        widths = (stack.kv_bytes_per_element, stack.activation_bytes_per_element)
-        costs = attention_costs(heads, kv_heads, model.head_dim, rates, *widths)
-        return Attention(
-            costs=costs,
-            decode_entry_s=decode_entry_s(costs),
-            beside_entry_s=decode_entry_s(costs, stack.mixed_query_rows),
-            beside_sequence_s=beside_sequence_s(rates, heads, kv_heads, stack.mixed_query_rows),
-            entry_elements=2.0 * kv_heads * tp * model.head_dim,
-            entry_element_bytes=float(stack.kv_bytes_per_element),
-            pair_flops=4.0 * model.heads * model.head_dim,
-        )
+    @property
+    def window(self) -> int | None:
+        """Tokens that layers with a window look back on; None where there is no such layer."""
+        return self.serving.model.window
 
-    def _layer(self) -> tuple[Operation, ...]:
-        model, stack, tp = self.serving.model, self.serving.stack, self.serving.pool.tp
-        hidden, inner = float(model.hidden), float(model.heads * model.head_dim) / tp
+    def _layer(self, kind: LayerKind) -> tuple[Operation, ...]:
+        stack, costs = self.serving.stack, self.attention.costs
+        parts = (kind.mixer is not None) + (kind.network is not None)
+        latency_s = costs.latency_s if kind.mixer is not None else 0.0
+        token_s = costs.token_s if kind.mixer in (FULL, WINDOW) else 0.0
+        between_s = _traffic_bytes(self.serving, kind) / self.rates.matrices.bytes_per_s
+        overhead_s = stack.layer_overhead_s * (parts / 2.0)
+        small = (Small(latency_s + overhead_s, 0.0), Small(0.0, token_s + between_s))
+        several = self.serving.pool.tp > 1 and parts > 0
+        reduces = (AllReduces(self.serving, self._token_bytes, float(parts)),) if several else ()
+        return (*self._mixer(kind), *self._network(kind), *small, *reduces)
+
+    def _mixer(self, kind: LayerKind) -> tuple[Operation, ...]:
+        """Return the matrices around what mixes a layer's tokens, and a state's arithmetic."""
+        model, tp = self.serving.model, self.serving.pool.tp
+        if kind.mixer is None:
+            return ()
+        hidden, weights = float(model.hidden), model.mixer_params(kind)[0]
+        if kind.mixer == STATE and model.state is not None and self.state is not None:
+            shapes = _state_shapes(model.state, hidden, tp)
+            return self._products(shapes, weights), self.state
+        if model.latent is not None:
+            copied = (tp - 1) * model.latent.copied_params(model.hidden)
+            return (self._products(_latent_shapes(model.latent, hidden, model.heads / tp), weights + copied),)
+        inner = float(model.heads * model.head_dim) / tp
         keys_and_values = 2.0 * kv_heads_held(model, tp) * model.head_dim
-        projections = Products(
-            MATRICES,
-            ((hidden, inner + keys_and_values), (inner, hidden)),
-            model.attention_matrix_params,
-            self.serving.precision.bytes_per_attention_weight,
-            self.rates.matrices,
-            float(stack.activation_bytes_per_element),
-        )
-        costs = self.attention.costs
-        between_s = _traffic_bytes(self.serving) / self.rates.matrices.bytes_per_s
-        small = (Small(costs.latency_s + stack.layer_overhead_s, 0.0), Small(0.0, costs.token_s + between_s))
-        reduces = (AllReduces(self.serving, self._token_bytes),) if tp > 1 else ()
-        return (projections, *self._ffn(), *small, *reduces)
+        queries = 2.0 * inner if model.query_gate else inner
+        return (self._products(((hidden, queries + keys_and_values), (inner, hidden)), weights),)
 
-    def _ffn(self) -> tuple[Operation, ...]:
+    def _products(self, shapes: Shapes, weights: int) -> Products:
+        weight_bytes = self.serving.precision.bytes_per_attention_weight
+        return Products(MATRICES, shapes, weights, weight_bytes, self.rates.matrices, self._moved)
+
+    def _network(self, kind: LayerKind) -> tuple[Operation, ...]:
         """Return a dense feed-forward network, or a router, its experts and the one that all tokens share."""
         model, stack, rates = self.serving.model, self.serving.stack, self.rates
-        hidden, width, inner = float(model.hidden), model.ffn / self.serving.pool.tp, model.ffn_matrices - 1.0
-        weight_bytes, moved = self.serving.precision.bytes_per_weight, float(stack.activation_bytes_per_element)
-        if model.experts == 1:
-            shapes = ((hidden, inner * width), (width, hidden))
-            return (Products(MATRICES, shapes, model.ffn_matrix_params, weight_bytes, rates.matrices, moved),)
+        weight_bytes, inner = self.serving.precision.bytes_per_weight, model.ffn_matrices - 1.0
+        if kind.network is None:
+            return ()
+        if kind.network == "dense":
+            return (self._dense(model.dense_width),)
+        hidden = float(model.hidden)
         to_all, overhead_s = ((hidden, float(model.experts)),), float(stack.router_overhead_s)
-        router = Products(ROUTER, to_all, model.layer_router_params, _ROUTER_BYTES, rates.router, moved, overhead_s)
+        routed = model.layer_router_params
+        router = Products(ROUTER, to_all, routed, _ROUTER_BYTES, rates.router, self._moved, overhead_s)
         experts = Experts(
             hidden=hidden,
-            width=width,
+            width=model.ffn / self.serving.pool.tp,
             inner=inner,
             experts=model.experts,
             active=model.active_experts,
             weights=model.ffn_matrix_params,
             weight_bytes=weight_bytes,
             rates=rates.experts,
-            activation_bytes=moved,
+            activation_bytes=self._moved,
         )
-        if not model.shared_ffn:
-            return router, experts
-        shared = model.shared_ffn / self.serving.pool.tp
-        shapes, weights = (
-            ((hidden, inner * shared), (shared, hidden)),
-            model.ffn_matrices * model.hidden * model.shared_ffn,
-        )
-        return router, experts, Products(MATRICES, shapes, weights, weight_bytes, rates.matrices, moved)
+        return (router, experts, self._dense(model.shared_ffn)) if model.shared_ffn else (router, experts)
 
-    def layer_s(self, tokens: int) -> float:
-        """Return the seconds of a layer over this many tokens, but for what attention reads and multiplies."""
-        return sum(operation.seconds(tokens) for operation in self.layer)
+    def _dense(self, width: int) -> Products:
+        """Return a network that all tokens pass through."""
+        model, weight_bytes = self.serving.model, self.serving.precision.bytes_per_weight
+        hidden, own, inner = float(model.hidden), width / self.serving.pool.tp, model.ffn_matrices - 1.0
+        shapes, weights = ((hidden, inner * own), (own, hidden)), model.ffn_matrices * model.hidden * width
+        return Products(MATRICES, shapes, weights, weight_bytes, self.rates.matrices, self._moved)
+
+    def layers_s(self, tokens: int, kinds: Mapping[LayerKind, int]) -> float:
+        """Return the seconds of layers over this many tokens, but for what depends on contexts and sequences.
+
+        Args:
+            tokens: in the iteration.
+            kinds: how many layers of each kind.
+        """
+        return sum(
+            count * sum(operation.seconds(tokens) for operation in self.layers[kind]) for kind, count in kinds.items()
+        )
 
     def hop_s(self, tokens: int) -> float:
         """Return the seconds to hand this many tokens' activations to the next pipeline stage."""
@@ -185,28 +148,73 @@ class StepModel:
         rate = float(link.bytes_per_s) * stack.comm_efficiency
         return float(link.latency_s) + stack.comm_latency_s + tokens * self._token_bytes / rate
 
-    def terms(self, shape: StepShape) -> list[Term]:
-        """Return what every kind of kernel takes: of the layers, of what runs once, and of attention."""
-        tokens, layers = shape.decoding + shape.chunk_tokens, self.serving.model.layers
+    def terms(self, shape: StepShape, bounded: Bounded | None = None) -> list[Term]:
+        """Return what every kind of kernel takes: of the layers, of what runs once, and of what mixes tokens.
+
+        Args:
+            shape: of the plans.
+            bounded: what layers with a window or a state take of them; None: as sequences of the same length would.
+        """
+        tokens = shape.decoding + shape.chunk_tokens
         hops = Amount((self.serving.pool.pp - 1) * self._token_bytes, tokens)
-        return [
-            *(operation.term(tokens, layers) for operation in self.layer),
+        full, windowed, states = (self._seeing[mixer] for mixer in (FULL, WINDOW, STATE))
+        terms = [
+            *(operation.term(tokens, count) for kind, count in self.kinds.items() for operation in self.layers[kind]),
             self.head.term(shape.emits, 1),
             Term(LINKS, 1, link_bytes=hops),
-            *self.attention.terms(shape, layers),
         ]
+        if full:
+            terms += self.attention.terms(shape, full)
+        if windowed or states:
+            bounded = shape.within(self.window) if bounded is None else bounded
+            if windowed:
+                terms += self.attention.windowed_terms(shape, bounded, windowed)
+            if states and self.state is not None:
+                terms.append(self.state.moved(shape.decoding + bounded.pieces, states))
+        return terms
 
 
-def _traffic_bytes(serving: Serving) -> float:
+def count_mixers(kinds: Mapping[LayerKind, int], mixer: str) -> int:
+    """Return how many layers mix tokens in one way."""
+    return sum(count for kind, count in kinds.items() if kind.mixer == mixer)
+
+
+def _latent_shapes(latent: Latent, hidden: float, heads: float) -> Shapes:
+    """Return matrices of latent attention on one GPU: what leads to the vectors is there whole, on each."""
+    queries = heads * (latent.nope_dim + latent.rope_dim)
+    unfolded = heads * (latent.nope_dim + latent.value_dim)
+    squeezed: Shapes = ((hidden, queries), (hidden, float(latent.cached)))
+    if latent.q_rank is not None:
+        squeezed = ((hidden, float(latent.q_rank + latent.cached)), (float(latent.q_rank), queries))
+    return (*squeezed, (float(latent.kv_rank), unfolded), (heads * latent.value_dim, hidden))
+
+
+def _state_shapes(state: State, hidden: float, tp: int) -> Shapes:
+    """Return the matrices into and out of a mixer with a state, on one GPU."""
+    into = state.matrix_params / hidden - state.width
+    return ((hidden, into / tp), (state.width / tp, hidden))
+
+
+def _traffic_bytes(serving: Serving, kind: LayerKind) -> float:
     """Return bytes per token that a layer moves on one GPU outside of matrix products and attention.
 
     Norms with their residual (two vectors read, two written), rotary embedding of queries and keys (read, written), the
-    activation between the FFN's matrices (its inputs read, its output written), new keys and values written.
+    activation between the FFN's matrices (its inputs read, its output written), new keys and values written; what goes
+    into a mixer with a state and comes out of it.
     """
     model, stack, tp = serving.model, serving.stack, serving.pool.tp
-    kv_heads = kv_heads_held(model, tp)
-    norms = 4.0 * model.norms_per_layer * model.hidden
-    rotary = 2.0 * (model.heads / tp + kv_heads) * model.head_dim
-    between = model.ffn_matrices * (model.ffn * model.active_experts + model.shared_ffn) / tp
-    written = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element
+    norms, rotary, between, written = 4.0 * model.norms_per_layer * model.hidden, 0.0, 0.0, 0.0
+    if kind.mixer == STATE and model.state is not None:
+        rotary = model.state.matrix_params / model.hidden / tp
+    elif kind.mixer is not None and model.latent is not None:
+        rotary = 2.0 * (model.heads / tp + 1.0) * model.latent.rope_dim
+        written = model.latent.cached * float(stack.kv_bytes_per_element)
+    elif kind.mixer is not None:
+        kv_heads = kv_heads_held(model, tp)
+        rotary = 2.0 * (model.heads / tp + kv_heads) * model.head_dim
+        written = 2.0 * kv_heads * model.head_dim * stack.kv_bytes_per_element
+    if kind.network == "dense":
+        between = model.ffn_matrices * model.dense_width / tp
+    elif kind.network is not None:
+        between = model.ffn_matrices * (model.ffn * model.active_experts + model.shared_ffn) / tp
     return (norms + rotary + between) * stack.activation_bytes_per_element + written

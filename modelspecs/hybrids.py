@@ -26,6 +26,7 @@ def _gated_delta(config: Config, hidden: int) -> State:
     cells = value_heads * key_dim * value_dim
     return State(
         kind="gated delta rule",
+        width=values,
         matrix_params=hidden * (convolved + values + 2 * value_heads) + values * hidden,
         vectors=convolved * kernel + 2 * value_heads + value_dim,
         state_bytes=cells * _STATE_BYTES + convolved * (kernel - 1) * _LOOKBACK_BYTES,
@@ -79,6 +80,7 @@ def lfm2(config: Config) -> dict[str, Any]:
     bias = 1 if config.flag("conv_bias", default=False) else 0
     state = State(
         kind="short convolution",
+        width=hidden,
         matrix_params=4 * hidden * hidden,
         vectors=hidden * looked_back + 5 * bias * hidden,
         state_bytes=hidden * looked_back * _LOOKBACK_BYTES,
@@ -102,6 +104,7 @@ def _mamba2(config: Config, hidden: int) -> State:
     bias = 1 if config.flag("use_conv_bias", default=True) else 0
     return State(
         kind="Mamba-2",
+        width=inner,
         matrix_params=hidden * (inner + convolved + heads) + inner * hidden,
         vectors=convolved * (kernel + bias) + 3 * heads + inner,
         state_bytes=inner * size * _STATE_BYTES + convolved * (kernel - 1) * _LOOKBACK_BYTES,

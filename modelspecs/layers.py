@@ -55,6 +55,10 @@ class Latent:
         queries = hidden * query if self.q_rank is None else self.q_rank * (hidden + query)
         return queries + down + up + heads * self.value_dim * hidden
 
+    def copied_params(self, hidden: int) -> int:
+        """Weights of one layer's matrices that lead to what all heads share: every GPU keeps them whole."""
+        return hidden * (self.cached + (self.q_rank or 0))
+
     @property
     def vectors(self) -> int:
         """Parameters of the norms on what is squeezed."""
@@ -72,6 +76,7 @@ class State:
 
     Attributes:
         kind: what it is, in words.
+        width: of what leaves the mixer, before the matrix that leads out.
         matrix_params: weights of one layer's matrices.
         vectors: parameters of its vectors, small convolutions and norms.
         state_bytes: kept per sequence and layer.
@@ -79,6 +84,7 @@ class State:
     """
 
     kind: str
+    width: int
     matrix_params: int
     vectors: int
     state_bytes: int

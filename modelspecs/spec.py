@@ -214,7 +214,14 @@ class ModelSpec:
             last: of those before this one; None: to the end.
         """
         pattern = self.pattern or ("f" if self.sliding_window is None else "w")
+        if self.sliding_window is not None and self.sliding_window >= self.max_context:
+            pattern = pattern.replace("w", "f").replace("W", "F")  # it hides nothing
         return _counted(pattern, self.layers, self.dense_layers, self.experts > 1, first, last)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that layers with a window look back on; None where all that attend see everything."""
+        return self.sliding_window if any(kind.mixer == WINDOW for kind in self.kinds()) else None
 
     @property
     def attention_layers(self) -> int:
@@ -258,6 +265,11 @@ class ModelSpec:
         return (self.ffn_matrices - 1) * width + self.hidden if self.ffn_bias else 0
 
     @property
+    def dense_width(self) -> int:
+        """Width of a layer's one network, where it has no experts."""
+        return self.ffn if self.dense_ffn is None or self.experts == 1 else self.dense_ffn
+
+    @property
     def layer_router_params(self) -> int:
         """One layer's router, 0 in a dense model."""
         return self.hidden * self.experts if self.experts > 1 else 0
@@ -285,8 +297,7 @@ class ModelSpec:
         if kind.network is None:
             return 0, 0
         if kind.network == "dense":
-            width = self.ffn if self.dense_ffn is None or self.experts == 1 else self.dense_ffn
-            return self.ffn_matrices * self.hidden * width, self._ffn_bias_params(width)
+            return self.ffn_matrices * self.hidden * self.dense_width, self._ffn_bias_params(self.dense_width)
         shared = self.ffn_matrices * self.hidden * self.shared_ffn
         biases = self.experts * (self.layer_ffn_params - self.ffn_matrix_params)
         return experts * self.ffn_matrix_params + shared, biases + self.layer_router_params + self.expert_vectors

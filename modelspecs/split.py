@@ -1,4 +1,4 @@
-"""What of a model can be run: over how many GPUs its layers can be split, and which parts have a time.
+"""Over how many GPUs the layers of a model can be split.
 
 Whole heads, whole columns and whole groups of quantisation go to a GPU.
 
@@ -32,28 +32,18 @@ def splits_that_work(spec: ModelSpec, precision: Precision) -> tuple[int, ...]:
     return tuple(ways for ways in range(1, _MOST + 1) if not split_obstacles(spec, precision, ways))
 
 
-def untimed_parts(spec: ModelSpec) -> tuple[str, ...]:
-    """Name the parts of a model that are counted here but whose time is not known to `hwprofiles.step`."""
-    kinds = spec.kinds()
-    parts = {
-        "latent attention": spec.latent is not None,
-        f"layers with a state ({spec.state.kind if spec.state is not None else ''})": spec.state is not None,
-        "dense layers beside experts": {"dense", "experts"} <= {kind.network for kind in kinds},
-        "layers of a network alone": any(kind.mixer is None for kind in kinds),
-    }
-    return tuple(part for part, there in parts.items() if there)
-
-
 def _obstacles(spec: ModelSpec, precision: Precision, ways: int) -> Iterator[str]:
     if spec.heads % ways:
         yield f"{spec.heads} attention heads are no multiple of {ways}"
     elif spec.latent is None and max(spec.kv_heads, ways) % min(spec.kv_heads, ways):
         yield f"{spec.kv_heads} key/value heads neither divide {ways} nor are a multiple of it"
     kinds = {kind.network for kind in spec.kinds()}
-    widths = {"experts": spec.ffn, "dense": spec.ffn if spec.experts == 1 else spec.dense_ffn or spec.ffn}
+    widths = {"experts": spec.ffn, "dense": spec.dense_width}
     named = [
         (f"the width {width:,} of the feed-forward network", width) for kind, width in widths.items() if kind in kinds
     ]
+    if spec.state is not None:
+        named.append((f"the width {spec.state.width:,} of {spec.state.kind}", spec.state.width))
     if spec.shared_ffn:
         named.append((f"the width {spec.shared_ffn:,} of the shared expert", spec.shared_ffn))
     attends = any(kind.mixer in ("full", WINDOW) for kind in spec.kinds())

@@ -38,6 +38,25 @@ def pairs_after(new_tokens: Count, past_tokens: Count) -> Count:
     return new_tokens * past_tokens + new_tokens * (new_tokens + 1) // 2
 
 
+def windowed_pairs(new_tokens: Count, past_tokens: Count, window: int) -> Count:
+    """Return the pairs where a token sees only so many, itself included: the sum of min(p + i, window) over i = 1..n.
+
+    Args:
+        new_tokens: n, of numbers or arrays of whole numbers.
+        past_tokens: p.
+        window: tokens that one sees.
+    """
+    room = _positive(window - past_tokens)
+    growing = room - _positive(room - new_tokens)  # so many of them see all there is
+    pairs: Count = pairs_after(growing, past_tokens) + (new_tokens - growing) * window
+    return pairs
+
+
+def _positive(number: Count) -> Count:
+    kept: Count = number * (number > 0)
+    return kept
+
+
 def prefill_flops(spec: ModelSpec, new_tokens: int, past_tokens: int = 0) -> int:
     """FLOPs to process a prompt (or a chunk of one) up to its first output token.
 

@@ -9,7 +9,7 @@ from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.making import CostModel, make, words_of
 from afterwatt.policies.routing import ROUTING
-from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.sizes import Holding, SchedulerConfig
 from afterwatt.policies.views import BatchPolicy, RoutePolicy
 
 PREEMPTION = ("recompute", "swap")
@@ -85,6 +85,7 @@ class PolicySet:
         host_blocks: int,
         prefix_unit_tokens: int | None,
         groups: int = 1,
+        holding: Holding | None = None,
     ) -> SchedulerConfig:
         """Return the sizes of a worker under these policies.
 
@@ -95,7 +96,10 @@ class PolicySet:
             host_blocks: KV blocks that host memory can hold.
             prefix_unit_tokens: tokens per prefix block that the workload names (None: it names none).
             groups: decode groups, one per pipeline stage.
+            holding: what a sequence holds where not every layer keeps every token. A preempted one then finds nothing
+                again, and prefixes are shared only where layers keep them and none has a state.
         """
+        shares = self.share_prefixes and (holding is None or (holding.full > 0 and not holding.fixed))
         return SchedulerConfig(
             kv_blocks=kv_blocks,
             block_tokens=block_tokens,
@@ -105,9 +109,10 @@ class PolicySet:
             watermark_blocks=int(self.watermark_frac * kv_blocks),
             max_queue=self.max_queue,
             swap_blocks=host_blocks if self.preemption == "swap" else 0,
-            prefix_unit_tokens=prefix_unit_tokens if self.share_prefixes else None,
-            keep_preempted=self.share_prefixes,
+            prefix_unit_tokens=prefix_unit_tokens if shares else None,
+            keep_preempted=self.share_prefixes and holding is None,
             groups=groups,
+            holding=holding,
         )
 
     @property

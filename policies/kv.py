@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from mypy_extensions import mypyc_attr
 
 from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.sizes import Holding
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -34,6 +35,7 @@ class KvPool:
 
     __slots__ = (
         "_cached",
+        "_holding",
         "_idle",
         "_left",
         "block_tokens",
@@ -45,7 +47,9 @@ class KvPool:
         "unit_tokens",
     )
 
-    def __init__(self, total_blocks: int, block_tokens: int, unit_tokens: int | None = None) -> None:
+    def __init__(
+        self, total_blocks: int, block_tokens: int, unit_tokens: int | None = None, holding: Holding | None = None
+    ) -> None:
         if unit_tokens is not None and unit_tokens % block_tokens:
             raise PolicyError(
                 f"prefix blocks of {unit_tokens} tokens are not a whole number of KV blocks of {block_tokens} tokens; "
@@ -54,7 +58,9 @@ class KvPool:
         self.total_blocks = total_blocks
         self.block_tokens = block_tokens
         self.unit_tokens = unit_tokens
-        self.unit_blocks = 0 if unit_tokens is None else unit_tokens // block_tokens
+        self._holding = holding
+        groups = 1 if holding is None else holding.full  # what a window hides is not shared
+        self.unit_blocks = 0 if unit_tokens is None else unit_tokens // block_tokens * groups
         self.free_blocks = self.given_blocks = total_blocks
         self.evictable_blocks = 0
         self._left: dict[
@@ -74,8 +80,9 @@ class KvPool:
         return self.total_blocks - self.free_blocks - self.evictable_blocks
 
     def blocks_for(self, tokens: int) -> int:
-        """Return how many blocks hold this many tokens."""
-        return -(-tokens // self.block_tokens)
+        """Return how many blocks a sequence of this many tokens holds."""
+        blocks = -(-tokens // self.block_tokens)
+        return blocks if self._holding is None else self._holding.kv_blocks(blocks)
 
     def match(self, prefix: Sequence[int], most: int) -> tuple[int, int]:
         """Look up a prompt: (leading prefix blocks that are cached, at most `most`; KV blocks of those in use).

@@ -53,15 +53,14 @@ class Scheduler(Generic[S]):
         """Start with nothing; `pool` is that of a body with addresses, of the configuration's sizes."""
         self.config = config
         self.batching = batching
-        self.pool = KvPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens) if pool is None else pool
+        self.pool = pool or KvPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens, config.holding)
         self.waiting: deque[S] = deque()
         self.swapped: deque[S] = deque()
         self.outstanding_tokens = 0
-        self._by_group = [Lane[S](group, config.block_tokens) for group in range(config.groups)]
+        self._by_group = [Lane[S](group, config.block_tokens, config.holding) for group in range(config.groups)]
         self._lanes = list(self._by_group)  # in the order in which they are asked
         self._limits = BatchLimits(-(-config.max_seqs // config.groups), config.token_budget)
         self._watermark_blocks = config.watermark_blocks
-        self._most_kv_tokens = (config.kv_blocks - config.watermark_blocks) * config.block_tokens
         self._steady = batching.steady
         # Groups share the memory: what one does changes what another may, so that no plan holds beyond its iteration.
         self._shared = config.groups > 1
@@ -84,7 +83,7 @@ class Scheduler(Generic[S]):
         config, tokens = self.config, seq.prompt_tokens + seq.output_tokens
         if tokens > config.max_context_tokens:
             return "over_context"
-        if tokens - 1 > self._most_kv_tokens:
+        if self.pool.blocks_for(tokens - 1) > config.kv_blocks - config.watermark_blocks:
             return "never_fits"
         if config.max_queue is not None and len(self.waiting) >= config.max_queue:
             return "queue_full"
@@ -214,6 +213,10 @@ class Scheduler(Generic[S]):
         """Return (sequence, KV entries in memory) of those that decode in the first iteration of a plan, in order."""
         decode = self._by_group[plan.group].decode
         return [(seq, decode.kv_tokens(seq)) for seq in decode.members.values()] if plan.decoding else []
+
+    def seen(self, group: int) -> tuple[int, int, int]:
+        """Return what layers with a window see of a group's plan in flight; see `Lane.seen`."""
+        return self._by_group[group].seen()
 
     def admitted_sequences(self) -> int:
         """Return how many sequences are admitted, of all groups."""
@@ -439,7 +442,7 @@ class Scheduler(Generic[S]):
             else:
                 pool.free_blocks -= blocks
             for seq in finished:
-                self._release(seq, -(-seq.kv_tokens // pool.block_tokens))
+                self._release(seq, pool.blocks_for(seq.kv_tokens))
         else:
             self.grown_blocks = 0
         first = self._fill(lane, plan, iterations, finished) if plan.chunks else []

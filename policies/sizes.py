@@ -7,6 +7,31 @@ RejectReason = Literal["over_context", "never_fits", "queue_full"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What a sequence holds where not every layer keeps every token; a KV block belongs to one group of layers.
+
+    Attributes:
+        full: groups that keep all: so many KV blocks for each block of tokens.
+        windowed: groups with a window: so many for each of the last `window_blocks` blocks of tokens.
+        window_blocks: that the window reaches into at most.
+        window_tokens: that it shows, a token itself included; 0: no layer has one.
+        fixed: KV blocks that a sequence's states fill, whatever its length.
+    """
+
+    full: int = 1
+    windowed: int = 0
+    window_blocks: int = 0
+    window_tokens: int = 0
+    fixed: int = 0
+
+    def kv_blocks(self, blocks: int) -> int:
+        """Return the KV blocks of a sequence of so many blocks of tokens."""
+        if not blocks:
+            return 0
+        return self.full * blocks + self.windowed * min(blocks, self.window_blocks) + self.fixed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
     """Sizes of one worker.
 
@@ -20,6 +45,7 @@ class SchedulerConfig:
         prefix_unit_tokens: tokens per shared prefix block (None: prefixes are not shared).
         keep_preempted: a preempted sequence finds again what nobody has written over when it resumes.
         groups: decode groups, one per pipeline stage.
+        holding: what a sequence holds where not every layer keeps every token (None: all do).
     """
 
     kv_blocks: int
@@ -33,3 +59,9 @@ class SchedulerConfig:
     prefix_unit_tokens: int | None = None
     keep_preempted: bool = False
     groups: int = 1
+    holding: Holding | None = None
+
+    @property
+    def windowed(self) -> bool:
+        """Whether layers have a window, so that plans see less than their contexts."""
+        return self.holding is not None and self.holding.window_tokens > 0

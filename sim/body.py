@@ -24,7 +24,7 @@ from afterwatt.sim.config import RunConfig
 from afterwatt.sim.costs import PhysicalCosts
 from afterwatt.sim.histogram import LogHistogram
 from afterwatt.sim.links import Link
-from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.memory import MemoryPlan, holding_of
 from afterwatt.sim.pipeline import PipelineWorker
 from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
 from afterwatt.sim.rows import Columns, RowOrder
@@ -144,6 +144,7 @@ class Body:
             host_blocks=int(swap_bytes // memory.replica_block_bytes),
             prefix_unit_tokens=self._workload.prefix_unit_tokens,
             groups=pool.pp,
+            holding=holding_of(self.config.serving, self.config.policies.block_tokens),
         )
 
     # -- requests ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.config import RunConfig
-from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.memory import MemoryPlan, holding_of
 from afterwatt.sim.provenance import data_files
 from afterwatt.sim.workload import TraceWorkload
 
@@ -77,14 +77,19 @@ def _software(config: RunConfig) -> Iterator[str]:
 
 
 def _windows(config: RunConfig) -> Iterator[str]:
-    """Say what is left out where layers attend to a window only."""
-    model = config.model
-    windowed = sum(count for kind, count in model.kinds().items() if kind.mixer == WINDOW)
-    if windowed and (model.sliding_window or 0) < model.max_context:
-        yield (
-            f"{windowed} of {model.layers} layers look back on {model.sliding_window:,} tokens only; times and KV "
-            "blocks here count all of them, too much for longer requests"
-        )
+    """Say how KV blocks are counted where not every layer keeps every token."""
+    model, policies = config.model, config.policies
+    holding = holding_of(config.serving, policies.block_tokens)
+    if holding is None:
+        return
+    kept = []
+    if model.window is not None:
+        windowed = sum(count for kind, count in model.kinds().items() if kind.mixer == WINDOW)
+        kept.append(f"{windowed} of {model.layers} layers look back on {model.window:,} tokens and keep no more")
+    if holding.fixed and model.state is not None:
+        kept.append(f"layers with a state ({model.state.kind}) keep {model.state_bytes / 1e6:,.1f} MB of each sequence")
+    unshared = "; prefixes are not shared" if policies.share_prefixes and (holding.fixed or not holding.full) else ""
+    yield f"{'; '.join(kept)}: a KV block is {policies.block_tokens} tokens of one group of layers{unshared}"
 
 
 def _slots(config: RunConfig) -> Iterator[str]:

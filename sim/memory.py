@@ -5,11 +5,20 @@ from dataclasses import dataclass, replace
 from afterwatt.hwprofiles.catalogue import ALIASES, device_names, load_device
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
-from afterwatt.hwprofiles.residence import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
+from afterwatt.hwprofiles.residence import (
+    activation_bytes,
+    pages_of,
+    replica_kv_bytes,
+    stage_kv_bytes,
+    stage_weight_bytes,
+    state_blocks,
+    window_blocks,
+)
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.support import refusal
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
-from afterwatt.modelspecs.split import split_obstacles, splits_that_work, untimed_parts
+from afterwatt.modelspecs.split import split_obstacles, splits_that_work
+from afterwatt.policies.sizes import Holding
 from afterwatt.sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
@@ -67,6 +76,26 @@ def plan_memory(serving: Serving, block_tokens: int, token_budget: int) -> Memor
     return tightest
 
 
+def holding_of(serving: Serving, block_tokens: int) -> Holding | None:
+    """Return what a sequence holds in KV blocks; None where every layer keeps every token.
+
+    Args:
+        serving: what is computed, and where.
+        block_tokens: tokens per KV block.
+    """
+    model = serving.model
+    if model.window is None and not model.state_bytes:
+        return None
+    pages = pages_of(model)
+    return Holding(
+        full=pages.full,
+        windowed=pages.windowed,
+        window_blocks=window_blocks(serving, block_tokens),
+        window_tokens=model.window or 0,
+        fixed=state_blocks(serving, block_tokens),
+    )
+
+
 def require_fit(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
     """Lay out memory, or say by how much it does not fit and what would help.
 
@@ -106,17 +135,12 @@ def with_stated_blocks(plan: MemoryPlan, kv_blocks: int) -> MemoryPlan:
 
 
 def require_runnable(serving: Serving) -> None:
-    """Refuse layers without a time here, layers that GPUs cannot share, software that cannot, or a stage without one.
+    """Refuse layers that GPUs cannot share, software that cannot, or a stage without one.
 
     Raises:
         Infeasible: the text says why, and which degrees work.
     """
     model, pool = serving.model, serving.pool
-    if untimed := untimed_parts(model):
-        raise Infeasible(
-            f"{model.name} has {' and '.join(untimed)}, whose time is not modelled; `afterwatt model show` tells its "
-            "weights and its cache"
-        )
     if obstacles := split_obstacles(model, serving.precision, pool.tp):
         works = ", ".join(map(str, splits_that_work(model, serving.precision)))
         raise Infeasible(

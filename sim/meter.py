@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.effort import occupancy, work
+from afterwatt.hwprofiles.mixers import Bounded, StepShape
 from afterwatt.hwprofiles.power import PowerModel
 from afterwatt.hwprofiles.replicas import ReplicaPower
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 from afterwatt.sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
 
 Floats = NDArray[np.float64]
@@ -59,6 +60,16 @@ class Meter:
     replica: ReplicaPower
     swap_block_bytes: float
 
+    @property
+    def bounded(self) -> bool:
+        """Whether layers have a window or a state."""
+        return self.step.window is not None or self.step.state is not None
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that layers with a window look back on."""
+        return self.step.window
+
     def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of strides."""
         steps = strides.steps
@@ -71,7 +82,8 @@ class Meter:
             chunks.pairs,
             chunks.pairs_slope,
         )
-        done, kernels = work(self.step, shape), occupancy(self.step, shape)
+        bounded = _bounded(strides, chunks.bounded)
+        done, kernels = work(self.step, shape, bounded), occupancy(self.step, shape, bounded)
         gpus, gpu = self.replica.gpus, self.gpu
         # Stages of a pipeline compute one after another: a plan keeps one stage's GPUs busy at a time.
         busy_gpus = gpus / self.step.serving.pool.pp
@@ -93,3 +105,17 @@ class Meter:
         hbm_bytes = done.hbm_bytes * steps + done.hbm_slope_bytes * triangle(steps)
         swapped_bytes: Floats = np.multiply(strides.swapped_blocks, self.swap_block_bytes)
         return StrideEnergy(dynamic_j, active_j, hbm_bytes, done.link_bytes * steps, swapped_bytes)
+
+
+def _bounded(strides: Strides, pieces: Bounded | None) -> Bounded | None:
+    """Add what decoding sequences see through a window to what the prompt pieces do."""
+    if pieces is None:
+        return None
+    seen, growth = strides.seen_tokens.astype(np.float64), strides.seen_growth.astype(np.float64)
+    return Bounded(
+        pieces.pieces,
+        pieces.entries + seen,
+        pieces.entries_slope + growth,
+        pieces.pairs + seen,
+        pieces.pairs_slope + growth,
+    )

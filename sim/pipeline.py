@@ -10,7 +10,7 @@ from afterwatt.policies.plans import Idle, StepOutcome, StepPlan
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.links import Link, together
-from afterwatt.sim.recorder import Lane, pack_jump, pack_level_jump, pack_stride
+from afterwatt.sim.recorder import Lane, pack_jump, pack_level_jump, pack_stride, pack_window
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.worker import note_admissions, note_finished, note_prefills, resting
 
@@ -48,6 +48,7 @@ class PipelineWorker:
         self._rest: simpy.Event | None = None
         self._stopped = False
         self._running = self._used_blocks = 0  # as last noted
+        self._seen = [(0, 0, 0)] * len(stages)  # by the plans under way, of each group
         env.process(self._run())
 
     def arrive(self, ticket: Ticket) -> None:
@@ -122,10 +123,11 @@ class PipelineWorker:
         ready = self._env.now
         busy = 0
         tokens = plan.decoding + sum(chunk.tokens for chunk in plan.chunks)
+        seen = self._seen[plan.group] = self.scheduler.seen(plan.group)
         for number, stage in enumerate(self._stages):
             if number:
                 ready += stage.hop_ps(tokens)
-            work = stage.step(plan.decoding, plan.context_tokens, plan.chunks, plan.emits, 1)[0]
+            work = stage.step(plan.decoding, plan.context_tokens, plan.chunks, plan.emits, 1, seen)[0]
             free = self._free_ps[number]
             work += stage.wake_ps(max(0, ready - free))
             ready = max(ready, free) + work
@@ -142,6 +144,9 @@ class PipelineWorker:
             *(start, busy // len(self._stages), end, 1, busy, 0, plan.decoding, plan.context_tokens, plan.emits),
             *(0, 0, 0, sum(move.units for move in plan.moves)),
         )
+        if scheduler.config.windowed:
+            entries, growth, _ = self._seen[plan.group]
+            lane.windows += pack_window(entries, growth)
         lane.noted += 1
         self._note_levels()
         if plan.chunks:

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.modelspecs.work import pairs_after
+from afterwatt.hwprofiles.mixers import Bounded
+from afterwatt.modelspecs.work import pairs_after, windowed_pairs
 from afterwatt.sim.clock import S_PER_PS
 from afterwatt.sim.histogram import LogHistogram
 from afterwatt.sim.ticket import Ticket
@@ -24,7 +25,8 @@ Ints = NDArray[np.int64]
 class Strides(NamedTuple):
     """Iterations k < steps of one plan each, of first_ps + slope_ps * k; arrays over the strides of a lane, in order.
 
-    Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days.
+    Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days. The last two columns are of models
+    with windows: what of `context_tokens` lies within, and its growth.
     """
 
     start_ps: Ints
@@ -40,6 +42,8 @@ class Strides(NamedTuple):
     used_blocks: Ints
     grown_blocks: Ints
     swapped_blocks: Ints
+    seen_tokens: Ints
+    seen_growth: Ints
 
 
 def _packer(width: int) -> Struct:
@@ -47,10 +51,13 @@ def _packer(width: int) -> Struct:
     return Struct(f"={width}q")
 
 
-_STRIDE = _packer(len(Strides._fields))
+STRIDE_COLUMNS = Strides._fields[:-2]
+"""What `pack_stride` takes; `pack_window` takes the rest."""
+_STRIDE = _packer(len(STRIDE_COLUMNS))
 pack_stride = _STRIDE.pack
 pack_chunk, pack_span = _packer(3).pack, _packer(4).pack
 pack_jump, pack_level_jump = _packer(2).pack, _packer(3).pack
+pack_window = _packer(2).pack
 DECODING = Strides._fields.index("decoding")
 END = Strides._fields.index("end_ps")
 
@@ -92,12 +99,18 @@ class Prefills(NamedTuple):
 
 
 class ChunkSums(NamedTuple):
-    """Sums over the prompt pieces of a stride's first iteration, arrays over strides; see `StepShape`."""
+    """Sums over the prompt pieces of a stride's first iteration, arrays over strides; see `StepShape`.
+
+    Attributes:
+        tokens, past, pairs, pairs_slope: of all layers that see everything.
+        bounded: of those with a window, and how many pieces there are; None where nobody asks.
+    """
 
     tokens: Floats
     past: Floats
     pairs: Floats
     pairs_slope: Floats
+    bounded: Bounded | None = None
 
 
 class Lane:
@@ -106,6 +119,7 @@ class Lane:
     Attributes:
         strides: those not yet settled, packed one after another; noted: how many there have been in all, and so the
             index of the next one.
+        windows: what each of them sees through a window, where layers have one.
         prefill_tickets, prefills: prompt pieces, (stride index, tokens, past tokens) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
         level_jumps: (time, change of running sequences, change of KV blocks in use) each; only where plans overlap, as
@@ -118,7 +132,7 @@ class Lane:
 
     def __init__(self, replica: int) -> None:
         self.replica = replica
-        self.strides = bytearray()
+        self.strides, self.windows = bytearray(), bytearray()
         self.noted = 0
         self.prefill_tickets: list[Ticket] = []
         self.prefills = bytearray()
@@ -169,7 +183,9 @@ class Lane:
 
     def take(self) -> tuple[Strides, Spans, Prefills, int]:
         """Hand over what is to be settled: (strides, memberships, prompt pieces, last decode before)."""
-        count, strides = self.noted, Strides(*_unpack(self.strides, len(Strides._fields)))
+        rows = _unpack(self.strides, len(STRIDE_COLUMNS))
+        windows = _unpack(self.windows, 2) if self.windows else np.zeros((2, rows.shape[1]), dtype=np.int64)
+        count, strides = self.noted, Strides(*rows, *windows)
         base = count - len(strides.steps)
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
@@ -183,7 +199,7 @@ class Lane:
         prefills = Prefills(self.prefill_tickets, stride - base, tokens, past)
         if len(strides.steps):
             self.origin_ps += int(strides.end_ps[-1])
-        self.strides = bytearray()
+        self.strides, self.windows = bytearray(), bytearray()
         self._span_tickets, self._spans = [], bytearray()
         self.prefill_tickets, self.prefills = [], bytearray()
         return strides, spans, prefills, before_ps
@@ -195,6 +211,8 @@ class Lane:
         return jumps, levels
 
 
+UNSEEN = 1 << 40
+"""A window that hides nothing."""
 WAITING, RUNNING, HOLDING = range(3)
 """Levels that change by jumps: requests that wait, sequences that run, KV blocks in use."""
 QUANTITIES = (
@@ -225,6 +243,14 @@ class StrideEnergy(NamedTuple):
 class StrideMeter(Protocol):
     """Works out `StrideEnergy`; `sim.meter` has the one that knows the physics."""
 
+    @property
+    def bounded(self) -> bool:
+        """Say whether layers have a window or a state."""
+
+    @property
+    def window(self) -> int | None:
+        """Return how many tokens layers with a window see."""
+
     def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of the strides."""
 
@@ -242,6 +268,8 @@ def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> No
     if not len(strides.steps):
         return
     chunks = _chunk_sums(prefills, len(strides.steps))
+    if meter.bounded:
+        chunks = chunks._replace(bounded=_bounded_sums(prefills, len(strides.steps), meter.window))
     energy = meter(strides, chunks)
     tokens = strides.decoding + chunks.tokens
     decode_share = np.divide(strides.decoding, tokens, out=np.zeros(len(tokens)), where=tokens > 0)
@@ -259,6 +287,24 @@ def _chunk_sums(prefills: Prefills, strides: int) -> ChunkSums:
     tokens, past = prefills.tokens, prefills.past_tokens
     # Each further iteration has `tokens` more past ones.
     return ChunkSums(sums(tokens), sums(past), sums(pairs_after(tokens, past)), sums(tokens * tokens))
+
+
+def _bounded_sums(prefills: Prefills, strides: int, window: int | None) -> Bounded:
+    """Add up what the prompt pieces of each stride take in layers with a window, and how many there are."""
+
+    def sums(parts: Ints) -> Floats:
+        return np.bincount(prefills.stride, parts, minlength=strides).astype(np.float64, copy=False)
+
+    tokens, past = prefills.tokens, prefills.past_tokens
+    most = UNSEEN if window is None else window
+    growing = np.where(past + tokens <= most, tokens, 0)  # a stride ends where that changes
+    return Bounded(
+        sums(np.ones_like(tokens)),
+        sums(np.minimum(past, most - 1) + tokens),
+        sums(growing),
+        sums(windowed_pairs(tokens, past, most)),
+        sums(growing * tokens),
+    )
 
 
 def _share_energy(

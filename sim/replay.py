@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from afterwatt.hwprofiles.roofline import Seen
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.log import DecisionEntry, DecisionLog
 from afterwatt.policies.plans import Applied, StepOutcome, StepPlan
@@ -116,7 +117,7 @@ class _Record:
     # -- as a time model: one iteration at a time, as long as it took
 
     def step(
-        self, decoding: int, _context: int, chunks: Sequence[Any], _emits: int, _most: int
+        self, decoding: int, _context: int, chunks: Sequence[Any], _emits: int, _most: int, _seen: Seen = None
     ) -> tuple[int, int, int]:
         """Return how long the next iteration took."""
         number = self.begun

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.hwprofiles.roofline import Seen, TimeModel
 from afterwatt.sim.config import RunConfig, Slowness
 
 
@@ -11,7 +11,14 @@ class IterationTimes(Protocol):
     """What a worker asks: how long the iterations of a plan take (see `TimeModel.step`)."""
 
     def step(
-        self, decoding: int, context_tokens: int, chunks: Sequence[Any], emits: int, iterations: int, /
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[Any],
+        emits: int,
+        iterations: int,
+        seen: Seen = None,
+        /,
     ) -> tuple[int, int, int]:
         """Return (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations."""
 
@@ -29,10 +36,16 @@ class SlowedTimeModel(TimeModel):
     slowness = Slowness(1.0, 1.0)
 
     def step(
-        self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[tuple[object, int, int]],
+        emits: int,
+        iterations: int,
+        seen: Seen = None,
     ) -> tuple[int, int, int]:
         """Return the time of a plan's iterations; see `TimeModel.step`."""
-        first, slope, lasting = super().step(decoding, context_tokens, chunks, emits, iterations)
+        first, slope, lasting = super().step(decoding, context_tokens, chunks, emits, iterations, seen)
         factor = self.slowness.prefill if chunks else self.slowness.decode
         return round(first * factor), round(slope * factor), lasting
 

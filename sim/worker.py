@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 from math import sqrt
-from typing import Final
+from typing import Any, Final
 
 import simpy
 
@@ -11,7 +11,7 @@ from afterwatt.policies.plans import Idle, PrefillChunk, StepOutcome, StepPlan, 
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.links import Link, together
-from afterwatt.sim.recorder import Lane, pack_chunk, pack_jump, pack_stride
+from afterwatt.sim.recorder import Lane, pack_chunk, pack_jump, pack_stride, pack_window
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.times import IterationTimes
 
@@ -112,6 +112,11 @@ class Worker:
         self._on_finish = on_finish
         self._single_step = single_step
         self._log = log
+        self._step_time: Callable[[int, int, Any, int, int], tuple[int, int, int]] = times.step
+        self._pack: Callable[..., bytes] = pack_stride
+        if scheduler.config.windowed:
+            self._step_time, self._pack = self._step_windowed, self._pack_windowed
+        self._seen = (0, 0, 0)
         self._step_rank = priority(Kind.STEP, number)
         self._plan_rank = priority(Kind.PLAN, number)
         self.outcome_of: Callable[[int], StepOutcome] | None = None
@@ -188,7 +193,7 @@ class Worker:
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, scheduler, step_time = self._env, self.scheduler, self._times.step
+        env, scheduler, step_time, pack = self._env, self.scheduler, self._step_time, self._pack
         lane, single_step, log, queue = self.lanes[0], self._single_step, self._log, env._queue
         step_rank, plan_rank, on_finish = self._step_rank, self._plan_rank, self._on_finish
         outcome, outcome_of = StepOutcome(0), self.outcome_of  # one for all plans: nobody keeps it
@@ -239,7 +244,7 @@ class Worker:
             tokens[number], until_ps[number] = scheduler.outstanding_tokens, NEVER_PS
             now, origin = env._now, lane.origin_ps
             # fmt: off
-            lane.strides += pack_stride(
+            lane.strides += pack(
                 begin - origin, now - begin, now - origin, steps, first, slope, decoding, context, emits,
                 plan.running, plan.used_blocks, scheduler.grown_blocks, swapped,
             )
@@ -252,6 +257,18 @@ class Worker:
             # What else happens at this instant comes before the next plan, which is to see it.
             if queue and queue[0][0] == now:
                 yield Alarm(env, plan_rank, 0)
+
+    def _step_windowed(
+        self, decoding: int, context: int, chunks: tuple[PrefillChunk[Ticket], ...], emits: int, iterations: int
+    ) -> tuple[int, int, int]:
+        """Return how long the plan in flight takes where layers have a window."""
+        self._seen = seen = self.scheduler.seen(0)
+        return self._times.step(decoding, context, chunks, emits, iterations, seen)
+
+    def _pack_windowed(self, *stride: int) -> bytes:
+        """Pack a stride, and beside it what it saw through a window."""
+        self.lanes[0].windows += pack_window(self._seen[0], self._seen[1])
+        return pack_stride(*stride)
 
     def _sleep(self, idle: Idle) -> Generator[simpy.Event, None, None]:
         """Wait until somebody arrives, or until a time."""

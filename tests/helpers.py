@@ -17,7 +17,7 @@ from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.ledger import Ledger, account
 from afterwatt.hwprofiles.stacks import load_stack
-from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs import ModelSpec, load_model
 from afterwatt.modelspecs.precision import load_precision
 from afterwatt.policies.config import PolicySet, parse_policies
 from afterwatt.policies.log import DecisionEntry
@@ -135,16 +135,17 @@ class Outcome:
 
 
 @cache
-def _parts(hw: str, model: str, precision: str, site: str):
+def _parts(hw: str, model: str | ModelSpec, precision: str, site: str):
     deployment = parse_deployment(hw)
-    return deployment, load_model(model), load_precision(precision), load_stack(deployment.pool.device), load_site(site)
+    shape = load_model(model) if isinstance(model, str) else model
+    return deployment, shape, load_precision(precision), load_stack(deployment.pool.device), load_site(site)
 
 
 def make_config(
     workload: Workload,
     hw: str | Deployment = "m40",
     policy: str | PolicySet = "chunked",
-    model: str = "llama-2-7b",
+    model: str | ModelSpec = "llama-2-7b",
     precision: str = "fp16",
     site: str = "world",
     wake: tuple[float, float] | None = None,

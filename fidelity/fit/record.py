@@ -14,21 +14,21 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.hwprofiles.roofline import Seen, TimeModel
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.reports.columns import completed
 from afterwatt.sim.body import Body
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
-from afterwatt.sim.recorder import Strides
+from afterwatt.sim.recorder import STRIDE_COLUMNS
 from afterwatt.sim.rows import Columns
 from afterwatt.sim.run import memory_of
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Chunks = tuple[tuple[None, int, int], ...]
-_AT: Final = {name: place for place, name in enumerate(Strides._fields)}
+_AT: Final = {name: place for place, name in enumerate(STRIDE_COLUMNS)}
 _UNTIMED: Final = ("request_id", "prompt_tokens", "output_tokens")
 _TIMES: Final = ("arrival_s", "first_token_s", "finish_s")
 
@@ -42,25 +42,40 @@ class RecordedPlan(NamedTuple):
     emits: int
     iterations: int
     chunks: Chunks
+    seen: Seen = None
 
     def goes_on_as(self, other: "RecordedPlan") -> bool:
         """Say whether another plan is what this one would have done next."""
         grown = self.context_tokens + self.iterations * self.decoding
         same = (self.group, self.decoding, self.emits) == (other.group, other.decoding, other.emits)
-        return same and not self.chunks and not other.chunks and grown == other.context_tokens
+        alone = same and not self.chunks and not other.chunks and grown == other.context_tokens
+        return alone and other.seen == self.seen_after(self.iterations)
+
+    def seen_after(self, done: int) -> Seen:
+        """Return what layers with a window see after so many of the iterations."""
+        if self.seen is None:
+            return None
+        entries, growing, lasting = self.seen
+        return entries + done * growing, growing, lasting - done
 
 
 class _Listener(TimeModel):
-    """A time model that remembers the prompt pieces it was asked about."""
+    """A time model that remembers the prompt pieces it was asked about, and what windows showed."""
 
-    heard: list[Chunks]
+    heard: list[tuple[Chunks, Seen]]
 
     def step(
-        self, decoding: int, context_tokens: int, chunks: Sequence[tuple[object, int, int]], emits: int, iterations: int
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[tuple[object, int, int]],
+        emits: int,
+        iterations: int,
+        seen: Seen = None,
     ) -> tuple[int, int, int]:
         """Return the time of a plan's iterations; see `TimeModel.step`."""
-        self.heard.append(tuple((None, size, past) for _, size, past in chunks))
-        return super().step(decoding, context_tokens, chunks, emits, iterations)
+        self.heard.append((tuple((None, size, past) for _, size, past in chunks), seen))
+        return super().step(decoding, context_tokens, chunks, emits, iterations, seen)
 
 
 class _ListeningBody(Body):
@@ -71,7 +86,7 @@ class _ListeningBody(Body):
         if stage:
             return TimeModel(self.config.serving, stage)
         listener = _Listener(self.config.serving)
-        self.heard: list[Chunks] = []
+        self.heard: list[tuple[Chunks, Seen]] = []
         listener.heard = self.heard
         return listener
 
@@ -146,8 +161,9 @@ def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | N
             int(stride[_AT["emits"]]),
             int(stride[_AT["steps"]]),
             chunks,
+            seen,
         )
-        for stride, group, chunks in zip(strides, groups, body.heard, strict=True)
+        for stride, group, (chunks, seen) in zip(strides, groups, body.heard, strict=True)
     ]
     kept = {name: rows[name] for name in _UNTIMED}
     recording = RunRecord(config, tuple(plans), overlaps, kept, found)
@@ -208,7 +224,9 @@ def _span_ps(times: TimeModel, plan: RecordedPlan) -> int:
     while done < plan.iterations:
         chunks = [(whose, size, past + done * size) for whose, size, past in plan.chunks]
         context = plan.context_tokens + done * plan.decoding
-        first, slope, steps = times.step(plan.decoding, context, chunks, plan.emits, plan.iterations - done)
+        first, slope, steps = times.step(
+            plan.decoding, context, chunks, plan.emits, plan.iterations - done, plan.seen_after(done)
+        )
         steps = min(steps, plan.iterations - done)
         total += steps * first + slope * (steps * (steps - 1) // 2)
         done += steps

@@ -29,10 +29,11 @@ from afterwatt.fidelity.serving.splitwise import SplitwiseRun
 from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.deployment import make_deployment
 from afterwatt.hwprofiles.effort import occupancy, work
+from afterwatt.hwprofiles.mixers import StepShape
 from afterwatt.hwprofiles.power import PowerModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
 

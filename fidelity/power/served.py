@@ -13,9 +13,10 @@ import numpy as np
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of
 from afterwatt.fidelity.points.table import Point
 from afterwatt.hwprofiles.effort import occupancy, work
+from afterwatt.hwprofiles.mixers import StepShape
 from afterwatt.hwprofiles.power import PowerModel, gpu_power_model
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

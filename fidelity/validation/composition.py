@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from afterwatt.engine.runtime.record import read_steps
 from afterwatt.fidelity.validation.iterations import iterations_of
-from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
+from afterwatt.hwprofiles.roofline import PS_PER_S, Seen, TimeModel
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.summary import counted
 from afterwatt.sim.body import Body
@@ -37,13 +37,19 @@ class RecordedTimes(TimeModel):
     asked = 0
 
     def step(
-        self, decoding: int, context_tokens: int, chunks: Sequence[Any], emits: int, iterations: int
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[Any],
+        emits: int,
+        iterations: int,
+        seen: Seen = None,
     ) -> tuple[int, int, int]:
         """Return the time of the next iteration; see `TimeModel.step`."""
         self.asked += 1
         if self.asked <= len(self.durations_ps):
             return self.durations_ps[self.asked - 1], 0, 1
-        return super().step(decoding, context_tokens, chunks, emits, iterations)
+        return super().step(decoding, context_tokens, chunks, emits, iterations, seen)
 
     def wake_ps(self, rest_ps: int) -> int:
         """Return nothing while iterations are told: what a rest has cost is in them."""

@@ -30,6 +30,7 @@ MODULES: Final = (
     "policies/scheduler.py",
     "policies/sequence.py",
     "policies/views.py",
+    "policies/windows.py",
     "sim/ticket.py",
     "sim/worker.py",
 )

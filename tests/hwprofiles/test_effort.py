@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from afterwatt.hwprofiles import parse_deployment
 from afterwatt.hwprofiles.effort import occupancy
+from afterwatt.hwprofiles.mixers import StepShape
 from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
 

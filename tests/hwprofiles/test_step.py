@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from afterwatt.hwprofiles import load_device, parse_deployment
 from afterwatt.hwprofiles.effort import Occupancy, Work, occupancy, work
 from afterwatt.hwprofiles.kernels import GemmRates, all_reduce_s, diagonal_pairs, experts_s, gemm_s, tile_rows
+from afterwatt.hwprofiles.mixers import StepShape
 from afterwatt.hwprofiles.rates import reached_rates
 from afterwatt.hwprofiles.residence import activation_bytes, replica_kv_bytes, stage_kv_bytes, stage_weight_bytes
 from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs import load_model, load_precision
 from afterwatt.modelspecs.spec import experts_touched
 

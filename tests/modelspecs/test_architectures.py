@@ -5,7 +5,6 @@ import json
 import pytest
 
 from afterwatt.modelspecs import ModelError, load_model
-from afterwatt.modelspecs.split import untimed_parts
 
 
 def fields(layers, hidden, heads, vocab, **more):
@@ -165,23 +164,6 @@ def test_stages_hold_the_layers_that_they_are_given(tmp_path):
         ("state", None): 23, ("full", None): 6, (None, "experts"): 23,
     }  # fmt: skip
     assert (nano.attention_layers, nano.expert_layers) == (6, 23)
-
-
-@pytest.mark.parametrize(
-    ("config", "parts"),
-    [
-        (DEEPSEEK_V3, ("latent attention", "dense layers beside experts")),
-        (GLM_45, ("dense layers beside experts",)),
-        (QWEN35_27B, ("layers with a state (gated delta rule)",)),
-        (LFM2_1B, ("layers with a state (short convolution)",)),
-        (NEMOTRON_3_NANO, ("layers with a state (Mamba-2)", "layers of a network alone")),
-        (SCOUT, ()),
-        (MINIMAX_M2, ()),
-        (QWEN15_MOE, ()),
-    ],
-)
-def test_what_has_no_time_is_named(tmp_path, config, parts):
-    assert untimed_parts(read(tmp_path, config)) == parts
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from afterwatt.hwprofiles.audit import check_conservation
 from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.grid import HourlyGrid
+from afterwatt.hwprofiles.mixers import StepShape
 from afterwatt.hwprofiles.roofline import TimeModel
-from afterwatt.hwprofiles.step import StepShape
 from afterwatt.policies.log import DecisionEntry
 from afterwatt.sim.config import CarbonOptions
 from afterwatt.sim.run import meter_of, simulate

@@ -10,11 +10,12 @@ from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
 from afterwatt.hwprofiles.effort import work
 from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.hwprofiles.mixers import StepShape
 from afterwatt.hwprofiles.rates import computed_precision
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
-from afterwatt.hwprofiles.step import StepModel, StepShape
+from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs import load_model, model_names
 from afterwatt.modelspecs.precision import PRECISIONS
 from tests.helpers import PS_PER_S, between, poisson, run_body
