@@ -31,8 +31,14 @@ MODULES: Final = (
     "policies/sequence.py",
     "policies/views.py",
     "policies/windows.py",
+    "sim/body.py",
+    "sim/links.py",
+    "sim/recorder.py",
+    "sim/rows.py",
     "sim/ticket.py",
+    "sim/times.py",
     "sim/worker.py",
+    "sim/workload.py",
 )
 """What is compiled: where the profiler says that a run spends its time.
 
