@@ -260,8 +260,7 @@ def default_stack(device: Device) -> str:
     if device.architecture == "cpu":
         return ENGINE
     usual = _ENGINE_OF_OLD_CARDS if device.architecture in _OLD else _ENGINE_OF_NEW_CARDS
-    held = usual in stack_names() and any(pool in load_pools(usual) for pool in pool_names(device))
-    return usual if held else DEFAULT_STACK
+    return usual if usual in stack_names() and holds(usual, device) else DEFAULT_STACK
 
 
 def stack_path(name: str) -> Path:
@@ -291,14 +290,22 @@ def load_stack(device: Device, name: str = DEFAULT_STACK) -> Stack:
     Raises:
         HardwareError: no such stack, a fault in its file, or no pool for the device.
     """
-    pools = load_pools(name)
+    if name.endswith(".toml"):
+        load_pools(name)  # what is wrong with any pool of one's own file is said
+    lineage = _lineage(name)
+    pools = _pools_in(lineage)
     for pool in pool_names(device):
         if pool in pools:
-            return pools[pool]
+            return _complete_pool(name, lineage, pool)
     wanted = " or ".join(f"[{pool}]" for pool in pool_names(device))
     raise HardwareError(
         f"stack {name!r} has no pool for {device.key}; it needs a table {wanted} and holds {', '.join(sorted(pools))}"
     )
+
+
+def holds(name: str, device: Device) -> bool:
+    """Tell whether a stack has a pool for a device; errors as `load_stack`, but for a lack of one."""
+    return not _pools_in(_lineage(name)).keys().isdisjoint(pool_names(device))
 
 
 def pool_names(device: Device) -> tuple[str, str, str]:
@@ -314,7 +321,8 @@ def _memory(device: Device) -> str:
 
 def load_pools(name: str = DEFAULT_STACK) -> Mapping[str, Stack]:
     """Return all pools of a stack by name, those of its own file first; errors as `load_stack`."""
-    return _complete_pools(name, _lineage(name))
+    lineage = _lineage(name)
+    return {pool: _complete_pool(name, lineage, pool) for pool in _pools_in(lineage)}
 
 
 def stack_files(name: str) -> list[Path]:
@@ -324,7 +332,8 @@ def stack_files(name: str) -> list[Path]:
 
 def stated_pools(name: str) -> Mapping[str, Mapping[str, Any]]:
     """Return what the files of a stack state together: pool -> field of `Stack` -> value; errors as `load_stack`."""
-    return _stated_pools(_lineage(name))
+    lineage = _lineage(name)
+    return {pool: _stated_pool(lineage, pool) for pool in _pools_in(lineage)}
 
 
 def parent_pool(pool: str, pools: Container[str]) -> str | None:
@@ -396,30 +405,28 @@ def _stated(table: Table) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _stated_pools(lineage: tuple[_Stamp, ...]) -> Mapping[str, Mapping[str, Any]]:
-    known: Mapping[str, Mapping[str, Any]] = {}
-    for stamp in reversed(lineage):
-        own = _read_file(stamp).pools
-        merged = {}
-        for pool in dict.fromkeys((*own, *known)):
-            parent = parent_pool(pool, known)
-            merged[pool] = {**(known[parent] if parent else {}), **own.get(pool, {})}
-        known = merged
-    return known
+def _pools_in(lineage: tuple[_Stamp, ...]) -> dict[str, None]:
+    """Return the pools of files by name, those of the first file first."""
+    return dict.fromkeys(pool for stamp in lineage for pool in _read_file(stamp).pools)
 
 
-@functools.lru_cache(maxsize=64)
-def _complete_pools(name: str, lineage: tuple[_Stamp, ...]) -> dict[str, Stack]:
-    pools = {}
-    for pool, stated in _stated_pools(lineage).items():
-        values = {parameter.name: value_of(parameter.name, stated) for parameter in PARAMETERS}
-        if missing := [parameter for parameter, value in values.items() if value is None]:
-            label = profile_label(lineage[0].path)
-            raise HardwareError(
-                f"{label}: {pool}.{missing[0]} is missing; state it, or name a stack that it inherits from"
-            )
-        pools[pool] = Stack(name=name, pool=pool, **{**stated, **values})
-    return pools
+def _stated_pool(lineage: tuple[_Stamp, ...], pool: str) -> Mapping[str, Any]:
+    """Return what files state of a pool, the first one and those it inherits from."""
+    if not lineage:
+        return {}
+    parent = parent_pool(pool, _pools_in(lineage[1:]))
+    taken = _stated_pool(lineage[1:], parent) if parent else {}
+    return {**taken, **_read_file(lineage[0]).pools.get(pool, {})}
+
+
+@functools.lru_cache(maxsize=512)
+def _complete_pool(name: str, lineage: tuple[_Stamp, ...], pool: str) -> Stack:
+    stated = _stated_pool(lineage, pool)
+    values = {parameter.name: value_of(parameter.name, stated) for parameter in PARAMETERS}
+    if missing := [parameter for parameter, value in values.items() if value is None]:
+        label = profile_label(lineage[0].path)
+        raise HardwareError(f"{label}: {pool}.{missing[0]} is missing; state it, or name a stack that it inherits from")
+    return Stack(name=name, pool=pool, **{**stated, **values})
 
 
 _STANDS_FOR: Final = {"prompt_launch_s": "launch_s", "comm_bulk_efficiency": "comm_efficiency"}

@@ -4,11 +4,12 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.facts import Fact, Rule
-from afterwatt.hwprofiles.stacks import DEFAULT_STACK, default_stack, load_pools, pool_names
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, default_stack, holds
 from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
 from afterwatt.modelspecs.gguf import FORMATS as GGUF_FORMATS
 from afterwatt.modelspecs.precision import PRECISIONS, Precision
@@ -93,7 +94,6 @@ def refusal(stack: str, device: Device, precision: Precision) -> str | None:
 
 def usual_stack(device: Device, precision: Precision) -> str:
     """Return the stack that a card is commonly run with and that loads a precision on it; else `DEFAULT_STACK`."""
-    held = (name for name in _USUAL if any(pool in load_pools(name) for pool in pool_names(device)))
-    return next(
-        (name for name in (default_stack(device), *held) if not obstacle(name, device, precision)), DEFAULT_STACK
-    )
+    held = (name for name in _USUAL if holds(name, device))
+    wanted = chain((default_stack(device),), held)  # read no file before it is asked for
+    return next((name for name in wanted if not obstacle(name, device, precision)), DEFAULT_STACK)

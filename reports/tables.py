@@ -219,14 +219,23 @@ def read_floats(path: Path, columns: Sequence[str]) -> list[Floats]:
     """
     found = [np.empty(open_parquet(path).metadata.num_rows, dtype=np.float64) for _ in columns]
     filled = 0
+    for batch in iter_floats(path, columns):
+        for values, out in zip(batch, found, strict=True):
+            out[filled : filled + len(values)] = values
+        filled += len(batch[0]) if batch else 0
+    return found
+
+
+def iter_floats(path: Path, columns: Sequence[str]) -> Iterator[list[Floats]]:
+    """Read numeric or boolean columns as float64 batch by batch, null as NaN; otherwise as :func:`iter_columns`."""
     for batch in iter_columns(path, columns):
-        for name, values, out in zip(columns, batch.columns, found, strict=True):
+        found = []
+        for name, values in zip(columns, batch.columns, strict=True):
             try:
-                out[filled : filled + len(values)] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+                found.append(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
             except pa.ArrowException:
                 raise ReportError(f"{path}: {name!r} holds {values.type}, not numbers; it is damaged") from None
-        filled += batch.num_rows
-    return found
+        yield found
 
 
 def iter_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

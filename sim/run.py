@@ -134,13 +134,20 @@ def bounding_run(config: RunConfig, memory: MemoryPlan) -> dict[str, Any]:
     kept = KeptRows()
     result = Body(config, memory, config.workload, meter_of(config, memory), kept.add).run()
     ledger = ledger_of(result.timeline, config.deployment.pool, config.site, books_options(config))
-    return extent(kept, result, ledger.total_j, offered_load(config, memory, result))
+    rated = config.workload.open_loop  # else there is no load whose range could be told
+    load = offered_load(config, memory, result) if rated else Load(None, None, None)
+    return extent(kept, result, ledger.total_j, load)
 
 
 def offered_load(config: RunConfig, memory: MemoryPlan, result: BodyResult) -> Load:
-    """Hold what a body took in against what the deployment can carry, which it measures."""
-    capacity = measure_capacity(config, memory, config.workload) if result.accepted else None
-    return load_of(config, capacity, result.accepted, result.last_arrival_s, config.workload.open_loop)
+    """Hold what a body took in against what the deployment can carry.
+
+    That is measured by a run of its own, of hundreds of requests: not where all that arrives of itself is one request.
+    """
+    open_loop = config.workload.open_loop
+    measured = result.accepted > int(open_loop)
+    capacity = measure_capacity(config, memory, config.workload) if measured else None
+    return load_of(config, capacity, result.accepted, result.last_arrival_s, open_loop)
 
 
 def books_options(config: RunConfig) -> BooksOptions:

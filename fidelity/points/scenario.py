@@ -20,10 +20,9 @@ from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.stacks import (
     Stack,
     default_stack,
-    load_pools,
+    holds,
     load_stack,
     model_class,
-    pool_names,
     stack_names,
 )
 from afterwatt.modelspecs.precision import Precision
@@ -176,9 +175,8 @@ class Scenario:
 
 def profile_for(device: Device, name: str) -> Stack:
     """Return a stack's parameters on a card; of software without a profile of it, those of the card's default."""
-    pools = pool_names(device)
     for known in (name, default_stack(device)):
-        if known in stack_names() and any(pool in load_pools(known) for pool in pools):
+        if known in stack_names() and holds(known, device):
             return load_stack(device, known)
     return load_stack(device)
 
