@@ -62,10 +62,14 @@ class Loads:
 
     def least(self, workers: list["Worker"], now_ps: int) -> int:
         """Return the number of the worker with the fewest outstanding tokens; of equals, the first one's."""
+        tokens, chosen, fewest = self.tokens, 0, -1
         for number, until_ps in enumerate(self.until_ps):
             if NEVER_PS < until_ps <= now_ps:
                 workers[number].note_load()
-        return self.tokens.index(min(self.tokens))
+            outstanding = tokens[number]
+            if outstanding < fewest or fewest < 0:
+                chosen, fewest = number, outstanding
+        return chosen
 
 
 class Worker:

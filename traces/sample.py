@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from afterwatt.traces.synth import SyntheticTrace
-from afterwatt.traces.write import write_parquet
+if TYPE_CHECKING:  # where it lies is asked for by every run, how it is drawn by hardly any
+    from afterwatt.traces.synth import SyntheticTrace
 
 RATE_PER_S = 0.28
 REQUESTS = 2000
@@ -27,11 +27,13 @@ _FILE = "data/chat.parquet"
 
 def sample_path() -> Path:
     """Where the shipped `chat.parquet` lies."""
-    return Path(str(files("afterwatt.traces").joinpath(_FILE)))
+    return Path(__file__).parent / _FILE
 
 
 def sample_trace(rate_per_s: float = RATE_PER_S) -> SyntheticTrace:
     """The sample's requests, drawn anew."""
+    from afterwatt.traces.synth import SyntheticTrace
+
     return SyntheticTrace(
         "chat",
         rate_per_s=rate_per_s,
@@ -44,6 +46,8 @@ def sample_trace(rate_per_s: float = RATE_PER_S) -> SyntheticTrace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the sample."""
+    from afterwatt.traces.write import write_parquet
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=RATE_PER_S, help=f"requests per second (default {RATE_PER_S})")
     parser.add_argument("--out", type=Path, default=sample_path(), help="file to write (default: the shipped one)")
