@@ -246,8 +246,8 @@ def print_whole(requests: int, rounds: int, beside: str | None) -> None:
         f"{requests:,} requests": plain,
         f"{requests:,} requests, --no-bounds": f"{plain} --no-bounds",
     }
-    own = str(Path(sys.executable).with_name("simulate"))
-    commands = {"compiled": (own, True), "interpreted": (own, False)} | ({"beside": (beside, True)} if beside else {})
+    mine = str(Path(sys.executable).with_name("simulate"))
+    commands = {"compiled": (mine, True), "interpreted": (mine, False)} | ({"beside": (beside, True)} if beside else {})
     print(f"this process is {IN_USE.why}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

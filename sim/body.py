@@ -10,6 +10,7 @@ from math import inf
 from typing import cast
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.roofline import TimeModel
@@ -63,6 +64,7 @@ class BodyResult:
     last_arrival_s: float
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Body:
     """One run in virtual time.
 
