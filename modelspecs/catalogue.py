@@ -65,7 +65,9 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     return _load_shipped(_called(text))
 
 
-_PLAIN_WORDS = re.compile(r"-(?:instruct|chat|it|hf|base|pt|v0\.1|v1\.0)(?=-|\Z)|\Ameta-(?=llama)")
+_PLAIN_WORDS = re.compile(
+    r"-(?:instruct|chat|it|hf|base|pt|v0\.1|v1\.0|17b-(?:16|128)e)(?=-|\Z)|\Ameta-(?=llama)|(?<=-v3)-0324|(?<=-r1)-0528"
+)
 """What names on a hub have besides: it changes nothing of a shape. Version 0.1 is what the catalogue leaves out."""
 
 
@@ -81,7 +83,7 @@ def _called(text: str) -> str:
     if said in known:
         return known[said]
     begun = [name for words, name in known.items() if said and words[: len(said)] == said]
-    within = [name for words, name in known.items() if said[: len(words)] == words]
+    within = [name for words, name in known.items() if said[: len(words)] == words and "distill" not in said]
     way_out = "or give a config.json, its folder, or a .toml"
     if begun:
         raise ModelError(f"model {text!r} could be any of {', '.join(begun)}; say which, {way_out}")

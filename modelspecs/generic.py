@@ -1,8 +1,8 @@
 """A shape for a model outside the catalogue, from its parameter count alone.
 
-The rule is what the catalogue's own models have in common: width over depth grows slowly with size, heads are 128 wide
-and share 8 key/value heads, the feed-forward network is gated, and small models tie their embeddings. The width of the
-feed-forward network then takes up what is left, so that the count comes out as asked. A mixture of experts has the
+The rule is what the catalogue's plain models have in common: width over depth grows slowly with size, heads are 128
+wide and share 8 key/value heads, the feed-forward network is gated, and small models tie their embeddings. The width of
+the feed-forward network then takes up what is left, so that the count comes out as asked. A mixture of experts has the
 width and depth of a dense model of its active parameters; what is over is experts.
 
 Decoding reads every (active) weight once, so its time hangs on the count; depth, cache and vocabulary, the uncertain
@@ -19,7 +19,7 @@ from afterwatt.modelspecs.errors import ModelError
 from afterwatt.modelspecs.spec import MADE_UP, ModelSpec
 
 SPREAD: Final[Mapping[str, float]] = MappingProxyType({"layers": 1.4, "hidden": 1.4})
-"""Factor within which nine in ten of the catalogue's models lie of the rule (`tests/modelspecs/test_generic.py`)."""
+"""Factor within which nine in ten of the catalogue's plain models lie of the rule."""
 
 _HEAD_DIM = 128
 _KV_HEADS = 8

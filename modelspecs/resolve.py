@@ -24,7 +24,7 @@ EXACT, SIBLING, GENERIC = "exact", "sibling", "generic"
 SAME_SHAPE: Final[Mapping[str, tuple[frozenset[str], ...]]] = MappingProxyType(
     {
         "llama": (frozenset({"3", "3.1", "3.3"}),),
-        "qwen": (frozenset({"2", "2.5"}),),
+        "qwen": (frozenset({"2", "2.5"}), frozenset({"3.5", "3.6"})),
         "mistral": (frozenset({"0.1", "0.2", "0.3", ""}), frozenset({"3", "3.1", "3.2", ""})),
         "mixtral": (frozenset({"0.1", ""}),),
         "phi": (frozenset({"3", "3.5"}),),
@@ -66,6 +66,7 @@ _SIZE: Final = re.compile(r"^(\d+(?:\.\d+)?)(b|m)$")
 _SIZE_OF_BLOOM: Final = re.compile(r"^(\d+)b(\d+)$")
 _PRODUCT: Final = re.compile(r"^(\d+)x(\d+(?:\.\d+)?)b$")
 _ACTIVE: Final = re.compile(r"^a(\d+(?:\.\d+)?)b$")
+_EXPERTS: Final = re.compile(r"^\d+e$")
 _EFFECTIVE: Final = re.compile(r"^e(\d+(?:\.\d+)?)b$")
 _VERSION: Final = re.compile(r"^v?(\d+(?:\.\d+)?)$")
 _SEVERAL: Final = re.compile(r"\b(?:avg|average|mean|over|several|various|all|llms|models)\b")
@@ -159,6 +160,8 @@ def _read(plain: str, mixture: bool = False) -> _Name:
             product = int(match[1]), float(match[2]) * 1e9
         elif match := _ACTIVE.match(word):
             active = float(match[1]) * 1e9
+        elif _EXPERTS.match(word):
+            params = None  # what stood before were those of one token: 17B-16E
         elif match := _EFFECTIVE.match(word):
             params = params or float(match[1]) * 1e9
             words.append(word)

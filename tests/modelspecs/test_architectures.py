@@ -208,6 +208,7 @@ rope_dim = 8
 value_dim = 16
 [shape.state]
 kind = "short convolution"
+width = 64
 matrix_params = 100
 vectors = 10
 state_bytes = 1000

@@ -202,3 +202,26 @@ def test_a_model_is_found_as_its_hub_and_its_users_call_it(said, meant):
 def test_a_name_that_says_less_or_more_is_asked_about(said, answer):
     with pytest.raises(ModelError, match=answer):
         load_model(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("deepseek-ai/DeepSeek-V3-0324", "deepseek-v3"),
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-r1"),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama-4-scout"),
+        ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", "llama-4-maverick"),
+        ("moonshotai/Kimi-K2-Instruct", "kimi-k2"),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", "qwen3-next-80b-a3b"),
+        ("zai-org/GLM-4.5-Air", "glm-4.5-air"),
+        ("LiquidAI/LFM2-1.2B", "lfm2-1.2b"),
+    ],
+)
+def test_todays_models_by_the_names_of_their_hub(said, name):
+    assert load_model(said).name == name
+
+
+def test_a_distilled_model_is_not_sent_to_its_teacher():
+    with pytest.raises(ModelError) as caught:
+        load_model("deepseek-ai/DeepSeek-R1-Distill-Llama-8B")
+    assert "is the nearest" not in str(caught.value)
