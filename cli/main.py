@@ -4,6 +4,8 @@
 to mend. Anything else is a fault of ours and keeps its traceback.
 """
 
+import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +138,8 @@ def validate_main() -> NoReturn:
 def _end(app: typer.Typer) -> NoReturn:
     """Run a script as a process of its own: told to terminate, it leaves no more behind than on Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.set_threshold(100_000)  # what starts makes many objects and no garbage
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read every installed package's metadata
     sys.exit(run(app))
 
 

@@ -20,6 +20,7 @@ from afterwatt.hwprofiles.stacks import (
     Stack,
     default_stack,
     dequant_parameter,
+    holds,
     load_pools,
     load_stack,
     model_class,
@@ -183,6 +184,18 @@ def test_the_pool_of_a_device_takes_after_the_most_specific_of_its_parents(tmp_p
     found = load_pools(child)["p40"]
     assert float(found.step_overhead_s) == 0.0
     assert replace(found, step_overhead_s=after.step_overhead_s) == after
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_a_stack_holds_for_the_cards_that_it_has_pools_for(stack):
+    for card in map(load_device, device_names()):
+        assert holds(stack, card) == (not load_pools(stack).keys().isdisjoint(pool_names(card)))
+
+
+def test_a_fault_in_another_pool_of_ones_own_file_is_said(tmp_path):
+    child = inheriting(tmp_path, f'inherits = "generic"\n[p40]\nlaunch_s = {{ value = 1e-5, {SAID} }}\n[mine]\n')
+    with pytest.raises(HardwareError, match="mem_efficiency is missing"):
+        load_stack(load_device("p40"), child)
 
 
 def test_parents_beside_a_file_are_read_again_when_they_change(tmp_path):

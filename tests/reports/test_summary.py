@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afterwatt.reports import tables
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.rundir import Run, RunWriter
-from afterwatt.reports.summary import assemble_summary, served, stats, summarise, weighted_stats
+from afterwatt.reports.summary import assemble_summary, latency, served, stats, summarise, weighted_stats
 
 
 def test_counts_add_up_to_what_arrived(overloaded: Run) -> None:
@@ -36,6 +37,14 @@ def test_latencies_are_those_of_finished_requests_after_the_warm_up(m40: Run, na
     assert found.max == values.max()
     for level in (50, 90, 99):
         assert getattr(found, f"p{level}") == pytest.approx(np.percentile(values, level), rel=1e-12)
+
+
+def test_a_column_is_read_alike_in_one_piece_and_in_many(m40: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {name: latency(m40, name) for name in ("ttft_s", "tpot_s")}
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 7)
+    for name, values in whole.items():
+        assert 14 < len(values) < len(m40.requests)
+        np.testing.assert_array_equal(latency(m40, name), values)
 
 
 def test_inter_token_latency_is_weighted_by_tokens(m40: Run) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.hwprofiles.stacks import Spread
+from afterwatt.sim import run
 from afterwatt.sim.capacity import TARGET_FRAC, Load, load_of, measure_capacity
 from afterwatt.sim.run import memory_of, simulate
 from afterwatt.sim.workload import StaticBatch, TraceWorkload
@@ -98,3 +100,22 @@ def test_on_as_many_devices_as_the_report_asks_for_the_load_is_carried(tmp_path)
     enough = simulate(make_config(TraceWorkload(requests), f"{devices}xm40"), tmp_path / "enough")
     assert enough.summary.load.offered_frac <= TARGET_FRAC * 1.001
     assert enough.summary.ttft_s.p90 < 10.0 < overloaded.summary.ttft_s.p90
+
+
+@pytest.mark.parametrize(("requests", "measured"), [(1, False), (2, True)])
+def test_it_is_not_measured_for_one_request(tmp_path, requests, measured):
+    """Which offers no rate to hold against it."""
+    load = simulate(make_config(TraceWorkload(poisson(requests, 0.1, 20, 3))), tmp_path / "run").summary.load
+    assert (load.capacity_requests_per_s is not None) == measured
+    assert (load.offered_frac is not None) == measured
+
+
+def test_of_a_static_batch_it_is_measured_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(run, "measure_capacity", lambda *given: calls.append(given) or measure_capacity(*given))
+    config = make_config(StaticBatch(2, 20, 3), bounds=True)
+    spread = {"prefill": Spread(0.7, 1.6), "decode": Spread(0.8, 1.3), "energy": Spread(0.9, 1.2)}
+    found = run.simulate(replace(config, stack=replace(config.stack, spread=spread)), tmp_path / "run").summary
+    assert found.load.capacity_requests_per_s is not None
+    assert found.prediction.range_90.ttft_s["mean"] is not None
+    assert len(calls) == 1
