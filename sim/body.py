@@ -5,15 +5,13 @@ Knows nothing of files: rows of finished requests go to a sink as columns, in or
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from math import inf
-from typing import cast
 
 import numpy as np
-from mypy_extensions import mypyc_attr
 from numpy.typing import NDArray
 
-from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.policies.log import DecisionEntry, DecisionLog
 from afterwatt.policies.ordered import InOrder
 from afterwatt.policies.routing import LeastOutstanding
@@ -23,16 +21,16 @@ from afterwatt.policies.views import ReplicaView, RequestView
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.costs import PhysicalCosts
+from afterwatt.sim.executors import Stages, Strides
 from afterwatt.sim.histogram import LogHistogram
-from afterwatt.sim.links import Link
+from afterwatt.sim.links import Link, SwapLink
 from afterwatt.sim.memory import MemoryPlan, holding_of
-from afterwatt.sim.pipeline import PipelineWorker
 from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
 from afterwatt.sim.rows import Columns, RowOrder
 from afterwatt.sim.signals import SignalsBetweenEvents
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.timeline import Bins
-from afterwatt.sim.times import time_model
+from afterwatt.sim.times import IterationTimes, times_of
 from afterwatt.sim.worker import Loads, Worker
 from afterwatt.sim.workload import Workload
 
@@ -64,7 +62,6 @@ class BodyResult:
     last_arrival_s: float
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Body:
     """One run in virtual time.
 
@@ -73,6 +70,7 @@ class Body:
         meter: works out energy; None where only the requests' times are wanted.
         sink: takes rows of requests.parquet as columns; None where nobody wants them.
         log: takes decision log entries; progress: called now and then with (requests done, virtual seconds).
+        times: makes the times of a pipeline stage, by its number (None: the stack's, see `sim.times`).
     """
 
     def __init__(
@@ -84,6 +82,7 @@ class Body:
         sink: Callable[[Columns], None] | None,
         log: Callable[[DecisionEntry], None] | None = None,
         progress: Callable[[int, float], None] | None = None,
+        times: Callable[[int], IterationTimes] | None = None,
     ) -> None:
         self.config = config
         self._workload = workload
@@ -94,15 +93,10 @@ class Body:
         self._costs = PhysicalCosts(config, memory)
         self._router = config.policies.make_routing(self._costs)
         self._log = InOrder(log) if log else None
-        stages = [self.time_model(stage) for stage in range(config.deployment.pool.pp)]  # replicas share them
-        self.workers = [
-            self._worker(number, memory, stages, DecisionLog(self._log.add) if self._log else None)
-            for number in range(config.deployment.pool.replicas)
-        ]
-        self._loads = Loads(len(self.workers))
-        for worker in self.workers:
-            if isinstance(worker, Worker):
-                worker.loads = self._loads
+        made = times or partial(times_of, config)
+        stages = [made(stage) for stage in range(config.deployment.pool.pp)]  # replicas share them
+        self._loads = Loads(config.deployment.pool.replicas)
+        self.workers = [self._worker(number, memory, stages) for number in range(config.deployment.pool.replicas)]
         self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
         self._bins = Bins(len(QUANTITIES), 3, len(self.workers))
         self._gaps = LogHistogram()
@@ -116,25 +110,18 @@ class Body:
         self._kv_blocks = memory.kv_blocks
         workload.start(env, self.submit)
 
-    def _worker(
-        self, number: int, memory: MemoryPlan, stages: list[TimeModel], log: DecisionLog | None
-    ) -> Worker | PipelineWorker:
+    def _worker(self, number: int, memory: MemoryPlan, stages: list[IterationTimes]) -> Worker:
         config, env = self.config, self._env
-        policies, deployment = config.policies, config.deployment
+        policies = config.policies
         scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), policies.make_batching(self._costs))
         swap = None
         if policies.preemption == "swap":
             pcie = config.serving.host_link
-            swap = Link(env, number, float(pcie.effective_bytes_per_s), float(pcie.latency_s))
-        if deployment.pool.pp > 1:
-            return PipelineWorker(env, number, scheduler, stages, swap, memory.block_bytes, self._finished, log)
-        return Worker(
-            env, number, scheduler, stages[0], swap, memory.block_bytes, self._finished, config.single_step, log
-        )
-
-    def time_model(self, stage: int) -> TimeModel:
-        """Build the physics of a pipeline stage; whoever wants to listen in overrides this."""
-        return time_model(self.config, stage)
+            link = Link(env, number, float(pcie.effective_bytes_per_s), float(pcie.latency_s))
+            swap = SwapLink(link, memory.block_bytes)
+        executor = Stages(stages) if len(stages) > 1 else Strides(stages[0], config.single_step)
+        log = DecisionLog(self._log.add) if self._log else None
+        return Worker(env, number, scheduler, executor, self._finished, self._loads, swap, log)
 
     def _scheduler_config(self, memory: MemoryPlan) -> SchedulerConfig:
         pool = self.config.deployment.pool
@@ -175,8 +162,8 @@ class Body:
 
     def _route(self, ticket: Ticket) -> int:
         router, workers = self._router, self.workers
-        if type(router) is LeastOutstanding and type(workers[0]) is Worker:
-            return self._loads.least(cast("list[Worker]", workers), self._env.now)
+        if type(router) is LeastOutstanding:
+            return self._loads.least(workers, self._env.now)
         views = self._views
         if router.looks:
             views = [
@@ -196,7 +183,7 @@ class Body:
         if not self._open_loop:
             self._workload.finished(ticket)
         if self._log is not None and self._log.full:
-            self._log.flush(min(worker.since_ps() for worker in self.workers) * S_PER_PS)
+            self._log.flush(min(worker.executor.since_ps() for worker in self.workers) * S_PER_PS)
         if len(done) >= self._settle_every:
             # A ticket's last stride is noted before it is reported finished, so that all about it is known by now.
             self._settle((replica,))
@@ -253,7 +240,7 @@ class Body:
         self._closed = True
         for worker in self.workers:
             worker.stop()
-        last = max((worker.busy_until_ps() for worker in self.workers), default=env.now)
+        last = max((worker.executor.busy_until_ps() for worker in self.workers), default=env.now)
         if last >= env.now:  # what ends at this very instant is still to be noted
             env.run(until=Alarm(env, priority(Kind.PLAN, 1 << 39), last - env.now))
 

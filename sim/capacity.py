@@ -12,7 +12,7 @@ from afterwatt.sim.body import Body
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
 from afterwatt.sim.ticket import Ticket
-from afterwatt.sim.times import time_model
+from afterwatt.sim.times import times_of
 from afterwatt.sim.workload import Lengths, Saturation, Workload
 
 TARGET_FRAC = 0.85
@@ -85,7 +85,7 @@ def tokens_in_memory(config: RunConfig, memory: MemoryPlan) -> float:
 
 def token_weights(config: RunConfig, together: int) -> tuple[float, float]:
     """Return what a prompt token and an output token cost in a full iteration, relative to each other."""
-    times = time_model(config)
+    times = times_of(config)
     budget = config.policies.token_budget
     prompt_ps = times.step(0, 0, ((None, budget, 0),), 1, 1)[0] / budget
     output_ps = times.step(together, together * 512, (), together, 1)[0] / together

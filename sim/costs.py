@@ -4,7 +4,6 @@ from functools import cached_property
 
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.replicas import replica_power
-from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.step import StepModel
 from afterwatt.hwprofiles.units import J_PER_KWH
 from afterwatt.policies.errors import PolicyError
@@ -12,7 +11,7 @@ from afterwatt.policies.plans import Tier
 from afterwatt.sim.clock import PS_PER_S
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
-from afterwatt.sim.times import time_model
+from afterwatt.sim.times import IterationTimes, times_of
 
 
 class PhysicalCosts:
@@ -27,8 +26,8 @@ class PhysicalCosts:
         self._config, self._block_bytes = config, memory.block_bytes
 
     @cached_property
-    def _stages(self) -> list[TimeModel]:
-        return [time_model(self._config, stage) for stage in range(self._config.deployment.pool.pp)]
+    def _stages(self) -> list[IterationTimes]:
+        return [times_of(self._config, stage) for stage in range(self._config.deployment.pool.pp)]
 
     @cached_property
     def _watts(self) -> tuple[float, float]:

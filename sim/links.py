@@ -55,6 +55,19 @@ class Link:
             env.schedule(done, self._rank)  # type: ignore[arg-type]
 
 
-def together(moves: Sequence[Move]) -> list[int]:
-    """Return the units of each run of moves that go the same way one after another: one transfer takes them all."""
-    return [sum(move.units for move in run) for _, run in groupby(moves, lambda move: (move.what, move.src, move.dst))]
+class SwapLink:
+    """A worker's way to host memory and back, for KV blocks.
+
+    Args:
+        link: that they take.
+        block_bytes: of a block, on each of the worker's GPUs.
+    """
+
+    def __init__(self, link: Link, block_bytes: float) -> None:
+        self._link = link
+        self._block_bytes = block_bytes
+
+    def move(self, moves: Sequence[Move]) -> Generator[simpy.Event, None, None]:
+        """Move what a plan says, in its order; those that go the same way one after another are one transfer."""
+        for _, run in groupby(moves, lambda move: (move.what, move.src, move.dst)):
+            yield self._link.transfer(sum([move.units for move in run]) * self._block_bytes)

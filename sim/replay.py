@@ -19,9 +19,10 @@ from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.views import BatchPolicy
 from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.links import Link
+from afterwatt.sim.executors import Strides
+from afterwatt.sim.links import Link, SwapLink
 from afterwatt.sim.ticket import Ticket
-from afterwatt.sim.worker import Worker
+from afterwatt.sim.worker import Loads, Worker
 
 COMPARED: Final = tuple(name for name in DecisionEntry._fields if name != "time_s")
 """Of a decision: all but when it was taken."""
@@ -100,7 +101,8 @@ class _EndedError(Exception):
 class _Record:
     """The record as the worker's physics, its world, its log and its witness."""
 
-    def __init__(self, steps: Sequence[RecordedStep], whole: bool) -> None:
+    def __init__(self, scheduler: Scheduler[Ticket], steps: Sequence[RecordedStep], whole: bool) -> None:
+        self.scheduler = scheduler
         self._steps = steps
         self._whole = whole
         self._arrived: list[Ticket] = []
@@ -137,6 +139,10 @@ class _Record:
         """Return nothing: what a rest has cost is in the iteration's time."""
         return 0
 
+    def hop_ps(self, _tokens: int) -> int:
+        """Return nothing: a recorded worker has one stage."""
+        return 0
+
     # -- as the sink of the decision log
 
     def entry(self, entry: DecisionEntry) -> None:
@@ -146,17 +152,15 @@ class _Record:
             if getattr(entry, name) != getattr(recorded, name):
                 raise self.part(name, getattr(recorded, name), getattr(entry, name))
 
-    # -- as the world
+    # -- as the world, and as a witness
 
-    def outcome(self, iterations: int) -> StepOutcome:
-        """Return what came of the iteration under way."""
-        return StepOutcome(iterations, self._steps[self.begun - 1].stopped)
-
-    # -- as a witness
-
-    def applied(self, scheduler: Scheduler[Ticket]) -> None:
-        """Hold the scheduler's state against the recorded one."""
-        recorded = self._steps[self.begun - 1]
+    def apply(self, plan: StepPlan[Ticket], outcome: StepOutcome) -> Applied[Ticket]:
+        """Tell the scheduler what came of the iteration under way, and hold its state against the recorded one."""
+        recorded, scheduler = self._steps[self.begun - 1], self.scheduler
+        try:
+            applied = scheduler.apply(plan, StepOutcome(outcome.iterations, recorded.stopped))
+        except PolicyError as fault:
+            raise self.part("outcome", recorded.stopped, f"refused: {fault}") from None
         # Who arrives at the boundary is here before the outcome, and was there after it.
         early = sum(ticket.prompt_tokens + ticket.output_tokens for ticket in self._arrived)
         for name, value in (
@@ -166,19 +170,6 @@ class _Record:
             if getattr(recorded, name) != value:
                 raise self.part(f"{name} afterwards", getattr(recorded, name), value)
         self.agreed += 1
-
-
-class _WitnessedScheduler(Scheduler[Ticket]):
-    """The scheduler, with somebody who looks at it after each outcome."""
-
-    record: _Record
-
-    def apply(self, plan: StepPlan[Ticket], outcome: StepOutcome) -> Applied[Ticket]:
-        try:
-            applied = super().apply(plan, outcome)
-        except PolicyError as fault:
-            raise self.record.part("outcome", outcome.stopped, f"refused: {fault}") from None
-        self.record.applied(self)
         return applied
 
 
@@ -201,14 +192,14 @@ def replay_decisions(
     Returns:
         How many entries agree, and the first thing that does not.
     """
-    record = _Record(steps, whole)
     env = VirtualEnvironment()
-    scheduler = _WitnessedScheduler(config, batching)
-    scheduler.record = record
+    scheduler: Scheduler[Ticket] = Scheduler(config, batching)
+    record = _Record(scheduler, steps, whole)
     found = Replayed()
-    swap = Link(env, 0, float("inf"), 0.0) if config.swap_blocks else None  # its time is part of the iteration's
-    worker = Worker(env, 0, scheduler, record, swap, 0.0, _ignore, log=DecisionLog(record.entry))
-    worker.outcome_of = record.outcome
+    # Its time is part of the iteration's.
+    swap = SwapLink(Link(env, 0, float("inf"), 0.0), 0.0) if config.swap_blocks else None
+    log = DecisionLog(record.entry)
+    worker = Worker(env, 0, scheduler, Strides(record), _ignore, Loads(1), swap, log, record.apply)
     env.process(_arrive(env, worker, record, requests, steps, found))
     try:
         env.run()

@@ -1,4 +1,4 @@
-"""Which time model a run uses: the stack's own, or one that is off by a stated factor."""
+"""Which times a run uses: the stack's own, or ones that are off by a stated factor."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,7 +8,10 @@ from afterwatt.sim.config import RunConfig, Slowness
 
 
 class IterationTimes(Protocol):
-    """What a worker asks: how long the iterations of a plan take (see `TimeModel.step`)."""
+    """What an executor asks of one pipeline stage: how long the iterations of a plan take (see `TimeModel`).
+
+    Whoever wants to listen in, or to answer in its place, wraps one.
+    """
 
     def step(
         self,
@@ -25,35 +28,37 @@ class IterationTimes(Protocol):
     def wake_ps(self, rest_ps: int, /) -> int:
         """Return what the first iteration after a rest takes longer."""
 
+    def hop_ps(self, tokens: int, /) -> int:
+        """Return the time to hand this many tokens' activations to the next pipeline stage."""
 
-class SlowedTimeModel(TimeModel):
-    """A time model whose iterations take a factor longer (or shorter) than predicted.
+
+class SlowedTimes:
+    """Iterations that take a factor longer (or shorter) than another's.
 
     A plan's law stays affine in its iterations; its two coefficients are scaled and rounded once, so that a stride may
     differ from its iterations one by one by a picosecond each.
     """
 
-    slowness = Slowness(1.0, 1.0)
+    def __init__(self, times: IterationTimes, slowness: Slowness) -> None:
+        self._times, self._slowness = times, slowness
+        self.wake_ps, self.hop_ps = times.wake_ps, times.hop_ps
 
     def step(
         self,
         decoding: int,
         context_tokens: int,
-        chunks: Sequence[tuple[object, int, int]],
+        chunks: Sequence[Any],
         emits: int,
         iterations: int,
         seen: Seen = None,
     ) -> tuple[int, int, int]:
-        """Return the time of a plan's iterations; see `TimeModel.step`."""
-        first, slope, lasting = super().step(decoding, context_tokens, chunks, emits, iterations, seen)
-        factor = self.slowness.prefill if chunks else self.slowness.decode
+        """Return the time of a plan's iterations (`IterationTimes.step`)."""
+        first, slope, lasting = self._times.step(decoding, context_tokens, chunks, emits, iterations, seen)
+        factor = self._slowness.prefill if chunks else self._slowness.decode
         return round(first * factor), round(slope * factor), lasting
 
 
-def time_model(config: RunConfig, stage: int = 0) -> TimeModel:
-    """Build the time model of one pipeline stage of a run's replicas."""
-    if config.slowness is None:
-        return TimeModel(config.serving, stage)
-    slowed = SlowedTimeModel(config.serving, stage)
-    slowed.slowness = config.slowness
-    return slowed
+def times_of(config: RunConfig, stage: int = 0) -> IterationTimes:
+    """Return the times of one pipeline stage of a run's replicas."""
+    times = TimeModel(config.serving, stage)
+    return times if config.slowness is None else SlowedTimes(times, config.slowness)

@@ -9,7 +9,7 @@ are refused, and have to be simulated anew each time.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from afterwatt.sim.memory import MemoryPlan
 from afterwatt.sim.recorder import STRIDE_COLUMNS
 from afterwatt.sim.rows import Columns
 from afterwatt.sim.run import memory_of
+from afterwatt.sim.times import IterationTimes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -59,36 +60,26 @@ class RecordedPlan(NamedTuple):
         return entries + done * growing, growing, lasting - done
 
 
-class _Listener(TimeModel):
-    """A time model that remembers the prompt pieces it was asked about, and what windows showed."""
+class _Listener:
+    """The times of a stage, and a memory of the prompt pieces that were asked about, and of what windows showed."""
 
-    heard: list[tuple[Chunks, Seen]]
+    def __init__(self, times: IterationTimes) -> None:
+        self._times = times
+        self.wake_ps, self.hop_ps = times.wake_ps, times.hop_ps
+        self.heard: list[tuple[Chunks, Seen]] = []
 
     def step(
         self,
         decoding: int,
         context_tokens: int,
-        chunks: Sequence[tuple[object, int, int]],
+        chunks: Sequence[Any],
         emits: int,
         iterations: int,
         seen: Seen = None,
     ) -> tuple[int, int, int]:
-        """Return the time of a plan's iterations; see `TimeModel.step`."""
+        """Return the time of a plan's iterations (`IterationTimes.step`)."""
         self.heard.append((tuple((None, size, past) for _, size, past in chunks), seen))
-        return super().step(decoding, context_tokens, chunks, emits, iterations, seen)
-
-
-class _ListeningBody(Body):
-    """A body whose first stage keeps what it heard."""
-
-    def time_model(self, stage: int) -> TimeModel:
-        """Build the physics of a pipeline stage, the first one listening."""
-        if stage:
-            return TimeModel(self.config.serving, stage)
-        listener = _Listener(self.config.serving)
-        self.heard: list[tuple[Chunks, Seen]] = []
-        listener.heard = self.heard
-        return listener
+        return self._times.step(decoding, context_tokens, chunks, emits, iterations, seen)
 
 
 @dataclass(frozen=True)
@@ -141,8 +132,11 @@ def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | N
     if config.deployment.pool.replicas > 1 or config.slowness is not None or config.horizon_s is not None:
         return None
     parts: list[Columns] = []
-    body = _ListeningBody(config, memory or memory_of(config), config.workload, None, parts.append)
+    stages = [_Listener(TimeModel(config.serving, stage)) for stage in range(config.deployment.pool.pp)]
+    held = memory or memory_of(config)
+    body = Body(config, held, config.workload, None, parts.append, times=stages.__getitem__)
     body.run()
+    heard = stages[0].heard
     strides, groups = _strides(body)
     begin, end = strides[:, _AT["start_ps"]], strides[:, _AT["end_ps"]]
     rows = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
@@ -151,7 +145,7 @@ def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | N
         return None  # which group's turn it is may depend on time
     ends = {name: _which(end, np.asarray(rows[name], dtype=np.float64)) for name in _TIMES}
     found = {name: where for name, where in ends.items() if where is not None}
-    if len(found) < len(ends) or len(strides) != len(body.heard) or np.any(strides[:, _AT["swapped_blocks"]]):
+    if len(found) < len(ends) or len(strides) != len(heard) or np.any(strides[:, _AT["swapped_blocks"]]):
         return None
     plans = [
         RecordedPlan(
@@ -163,7 +157,7 @@ def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | N
             chunks,
             seen,
         )
-        for stride, group, (chunks, seen) in zip(strides, groups, body.heard, strict=True)
+        for stride, group, (chunks, seen) in zip(strides, groups, heard, strict=True)
     ]
     kept = {name: rows[name] for name in _UNTIMED}
     recording = RunRecord(config, tuple(plans), overlaps, kept, found)

@@ -5,7 +5,7 @@ measured; what is left is what the virtual body leaves out: the time that a requ
 that the worker spends between an iteration's end and the next plan.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +21,23 @@ from afterwatt.sim.body import Body
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.rows import Columns
 from afterwatt.sim.run import memory_of
+from afterwatt.sim.times import IterationTimes
 
 Floats = NDArray[np.float64]
 
 
-class RecordedTimes(TimeModel):
-    """A time model that tells what each iteration took when it was measured, one after the other.
+class RecordedTimes:
+    """Tells what each iteration took when it was measured, one after the other.
 
-    Attributes:
-        durations_ps: of the iterations, in order; past their end the model's own law holds.
-        asked: iterations told so far.
+    Args:
+        durations_ps: of the iterations, in order.
+        beyond: whose law holds past their end.
     """
 
-    durations_ps: Sequence[int] = ()
-    asked = 0
+    def __init__(self, durations_ps: Sequence[int], beyond: IterationTimes) -> None:
+        self._durations_ps, self._beyond = durations_ps, beyond
+        self._asked = 0
+        self.hop_ps = beyond.hop_ps
 
     def step(
         self,
@@ -45,28 +48,15 @@ class RecordedTimes(TimeModel):
         iterations: int,
         seen: Seen = None,
     ) -> tuple[int, int, int]:
-        """Return the time of the next iteration; see `TimeModel.step`."""
-        self.asked += 1
-        if self.asked <= len(self.durations_ps):
-            return self.durations_ps[self.asked - 1], 0, 1
-        return super().step(decoding, context_tokens, chunks, emits, iterations, seen)
+        """Return the time of the next iteration (`IterationTimes.step`)."""
+        self._asked += 1
+        if self._asked <= len(self._durations_ps):
+            return self._durations_ps[self._asked - 1], 0, 1
+        return self._beyond.step(decoding, context_tokens, chunks, emits, iterations, seen)
 
     def wake_ps(self, rest_ps: int) -> int:
         """Return nothing while iterations are told: what a rest has cost is in them."""
-        return 0 if self.asked < len(self.durations_ps) else super().wake_ps(rest_ps)
-
-
-class _ComposedBody(Body):
-    """The virtual body, told how long each iteration takes."""
-
-    def __init__(self, durations_ps: Sequence[int], config: RunConfig, sink: Callable[[Columns], None]) -> None:
-        self._durations_ps = durations_ps  # asked for by what follows
-        super().__init__(config, memory_of(config), config.workload, None, sink)
-
-    def time_model(self, stage: int) -> TimeModel:
-        times = RecordedTimes(self.config.serving, stage)
-        times.durations_ps = self._durations_ps
-        return times
+        return 0 if self._asked < len(self._durations_ps) else self._beyond.wake_ps(rest_ps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +86,8 @@ def check_composition(run: Run, config: RunConfig) -> Composition | None:
     """
     steps = read_steps(run.path / "steps.parquet")
     rows: list[Columns] = []
-    _ComposedBody(_durations_ps(steps), config, rows.append).run()
+    told = RecordedTimes(_durations_ps(steps), TimeModel(config.serving))
+    Body(config, memory_of(config), config.workload, None, rows.append, times=lambda _: told).run()
     mask = counted(run)
     real = {name: run.column("requests", name)[mask] for name in ("ttft_s", "e2e_s")}
     virtual = {name: np.concatenate([np.asarray(part[name]) for part in rows])[mask] for name in real}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afterwatt.sim.executors import next_end, steps_within
 from afterwatt.sim.meter import Meter, capped_sum, triangle
 from afterwatt.sim.recorder import ChunkSums, Strides
 from afterwatt.sim.run import memory_of, meter_of
-from afterwatt.sim.worker import next_end, steps_within
 from afterwatt.sim.workload import StaticBatch
 from tests.helpers import make_config
 
