@@ -1,12 +1,20 @@
 """What a command can end with: exit codes, and the sentence for each kind of error."""
 
 import difflib
+import errno
 from typing import Final
 
 DONE: Final = 0
 BAD_INPUT: Final = 2
 INFEASIBLE: Final = 3
 INTERRUPTED: Final = 130
+_LONGEST: Final = 1200
+"""Letters of a sentence; a list of all known names takes no more."""
+_SHOWN: Final = 120
+_PLACES: Final = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+)
 
 
 def exit_code_of(fault: BaseException) -> int | None:
@@ -38,17 +46,26 @@ def exit_code_of(fault: BaseException) -> int | None:
         TraceError,
         typer.TyperException,
     )
-    return BAD_INPUT if isinstance(fault, expected) else None
+    return BAD_INPUT if isinstance(fault, expected) or _of_a_place(fault) else None
+
+
+def _of_a_place(fault: BaseException) -> bool:
+    """Tell whether the system refused a file or folder that somebody named."""
+    return isinstance(fault, OSError) and fault.filename is not None and fault.errno in _PLACES
 
 
 def sentence_of(fault: BaseException) -> str:
     """Put an error on one line, with the nearest option where a name was mistyped."""
+    if isinstance(fault, OSError) and _of_a_place(fault):
+        return f"{str(fault.filename)[:_SHOWN]!r}: {fault.strerror}; name another place"
     said = fault.format_message() if hasattr(fault, "format_message") else str(fault)
     if hasattr(fault, "option_name") and hasattr(fault, "possibilities"):
         close = sorted(fault.possibilities or (), key=lambda name: _unlikeness(name, fault.option_name))
         said = f"there is no option {fault.option_name}"
         said += f"; did you mean {close[0]}?" if close else "; --help lists them all"
-    line = " ".join(said.split("\n")).strip()
+    line = " ".join(said.splitlines()).strip()
+    if len(line) > _LONGEST:  # a name of thousands of letters is not needed whole, the way out is
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     return line[:1].lower() + line[1:] if hasattr(fault, "format_message") else line
 
 

@@ -108,11 +108,7 @@ def _write_kernels_alone(kernels: str | None, stack: str | None, prior: str, out
         raise OptionError(f"--out {out!r} exists; choose another place or add --overwrite")
     with TemporaryDirectory(prefix="afterwatt-") as folder:
         made = Path(_with_kernels(kernels, stack, prior, Path(folder)))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_profile(path, made.read_text(encoding="utf-8"))
-        except OSError as fault:
-            raise OptionError(f"--out {out!r} cannot be written ({fault.strerror}); choose another place") from None
+        write_profile(path, made.read_text(encoding="utf-8"))
     sys.stdout.write(f"profile: {path}\n")
 
 
@@ -143,12 +139,8 @@ def _write(report: "FitReport", out: Path, overwrite: bool) -> list[Path]:
     for path in places.values():
         if path.exists() and not overwrite:
             raise OptionError(f"--out {str(path)!r} exists; choose another place or add --overwrite")
-    try:
-        for name, path in places.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_profile(path, report.text(name))
-    except OSError as fault:
-        raise OptionError(f"--out {str(out)!r} cannot be written ({fault.strerror}); choose another place") from None
+    for name, path in places.items():
+        write_profile(path, report.text(name))
     return list(places.values())
 
 

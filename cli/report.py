@@ -32,9 +32,11 @@ def report(
         summaries = [read_json(run.path / "summary.json") for run in found]
         sys.stdout.write(to_json(summaries[0] if len(summaries) == 1 else summaries))
     elif not quiet:
+        from afterwatt.reports.rundir import vouched_for
         from afterwatt.reports.terminal import default_console, print_runs
 
-        print_runs(found, default_console(), page)
+        with vouched_for(found):
+            print_runs(found, default_console(), page)
 
 
 def write(places: Sequence[str | Path], out: Path | None = None) -> tuple[list["Run"], Path]:
@@ -51,8 +53,10 @@ def write(places: Sequence[str | Path], out: Path | None = None) -> tuple[list["
         ReportError: a directory is no whole run, or the page cannot be written.
     """
     from afterwatt.reports.html import write_report
+    from afterwatt.reports.rundir import vouched_for
     from afterwatt.studies.running import runs_in
 
     runs = runs_in(places)
     page = out or (Path(places[0]) if len(places) == 1 else Path()) / "report.html"
-    return runs, write_report(runs, page)
+    with vouched_for(runs):
+        return runs, write_report(runs, page)

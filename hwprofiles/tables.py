@@ -28,7 +28,10 @@ from typing import Annotated, Any, Final, TypeVar, get_origin, get_type_hints
 
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
 from afterwatt.hwprofiles.facts import KINDS, Fact, Rule
+from afterwatt.modelspecs.files import read_small
 
+LARGEST_BYTES: Final = 16 << 20
+"""The largest shipped profile has 40 kB."""
 DATA_DIR: Final = Path(__file__).parent / "data"
 _FACT_KEYS: Final = ("value", "source", "checked", "kind", "low", "high", "note")
 _SOURCE_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]*\Z")
@@ -224,8 +227,10 @@ class Table:
     def _number(self, key: str, rule: Rule) -> float:
         value = self._get(key)
         name = self._path if key == "value" else self._name(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
             raise self.error(f"{name} = {value!r} must be a finite number")
+        if abs(value) >= 1e300:
+            raise self.error(f"{name} is no number that anything has; give one below 1e300")
         if fault := rule.fault(value):
             raise self.error(f"{name} = {value:g} {fault}")
         return float(value)
@@ -336,7 +341,7 @@ def shared_sources() -> Mapping[str, Mapping[str, Any]]:
 
 def _parse(path: Path, label: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_small(path, LARGEST_BYTES))
     except FileNotFoundError:
         raise HardwareError(f"{label}: no such file") from None
     except OSError as fault:

@@ -4,7 +4,6 @@ Which reader: by model_type. Of a file that describes a vision tower too, the la
 leaves out has the defaults of its class (huggingface/transformers 4.57.1, `configuration_<family>.py`).
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -15,7 +14,7 @@ from typing import Any
 from afterwatt.modelspecs.configfile import Config
 from afterwatt.modelspecs.errors import ModelError, hint
 from afterwatt.modelspecs.families import FAMILIES
-from afterwatt.modelspecs.files import read_small
+from afterwatt.modelspecs.files import read_json
 from afterwatt.modelspecs.hybrids import HYBRIDS
 from afterwatt.modelspecs.mixtures import MIXTURES
 from afterwatt.modelspecs.rope import scaled_context
@@ -103,10 +102,10 @@ def read_hf_config(path: Path) -> ModelSpec:
 
 def _read_json(file: Path) -> Mapping[str, Any]:
     try:
-        fields = json.loads(read_small(file))
+        fields = read_json(file)
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error.strerror or error}; give a Hugging Face config.json") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{file} is not valid JSON: {error}; give a Hugging Face config.json") from None
     if not isinstance(fields, dict):
         raise ModelError(f"{file} holds a JSON {type(fields).__name__}, not an object; give a Hugging Face config.json")

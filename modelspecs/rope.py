@@ -1,10 +1,11 @@
 """How far scaled rotary positions reach: the context of a model whose config.json stretches its positions."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+_MOST: Final = 1e6
+"""A factor that makes contexts of billions is a slip."""
 _STRETCH: Final = ("linear", "dynamic", "yarn", "mrope")
 """Kinds whose factor multiplies a context; llama3, longrope and su say `max_position_embeddings` in full."""
 _ALREADY: Final = frozenset({"gemma3_text"})
@@ -29,7 +30,7 @@ def scaled_context(file: Path, fields: Mapping[str, Any], family: str, context: 
     kind, factor = said.get("rope_type", said.get("type")), said.get("factor")
     if kind not in _STRETCH or isinstance(factor, bool) or not isinstance(factor, int | float):
         return context, ()
-    if not 1.0 < factor < math.inf:
+    if not 1.0 < factor < _MOST:
         return context, ()
     original = said.get("original_max_position_embeddings")
     base = original if kind == "yarn" and type(original) is int and original > 0 else context

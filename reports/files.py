@@ -4,8 +4,8 @@ import contextlib
 import os
 import platform
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +50,11 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return True
+    return state.split()[0] not in "ZX"  # a parent that does not look after its dead
 
 
 @contextmanager
@@ -62,31 +66,22 @@ def taking_place(path: Path) -> Iterator[Path]:
     Raises:
         ReportError: something stands there that is no regular file, or the place cannot be written to.
     """
-    partial: Path | None = None
+    if "\0" in str(path):
+        raise ReportError(f"cannot write {str(path)[:_LONGEST]!r}, for no name holds a zero byte; choose another place")
+    if os.path.lexists(path) and not path.is_file():
+        raise ReportError(f"{path} is no regular file, and is left alone; choose another place")
+    partial = path.parent / f"{partial_name(path.name[:_LONGEST])}-{secrets.token_hex(8)}{path.suffix[:_LONGEST]}"
     try:
-        if os.path.lexists(path) and not path.is_file():
-            raise ReportError(f"{path} is no regular file, and is left alone; choose another place")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{partial_name(path.name[:_LONGEST])}-", dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
+        partial.open("xb").close()
         yield partial
-        partial.chmod(0o666 & ~_umask())
         partial.replace(path)
-    except (OSError, ValueError) as fault:
-        if isinstance(fault, ReportError):
-            raise
-        reason = getattr(fault, "strerror", None) or fault
+    except OSError as fault:
+        reason = fault.strerror or fault
         raise ReportError(f"cannot write {str(path)[:_LONGEST]!r} ({reason}); choose another place") from None
     finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -7,12 +7,15 @@ which the next run of that name takes away.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
 
 from afterwatt.reports.checksums import check_sums, write_sums
 from afterwatt.reports.columns import Floats, embodied_columns
@@ -309,3 +312,25 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
             )
         found += [load_run(child) for child in inside or [path]]
     return found
+
+
+@contextmanager
+def vouched_for(runs: Sequence[Run]) -> Iterator[None]:
+    """Where a run that no checksums vouch for cannot be shown, say that its files are to blame.
+
+    What fails with files that are known to be ours is a fault of the program, and keeps its traceback.
+
+    Raises:
+        ReportError: in place of what such files made fail.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, pa.ArrowException) as fault:
+        unknown = [str(run.path) for run in runs if not run.checked]
+        if isinstance(fault, ReportError) or not unknown:
+            raise
+        reason = (str(fault).splitlines() or [""])[0][:120]
+        raise ReportError(
+            f"{', '.join(unknown[:3])} cannot be shown ({type(fault).__name__}: {reason}): its files contradict each "
+            "other, and no checksums vouch for them; run it again"
+        ) from fault

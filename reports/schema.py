@@ -407,11 +407,13 @@ def read_json(path: Path) -> Json:
     Raises:
         ReportError: it is missing, cannot be read, or is not JSON.
     """
+    if path.exists() and not path.is_file():
+        raise ReportError(f"{path} is no regular file, so {path.parent} is no run directory")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(f"{path} is missing; {path.parent} is no run directory, or not a whole one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers and nesting without end
         raise ReportError(f"{path} cannot be read ({error}); the file is damaged, run the simulation again") from None
 
 

@@ -5,9 +5,9 @@ dictionary-encoded afresh within each, compression and format version are pinned
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from afterwatt.reports.columns import TABLES, Floats, field_of, schema_of
 from afterwatt.reports.errors import ReportError
 
 ROWS_PER_GROUP = 131_072
+T = TypeVar("T")
 Columns: TypeAlias = Mapping[str, Any] | pa.RecordBatch | pa.Table
 
 
@@ -202,14 +203,20 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     Raises:
         ReportError: it is missing or damaged.
     """
+    if not path.exists():
+        raise ReportError(f"{path} is missing; {path.parent} is not a whole run directory, run it again")
+    if not path.is_file():
+        raise ReportError(f"{path} is no regular file, so {path.parent} is no run directory")
     try:
-        return pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise ReportError(f"{path} is missing; {path.parent} is not a whole run directory, run it again") from None
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ReportError(
             f"{path} is no readable parquet file ({str(error)[:80]}); it is damaged, run it again"
         ) from None
+    if len(set(names)) < len(names):
+        raise ReportError(f"{path} has two columns of one name; it is damaged, run it again")
+    return file
 
 
 def read_floats(path: Path, columns: Sequence[str]) -> list[Floats]:
@@ -249,11 +256,21 @@ def iter_columns(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     lacking = {name: field_of(path.stem, name).type for name in columns if name not in there}
     held = [name for name in columns if name in there]
     # Threads would cost more than they save: there are few columns to decode.
-    for batch in file.iter_batches(columns=held, batch_size=ROWS_PER_GROUP, use_threads=False):
+    batches = file.iter_batches(columns=held, batch_size=ROWS_PER_GROUP, use_threads=False)
+    while (batch := _sound(path, lambda: next(batches, None))) is not None:
         arrays = [
             pa.nulls(batch.num_rows, lacking[name]) if name in lacking else batch.column(name) for name in columns
         ]
         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def _sound(path: Path, read: Callable[[], T]) -> T:
+    """Read from a file that may be damaged within its pages."""
+    try:
+        return read()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise ReportError(f"{path} is damaged ({reason}); run it again") from None
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -261,7 +278,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     file = open_parquet(path)
     there = file.schema_arrow.names
     wanted = [*dict.fromkeys([*(column.name for column in TABLES[path.stem]), *there])] if columns is None else columns
-    table = file.read(columns=[name for name in wanted if name in there])
+    table = _sound(path, lambda: file.read(columns=[name for name in wanted if name in there]))
     for name in wanted:
         if name not in there:
             table = table.append_column(name, pa.nulls(table.num_rows, field_of(path.stem, name).type))

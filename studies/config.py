@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
+from afterwatt.hwprofiles.tables import LARGEST_BYTES
+from afterwatt.modelspecs.files import read_small
 from afterwatt.sim.config import Slo
 from afterwatt.studies.errors import OptionError, near
 from afterwatt.studies.values import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
@@ -180,7 +182,7 @@ _NAMES_OR_PATHS: Final = ("hw", "model", "stack", "site")
 def _read_study_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a study file: word -> value, and word -> where it stands."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_small(path, LARGEST_BYTES))
     except OSError as error:
         raise OptionError(
             f"--config {path}: {error.strerror}; give a TOML file with the names of the options"

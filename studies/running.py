@@ -176,7 +176,7 @@ def _asked_before(folder: Path) -> dict[str, str]:
         return {}
     told = read_json(folder / STUDY_FILE)
     runs = [run for cell in told["cells"] for run in cell["runs"] if "asked_sha256" in run]
-    return {run["asked_sha256"]: run["directory"] for run in runs if _is_run(folder / run["directory"])}
+    return {str(run["asked_sha256"]): run["directory"] for run in runs if _is_run(folder / run["directory"])}
 
 
 def _changed(old: Path, new: Path) -> Iterator[str]:
@@ -194,8 +194,11 @@ def run_directories(study: Path, first_seed_only: bool = False) -> list[str]:
     try:
         cells = read_json(study)["cells"]
         listed = [[run["directory"] for run in cell["runs"]] for cell in cells]
-    except (KeyError, TypeError):
-        raise ReportError(f"{study} does not list the runs of a study; run it again, or name the runs") from None
+        sound = all(Path(name).name == name for names in listed for name in names)
+    except (LookupError, TypeError):
+        sound = False
+    if not sound:
+        raise ReportError(f"{study} does not list the runs of a study; run it again, or name the runs")
     return [name for names in listed for name in (names[:1] if first_seed_only else names)]
 
 

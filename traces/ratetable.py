@@ -2,7 +2,8 @@
 
 This is ServeGen's model of a workload. Each client is a renewal process in its own operational time (one unit = one
 expected request): a window of rate r and length w gives it r*w units, and a gap that outlasts the window goes on in the
-next. Rates are so met on average whatever the burstiness. Only one window of requests is in memory at a time.
+next. Rates are so met on average whatever the burstiness. Only one window of requests is in memory at a time, and of
+one with more than `_MOST_EXPECTED` requests only a part.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from afterwatt.traces.options import Options
 from afterwatt.traces.records import ARRIVAL, OUTPUT, PROMPT, rechunk, to_batch
 from afterwatt.traces.schema import DEFAULT_BATCH_ROWS, Batch, Floats, Ints, Trace, TraceInfo, check_batch_size
 
+SERVEGEN = "servegen"
 WINDOW_S = 600
+_MOST_EXPECTED = 1 << 20
+"""Requests drawn at once. Part of the meaning of a seed for windows with more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class RateTableTrace(Trace):
         self._scale = 1.0 if options.rate_per_s is None else options.rate_per_s / mean_per_s
         if options.rate_per_s is not None:
             notes = (*notes, f"all rates scaled by {self._scale:.4g}, from a mean of {mean_per_s:.4g} requests/s")
-        self._info = TraceInfo(path=path, format="servegen", notes=(*notes, f"requests drawn with seed {options.seed}"))
+        self._info = TraceInfo(path=path, format=SERVEGEN, notes=(*notes, f"requests drawn with seed {options.seed}"))
         if not self.head(1):
             raise TraceError("no request was drawn; ask for a higher rate or a longer duration", path=path)
 
@@ -161,17 +165,28 @@ class RateTableTrace(Trace):
         begin_s = self._options.start_s
         walkers = {client: _Walker(rates) for client, rates in sorted(self._clients.items())}
         for window_s in range(int(begin_s // WINDOW_S) * WINDOW_S, int(np.ceil(self._end_s)), WINDOW_S):
-            rng = stream(self._options.seed, "servegen", window_s // WINDOW_S)
             from_s, to_s = max(float(window_s), begin_s), min(float(window_s + WINDOW_S), self._end_s)
-            drawn = []
-            for client, walker in walkers.items():
-                time_s = walker.arrivals(rng, window_s, from_s, to_s, self._scale)
-                if len(time_s):
-                    drawn.append((time_s, *self._lengths_at(client, window_s).draw(rng, len(time_s))))
-            if drawn:
-                columns: list[NDArray[np.generic]] = [np.concatenate(column) for column in zip(*drawn, strict=True)]
-                order = np.argsort(columns[0], kind="stable")
-                yield columns[0][order], columns[1][order], columns[2][order]  # type: ignore[misc]  # mixed dtypes
+            expected = self._scale * sum(walker.rate_per_s(window_s) for walker in walkers.values()) * (to_s - from_s)
+            parts = max(1, int(np.ceil(expected / _MOST_EXPECTED)))
+            edges = np.linspace(from_s, to_s, parts + 1)
+            for part in range(parts):
+                name = f"{SERVEGEN} {part}" if part else SERVEGEN
+                rng = stream(self._options.seed, name, window_s // WINDOW_S)
+                yield from self._part(walkers, rng, window_s, float(edges[part]), float(edges[part + 1]))
+
+    def _part(
+        self, walkers: Mapping[int, _Walker], rng: np.random.Generator, window_s: int, from_s: float, to_s: float
+    ) -> Iterator[tuple[Floats, Ints, Ints]]:
+        """What all clients send in from_s..to_s, which lie in the window that starts at window_s."""
+        drawn = []
+        for client, walker in walkers.items():
+            time_s = walker.arrivals(rng, window_s, from_s, to_s, self._scale)
+            if len(time_s):
+                drawn.append((time_s, *self._lengths_at(client, window_s).draw(rng, len(time_s))))
+        if drawn:
+            columns: list[NDArray[np.generic]] = [np.concatenate(column) for column in zip(*drawn, strict=True)]
+            order = np.argsort(columns[0], kind="stable")
+            yield columns[0][order], columns[1][order], columns[2][order]  # type: ignore[misc]  # mixed dtypes
 
     def _lengths_at(self, client: int, time_s: int) -> ClientLengths:
         periods = self._lengths[client]
@@ -185,6 +200,11 @@ class _Walker:
         self._rates = rates
         self._place = {int(start_s): index for index, start_s in enumerate(rates.start_s)}
         self._left: float | None = None  # units of operational time to the next arrival
+
+    def rate_per_s(self, window_s: int) -> float:
+        """Mean arrivals per second in the window that starts at window_s, before scaling."""
+        index = self._place.get(window_s)
+        return 0.0 if index is None else float(self._rates.rate_per_s[index])
 
     def arrivals(self, rng: np.random.Generator, window_s: int, from_s: float, to_s: float, scale: float) -> Floats:
         """Arrivals in from_s..to_s, which lie in the window that starts at window_s."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afterwatt.traces.presets import DAY_S
+from afterwatt.traces.ratetable import SERVEGEN
 from afterwatt.traces.schema import Batch, Floats, Ints, Trace
 
 _WINDOWS_S = (1, 10, 60, 600)
@@ -24,6 +25,8 @@ _PEAK_WINDOW_S = 60
 _FEWEST_WINDOWS = 10
 _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 _MOST_CLASSES = 100
+_MOST_DRAWN = 1 << 23
+"""Requests of a rate table that are looked at: tables of thousands a second hold billions."""
 
 
 def describe(trace: Trace) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def describe(trace: Trace) -> dict[str, Any]:
     counts = {window_s: _Counts(window_s) for window_s in _WINDOWS_S}
     classes: Counter[str | None] = Counter()
     sharing = _Sharing()
-    for batch in trace.batches():
+    for batch in _looked_at(trace):
         prompt.add(batch.prompt_tokens)
         output.add(batch.output_tokens)
         gaps.add(batch.arrival_s)
@@ -55,11 +58,12 @@ def describe(trace: Trace) -> dict[str, Any]:
         if batch.prefixes is not None:
             sharing.add(batch)
     info, span_s = trace.info, gaps.last_s
+    cut = prompt.rows == _MOST_DRAWN and info.format == SERVEGEN
     return {
         "path": info.path,
         "format": info.format,
         "start_utc": info.start_utc,
-        "notes": list(info.notes),
+        "notes": [*info.notes, *([f"measured on the first {_MOST_DRAWN:,} requests; n= says how many"] if cut else [])],
         "rows": prompt.rows,
         "span_s": span_s,
         "rate_per_s": prompt.rows / span_s if span_s > 0 else None,
@@ -256,7 +260,20 @@ def _spearman(trace: Trace, prompt: _Tally, output: _Tally) -> float | None:
 
 
 def _lengths(trace: Trace) -> Iterator[tuple[Ints, Ints]]:
-    return ((batch.prompt_tokens, batch.output_tokens) for batch in trace.batches())
+    return ((batch.prompt_tokens, batch.output_tokens) for batch in _looked_at(trace))
+
+
+def _looked_at(trace: Trace) -> Iterator[Batch]:
+    """All of a trace; of a rate table, which is drawn as long as anybody asks, no more than `_MOST_DRAWN` requests."""
+    rows = 0
+    for batch in trace.batches():
+        if trace.info.format != SERVEGEN:
+            yield batch
+        elif rows < _MOST_DRAWN:
+            yield batch.sliced(0, _MOST_DRAWN - rows)
+            rows += len(batch)
+        else:
+            return
 
 
 def _named(classes: Counter[str | None]) -> dict[str, int] | None:

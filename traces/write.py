@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,8 +141,11 @@ def sha256_of(path: Path) -> str:
 def _replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     """A temporary name beside the target that takes its place when all went well, and else vanishes."""
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    if os.path.lexists(target) and not target.is_file():
+        raise TraceError("this is no regular file, and is left alone; try another place", path=str(target))
+    temporary = target.with_name(f".{target.name[:99]}.{secrets.token_hex(8)}.part")  # a name that nobody can plant
     try:
+        temporary.open("xb").close()
         yield str(temporary)
         temporary.replace(target)
     except OSError as error:

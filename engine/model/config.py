@@ -5,7 +5,6 @@ as in huggingface/transformers 5.24, `modeling_rope_utils.py`, in both spellings
 `rope_parameters`). What cannot be computed rightly is refused, never approximated.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any, Final
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.modelspecs.decoders import DECODERS
 from afterwatt.modelspecs.errors import ModelError
-from afterwatt.modelspecs.files import read_small
+from afterwatt.modelspecs.files import read_json
 from afterwatt.modelspecs.hf import read_hf_config
 from afterwatt.modelspecs.spec import ModelSpec
 
@@ -84,7 +83,7 @@ def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
     except ModelError as error:
         raise CheckpointError(str(error)) from None
     file = directory / "config.json"
-    fields: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    fields: Mapping[str, Any] = read_json(file)
     rope = _rope(file, spec, fields)
     if max_context is not None:
         if not 1 <= max_context <= spec.max_context:
@@ -108,10 +107,10 @@ def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
 
 def _side_fields(file: Path) -> Mapping[str, Any]:
     try:
-        fields = json.loads(read_small(file))
+        fields = read_json(file)
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}; the file is damaged") from None
     if not isinstance(fields, dict):
         raise CheckpointError(f"{file} holds a JSON {type(fields).__name__}, not an object; the file is damaged")

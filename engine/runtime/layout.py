@@ -3,7 +3,6 @@
 Nothing else is looked at: pickled checkpoints (`*.bin`, `*.pt`) run code when they are opened, and are never read.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.engine.runtime.shards import Shard, TensorEntry, read_shard
-from afterwatt.modelspecs.files import read_small
+from afterwatt.modelspecs.files import read_json
 
 CONFIG: Final = "config.json"
 SINGLE: Final = "model.safetensors"
@@ -79,10 +78,10 @@ def read_layout(directory: Path) -> Layout:
 
 def _weight_map(index: Path) -> Mapping[str, str]:
     try:
-        fields: Any = json.loads(read_small(index))
+        fields: Any = read_json(index)
     except OSError as error:
         raise CheckpointError(f"cannot read {index}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{index} is not valid JSON: {error}; the file is damaged") from None
     wanted = fields.get("weight_map") if isinstance(fields, dict) else None
     if not isinstance(wanted, dict) or not wanted:

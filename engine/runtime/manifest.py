@@ -7,7 +7,6 @@ for other tools (`sha256sum`). The manifest carries its own checksum too.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any, Final
 from afterwatt.engine.runtime.errors import CheckpointError
 from afterwatt.engine.runtime.layout import CONFIG, INDEX, read_layout, weight_files
 from afterwatt.engine.runtime.shards import Shard, chunks, read_shard
-from afterwatt.modelspecs.files import read_small
+from afterwatt.modelspecs.files import read_json
+from afterwatt.reports.files import write_whole
 
 NAME: Final = "afterwatt-manifest.json"
 VERSION: Final = 1
@@ -62,21 +62,16 @@ def write_manifest(directory: Path) -> Path:
 
     Raises:
         CheckpointError: the checkpoint is damaged or incomplete as it stands.
+        ReportError: the manifest cannot be written there.
     """
     if not (directory / CONFIG).is_file():
         raise CheckpointError(f"{directory / CONFIG} is missing; give the directory of a Hugging Face checkpoint")
     layout = read_layout(directory)
     files: dict[str, Any] = {name: _side_file(directory / name) for name in SIDE_FILES if (directory / name).is_file()}
     files |= {name: _shard(shard) for name, shard in layout.shards.items()}
-    target, unfinished = directory / NAME, directory / f".{NAME}.{os.getpid()}"
+    target = directory / NAME
     text = json.dumps({"version": VERSION, "files": files, "sha256": _seal(files)}, indent=1, sort_keys=True)
-    try:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(target)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(target, text + "\n")
     return target
 
 
@@ -88,12 +83,12 @@ def read_manifest(directory: Path) -> Mapping[str, FileRecord] | None:
     """
     path = directory / NAME
     try:
-        fields: Any = json.loads(read_small(path))
+        fields: Any = read_json(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}; run `afterwatt prepare` anew") from None
     if not isinstance(fields, dict) or set(fields) != {"version", "files", "sha256"}:
         raise CheckpointError(f"{path}: expected version, files and sha256; run `afterwatt prepare` anew")

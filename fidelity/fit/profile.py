@@ -1,8 +1,6 @@
 """Writing a stack's profile: what its pools do not have from their parent, each value with interval and source."""
 
 import datetime as dt
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from afterwatt.hwprofiles.stacks import (
     stated_pools,
     value_of,
 )
+from afterwatt.reports.files import taking_place
 
 DIGITS: Final = 4
 MEMORIES: Final = ("hbm", "gddr")
@@ -104,18 +103,11 @@ def write_profile(path: Path, text: str) -> None:
 
     Raises:
         HardwareError: what was written cannot be read back.
-        OSError: the place cannot be written to.
+        ReportError: the place cannot be written to, or what stands there is no file.
     """
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".toml")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        load_pools(partial)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with taking_place(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        load_pools(str(partial))
 
 
 class _SourceIds:

@@ -44,6 +44,7 @@ from afterwatt.hwprofiles.kernels import (
 )
 from afterwatt.hwprofiles.rates import reached_rates
 from afterwatt.hwprofiles.stacks import Stack
+from afterwatt.modelspecs.files import check_small
 from afterwatt.modelspecs.precision import load_precision
 
 Floats = NDArray[np.float64]
@@ -104,6 +105,7 @@ def read_kernels(path: str | Path) -> pd.DataFrame:
     """
     file = Path(path)
     try:
+        check_small(file)
         table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
     except (OSError, ValueError) as fault:
         raise KernelTableError(f"{file}: cannot be read as a table of kernel times ({fault})") from None
@@ -155,7 +157,7 @@ def checked(table: pd.DataFrame, label: str) -> pd.DataFrame:
     for name in NUMBERS:
         try:
             whole[name] = whole[name].astype(np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise KernelTableError(f"{label}: column {name!r} holds something that is no number") from None
     if (whole["device"] == "").any():
         raise KernelTableError(f"{label}: a row names no device; give a GPU of the catalogue or the path of its TOML")

@@ -20,6 +20,8 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from afterwatt.modelspecs.files import check_small
+
 PUBLISHED: Final = Path(__file__).parents[1] / "data" / "points.csv"
 METRICS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
@@ -154,6 +156,7 @@ def read_points(path: str | Path) -> PointTable:
     """
     name = str(path)
     try:
+        check_small(Path(path))
         raw = Path(path).read_bytes()
     except OSError as error:
         raise PointsError(f"cannot read {name}: {error.strerror or error}; give a CSV of measured points") from None

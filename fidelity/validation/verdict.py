@@ -18,6 +18,7 @@ from afterwatt.fidelity.validation.session import SENSITIVITY, LoadRuns, Session
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.precision import load_precision
+from afterwatt.reports.files import write_whole
 
 SCHEMA: Final = 1
 RESULT: Final = "validation.json"
@@ -122,9 +123,9 @@ def conclude(subject: Subject, plan: SessionPlan, found: SessionResult, out: Pat
     }
     result["kept"] = all(one["kept"] for one in result["bounds"])
     how = f"iterations of {found.info.model} by `validate`, beginning with kernel times."
-    (out / STACK).write_text(stack_text(found.stack, how), encoding="utf-8")
+    write_whole(out / STACK, stack_text(found.stack, how))
     save_load(found.calibration, out / CALIBRATION)
-    (out / RESULT).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result
 
 

@@ -70,7 +70,7 @@ def test_a_folder_gets_a_profile_for_each_stack(table):
         (("nothing.csv",), "cannot read nothing.csv"),
         (("own.csv", "--prior", "shiped"), "unknown stack 'shiped'"),
         (("own.csv", "--stack", "vllm"), "of stack vllm to fit to; its points are of llama.cpp-cuda"),
-        (("own.csv", "--out", "own.csv/x.toml"), "cannot be written"),
+        (("own.csv", "--out", "own.csv/x.toml"), "cannot write"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(table, words, sentence):

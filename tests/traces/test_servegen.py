@@ -129,6 +129,7 @@ def test_images_add_to_the_prompt(tmp_path):
         ([(0, 0, -2.0, 1.0, "Gamma", 1.0, 0.5)], LENGTHS, "-2.0 is no rate"),
         ([(0, 0, float("inf"), 1.0, "Gamma", 1.0, 0.5)], LENGTHS, "inf is not a finite number"),
         ([(0, 0, 2.0, 1.0, "Gamma", 0.0, 0.5)], LENGTHS, "no usable shape"),
+        ([(0, 0, 2.0, 1.0, "Weibull", 0.01, 0.5)], LENGTHS, "0.01 is no usable shape of Weibull gaps"),
         ([(0, 30, 2.0, 1.0, "Gamma", 1.0, 0.5)], LENGTHS, "not the start of a window"),
         ([RATES[0], RATES[0]], LENGTHS, "two rows for the window at 0 s"),
         ([(0, 0, 0.0, 0.0, None, 0.0, 0.0)], LENGTHS, "no window of any client has traffic"),
@@ -238,3 +239,21 @@ def test_the_original_sample_needs_its_length_tables(tmp_path):
         open_trace(sample)
     trace = open_trace(sample, lengths=str(SHARED / "deepseek-r1_dataset.parquet"), requests=100)
     assert len(trace.head(1000)) == 100
+
+
+def test_a_window_of_many_requests_is_drawn_in_parts_of_the_same_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr("afterwatt.traces.ratetable._MOST_EXPECTED", 500)
+    trace = open_trace(tables(tmp_path, [(0, 0, 50.0, 1.0, "Gamma", 1.0, 0.5)]))
+    parts = [part for part in trace._windows() if len(part[0])]
+    sent = sum(len(times) for times, *_ in parts)
+    assert len(parts) == 60
+    assert sent == pytest.approx(50 * 600, abs=4 * (50 * 600) ** 0.5)  # of a Poisson process
+    assert max(len(times) for times, *_ in parts) < 700
+    assert (np.diff(np.concatenate([times for times, *_ in parts])) >= 0).all()
+
+
+def test_of_a_rate_table_so_many_requests_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("afterwatt.traces.stats._MOST_DRAWN", 100)
+    found = describe(open_trace(tables(tmp_path)))
+    assert found["rows"] == 100
+    assert "measured on the first 100 requests; n= says how many" in found["notes"]
