@@ -28,7 +28,10 @@ COLUMNS = (
 )
 """Parameters of a stack that a reader would ask for first: name, title, unit."""
 ARCHITECTURES = (
-    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3",
+    "kepler", "maxwell", "pascal", "volta",
+    "gcn5", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3",
+    "xehpg",
+    "xe2",
 )  # fmt: skip
 """Oldest first."""
 

@@ -14,7 +14,8 @@ from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.tables import Table, read_fields
 
 ARCHITECTURES: Final = (
-    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3", "cpu",
+    "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "gcn5", "cdna2", "cdna3",
+    "xehpg", "xe2", "cpu",
 )  # fmt: skip
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 SOCKET: Final = "socket"

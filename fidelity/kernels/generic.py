@@ -92,6 +92,9 @@ NEIGHBOURS: Final[Mapping[str, Neighbours]] = {
     "blackwell-gddr": Neighbours(_HALF_AND_FULL_RATE, ("rtx4090",), 2.5),
     "cdna2": Neighbours(("ampere-hbm",), ("ampere-hbm",), 3.0, _BEFORE_FLASH, _OTHER_VENDOR),
     "cdna3": Neighbours(("hopper",), ("hopper",), 3.0, _BEFORE_FLASH, _OTHER_VENDOR),
+    "gcn5": Neighbours(("ampere-hbm",), ("ampere-hbm",), 3.0, _BEFORE_FLASH, _OTHER_VENDOR),
+    "xehpg": Neighbours(("ampere-hbm",), ("ampere-hbm",), 3.0, _BEFORE_FLASH, _OTHER_VENDOR),
+    "xe2": Neighbours(("ampere-hbm",), ("ampere-hbm",), 3.0, _BEFORE_FLASH, _OTHER_VENDOR),
 }
 """Pools in the order of the file; a pool without neighbours has tables of its own."""
 

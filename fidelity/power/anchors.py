@@ -52,6 +52,9 @@ POOLS: Final = {
     "ampere-gddr": "gddr",
     "cdna2": "hbm",
     "cdna3": "hbm",
+    "gcn5": "hbm",
+    "xehpg": "gddr",
+    "xe2": "gddr",
 }
 """Pools without measured power, and their memory."""
 
