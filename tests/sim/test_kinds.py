@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from afterwatt.fidelity.fit.record import record
+from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.layers import Latent, State
 from afterwatt.sim.memory import plan_memory
@@ -66,7 +67,7 @@ def test_a_batch_of_one_length_sees_as_much_as_its_members() -> None:
     """What the scheduler counts member by member is what a run without a scheduler would take for equal lengths."""
     for model in (WINDOWS, ALL_WINDOWS):
         outcome = run_body(StaticBatch(4, 7, 30), model=model, policy="chunked+budget=4096")
-        times = outcome.body.time_model(0)
+        times = TimeModel(outcome.config.serving)
         first = times.step(0, 0, ((None, 7, 0),) * 4, 4, 1)[0]
         rest = sum(times.step(4, 4 * (8 + k), (), 4, 1)[0] for k in range(29))
         assert outcome.tickets[0].finish_ps == first + rest
