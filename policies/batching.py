@@ -72,7 +72,7 @@ class ChunkedPrefill:
     def select(self, view: BatchView) -> BatchDecision:
         """Finish begun prompts first, then admit in queue order while sequences, tokens and blocks last."""
         chunks: list[Chunk] = []
-        tokens_left = view.limits.token_budget - view.decoding
+        tokens_left = view.limits.token_budget - view.decoding * view.limits.tokens_each
         if tokens_left <= 0:
             return DECODE_ALL
         for seq_id, tokens in view.prefilling:

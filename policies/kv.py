@@ -173,6 +173,11 @@ class KvPool:
         self.free_blocks += private_blocks
         self.given_blocks += private_blocks
 
+    def give_back(self, blocks: int, owner: int) -> None:  # noqa: ARG002 - as above
+        """Take back what a decoding sequence was given for tokens that it has not kept: its last blocks."""
+        self.free_blocks += blocks
+        self.given_blocks += blocks
+
     def leave(self, owner: int, first: int, blocks: int) -> None:
         """Note what a preempted sequence has just given back last: computed blocks of its own, from its `first` on."""
         self._left[owner] = first, self.given_blocks - blocks, blocks

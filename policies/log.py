@@ -10,9 +10,10 @@ from collections.abc import Sequence as Items
 from hashlib import blake2b
 from typing import NamedTuple
 
-from afterwatt.policies.plans import StepPlan
+from afterwatt.policies.plans import Shown, StepPlan
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sequence import S
+from afterwatt.policies.views import Prefilling
 
 
 class DecisionEntry(NamedTuple):
@@ -46,6 +47,25 @@ def view_hash(*parts: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def shown_of(scheduler: Scheduler[S], plan: StepPlan[S], step: int) -> Shown:
+    """Return what the batching policy saw, or would have seen, before an iteration of the plan just made."""
+    lane, pool, line = scheduler.lane(plan), scheduler.pool, scheduler.line
+    view, available = lane.view, pool.available_blocks - scheduler.config.watermark_blocks
+    if view is None:  # nothing waited, nothing was being prefilled
+        return Shown(plan.decoding, (), (), available - lane.decode.new_blocks(step + plan.most_tokens))
+    if step == 0:
+        looked = [(seq.seq_id, seq.fill_tokens, matched, own) for seq, matched, own in line.looked.values()]
+        return Shown(view.decoding, view.prefilling, looked, view.free_blocks)
+    # A stride has at most one prompt in it, which is computed in equal chunks; those admitted wait no longer.
+    pace = {chunk.seq.seq_id: chunk.tokens * step for chunk in plan.chunks}
+    begun = [
+        Prefilling(seq.seq_id, seq.fill_tokens - seq.kv_tokens - pace.get(seq.seq_id, 0)) for seq in lane.prefilling
+    ]
+    taken = {seq.seq_id for seq in scheduler.admitted}
+    grown = lane.decode.new_blocks(step + 1 if plan.decoding else 1)
+    return Shown(view.decoding, begun, line.still_shown(taken, grown), available - grown)
+
+
 class DecisionLog:
     """Writes entries to a sink."""
 
@@ -64,7 +84,7 @@ class DecisionLog:
         admitted = tuple(seq.seq_id for seq in scheduler.admitted + scheduler.resumed)
         preempted = tuple(seq.seq_id for seq in scheduler.preempted)
         for step, time_s in enumerate(times_s):
-            shown = scheduler.shown(plan, step)
+            shown = shown_of(scheduler, plan, step)
             self._sink(
                 DecisionEntry(
                     worker,

@@ -1,6 +1,6 @@
 """What passes between a scheduler and the body that works for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +22,12 @@ prefill_chunk_of: Callable[[tuple[Any, int, int]], PrefillChunk[Any]] = partial(
 """Makes one of a plain tuple; see `policies.views`."""
 
 
-Tier = Literal["hbm", "dram", "ssd"]
-"""Where a worker's memory lies: on the device, in its host, on the host's disks."""
+Tier = Literal["hbm", "dram", "ssd", "peer"]
+"""Where memory lies for a worker: on its device, in its host, on the host's disks, on another worker's device."""
 
 
 class Move(NamedTuple):
-    """Memory to move between the tiers of a worker: `units` of it, from `src` to `dst`.
+    """Memory to move between tiers: `units` of it, from `src` to `dst`.
 
     A scheduler counts in units (a KV block, say) and does not say where they lie: that and their bytes the body knows.
 
@@ -63,6 +63,8 @@ class StepPlan(Generic[S]):
         open_to_arrivals: whether a request that arrives now could change the plan of the next boundary.
         running: admitted sequences of the group; used_blocks: KV blocks that sequences hold, of all groups.
         moves: memory to move, in this order.
+        most_tokens: that each decoding sequence may yield per iteration, while its output lasts. Above one, it has room
+            for so many in memory until the outcome tells how many it has kept.
         ask_at_s: when the plan no longer holds: the iteration that ends then, or is under way, is its last.
     """
 
@@ -73,6 +75,7 @@ class StepPlan(Generic[S]):
         "decoding",
         "emits",
         "group",
+        "most_tokens",
         "moves",
         "open_to_arrivals",
         "repeat",
@@ -93,6 +96,7 @@ class StepPlan(Generic[S]):
         used_blocks: int,
         moves: tuple[Move, ...] = NO_MOVES,
         ask_at_s: float | None = None,
+        most_tokens: int = 1,
     ) -> None:
         self.group = group
         self.decoding = decoding
@@ -105,6 +109,7 @@ class StepPlan(Generic[S]):
         self.used_blocks = used_blocks
         self.moves = moves
         self.ask_at_s = ask_at_s
+        self.most_tokens = most_tokens
 
 
 class Idle(NamedTuple):
@@ -136,10 +141,13 @@ class StepOutcome:
     Attributes:
         iterations: that were done.
         stopped: ids of sequences whose last token ended them although they were granted more (a stop token came).
+        tokens: by id of each sequence that decodes, how many it has yielded in all of these iterations; None: one each
+            in every iteration. Prompts that are complete yield one, and are not named.
     """
 
     iterations: int
     stopped: Items[int] = ()
+    tokens: Mapping[int, int] | None = None
 
 
 class Applied(Generic[S]):

@@ -4,9 +4,7 @@
 engine, spends the time. Several plans may be outstanding, one per decode group: that is how a pipeline is kept full.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from collections.abc import Sequence as Items
 from math import inf
 from typing import Any, Generic
 
@@ -15,37 +13,40 @@ from mypy_extensions import mypyc_attr
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.exchange import Exchange
 from afterwatt.policies.kv import KvPool
-from afterwatt.policies.lane import Lane
+from afterwatt.policies.lane import UNBOUNDED, Lane, prompt_stride
 from afterwatt.policies.plans import (
     NO_MOVES,
     Applied,
     Idle,
+    Move,
     PrefillChunk,
-    Shown,
     StepOutcome,
     StepPlan,
+    Tier,
     earlier,
     prefill_chunk_of,
 )
+from afterwatt.policies.queue import WaitingLine
 from afterwatt.policies.sequence import S
 from afterwatt.policies.sizes import RejectReason, SchedulerConfig
-from afterwatt.policies.views import BatchLimits, BatchPolicy, BatchView, Candidate, Chunk, Prefilling, candidate_of
+from afterwatt.policies.views import BatchLimits, BatchPolicy, BatchView, Chunk, Prefilling
 
 IDLE = Idle()
-UNBOUNDED = 1 << 60
-NOBODY: tuple[Candidate, ...] = ()
 NO_CHUNKS: tuple[Any, ...] = ()
 NONE_BEGUN: tuple[Prefilling, ...] = ()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(Generic[S]):
-    """Waiting, swapped, prefilling and decoding sequences of one worker, and its KV blocks.
+    """Waiting, prefilling and decoding sequences of one worker, and its KV blocks.
 
     Attributes:
         pool: the KV blocks.
         waiting: admitted to nothing yet, in queue order; the preempted rejoin at its head.
-        swapped: preempted sequences whose KV lies in host memory, oldest first.
+        away: sequences that decode on as soon as their KV, which lies elsewhere, has room here; oldest first.
+        line: those who wait, and what the last view has shown of them.
+        leaving: id -> (prefix blocks shared, KV blocks of its own) of those that decode elsewhere, and whose KV still
+            lies here.
         outstanding_tokens: tokens still to compute and to produce, as of the last `apply`.
     """
 
@@ -54,24 +55,24 @@ class Scheduler(Generic[S]):
         self.config = config
         self.batching = batching
         self.pool = pool or KvPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens, config.holding)
-        self.waiting: deque[S] = deque()
-        self.swapped: deque[S] = deque()
+        self.line = WaitingLine[S](self.pool)
+        self._exchange = Exchange[S](self.pool, config.swap_blocks)
+        self.waiting = self.line.waiting
+        self.away = self._exchange.away
+        self.leaving = self._exchange.leaving
         self.outstanding_tokens = 0
-        self._by_group = [Lane[S](group, config.block_tokens, config.holding) for group in range(config.groups)]
+        self._most_tokens = most = 1 + config.draft_tokens
+        self._by_group = [Lane[S](group, self.pool, config) for group in range(config.groups)]
         self._lanes = list(self._by_group)  # in the order in which they are asked
-        self._limits = BatchLimits(-(-config.max_seqs // config.groups), config.token_budget)
+        self._limits = BatchLimits(-(-config.max_seqs // config.groups), config.token_budget, most)
         self._watermark_blocks = config.watermark_blocks
         self._steady = batching.steady
         # Groups share the memory: what one does changes what another may, so that no plan holds beyond its iteration.
         self._shared = config.groups > 1
-        self._strides = batching.steady and not self._shared
-        self._exchange = Exchange(config.swap_blocks)
-        self._looked: dict[int, tuple[S, int, int]] = {}  # id -> (whom, prefix blocks found, own blocks found)
-        self._looked_evictable = 0
-        self._queue_exhausted = False
+        self._strides = batching.steady and not self._shared and most == 1
         self.preempted: list[S] = []  # by the last plan, for the body's records
         self.admitted: list[S] = []
-        self.resumed: list[S] = []  # swapped back in
+        self.resumed: list[S] = []  # no longer away
         self.grown_blocks = 0  # KV blocks that the decoding of the last outcome took
         self.moved = False  # whether any of these lists holds somebody
         self._told = False  # whether a body has been given them with a plan
@@ -83,7 +84,7 @@ class Scheduler(Generic[S]):
         config, tokens = self.config, seq.prompt_tokens + seq.output_tokens
         if tokens > config.max_context_tokens:
             return "over_context"
-        if self.pool.blocks_for(tokens - 1) > config.kv_blocks - config.watermark_blocks:
+        if self.pool.blocks_for(tokens - 1 + config.draft_tokens) > config.kv_blocks - config.watermark_blocks:
             return "never_fits"
         if config.max_queue is not None and len(self.waiting) >= config.max_queue:
             return "queue_full"
@@ -94,10 +95,38 @@ class Scheduler(Generic[S]):
         self.waiting.append(seq)
         self.outstanding_tokens += seq.prompt_tokens + seq.output_tokens
 
+    def adopt(self, seq: S, at: Tier) -> None:
+        """Take in a sequence that has begun to decode and whose KV lies elsewhere: it joins when its blocks fit.
+
+        As for `add`, `refusal` must have let it pass. Who is away comes before those who wait: a body ends an
+        iteration under way as for an arrival that its plan is open to.
+
+        Args:
+            seq: with its KV complete, and with output tokens still to come.
+            at: the tier that it lies in: host memory, or `peer`, another worker's.
+
+        Raises:
+            PolicyError: it is not ready to decode, or cannot lie there.
+        """
+        if seq.finish_step is not None or not 0 < seq.emitted < seq.output_tokens:
+            raise PolicyError(
+                f"sequence {seq.seq_id} has {seq.emitted} of {seq.output_tokens} output tokens; adopt one that has "
+                "left its worker with some of them"
+            )
+        self._exchange.keep(seq, at, self.pool.blocks_for(seq.kv_tokens))
+        self.outstanding_tokens += seq.output_tokens - seq.emitted
+
+    def release_after(self, seq: S, move: Move) -> None:
+        """Give back the KV blocks of a sequence that has left, as the move that carried its KV away is done.
+
+        Raises:
+            PolicyError: the sequence has no KV here to be carried away, or the move carried another's or not all of it.
+        """
+        self._exchange.release_after(seq, move)
+
     def prefix_tokens(self, seq: S) -> int:
         """Return the prompt tokens whose KV is cached here; asking changes nothing."""
-        unit = self.pool.unit_tokens
-        return 0 if unit is None else unit * self.pool.cached_units(seq.prefix, self._sharable(seq, unit))
+        return self.line.prefix_tokens(seq)
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -109,7 +138,7 @@ class Scheduler(Generic[S]):
         for lane in self._lanes:
             if lane.plan is not None:
                 continue
-            if self.waiting or lane.prefilling or self.swapped:
+            if self.waiting or lane.prefilling or self.away:
                 plan = self._choose(lane, now_s)
             elif not lane.decode.members:
                 continue
@@ -143,13 +172,26 @@ class Scheduler(Generic[S]):
             return None
         lane.view = None
         members, context, used = len(decode.members), decode.context_tokens(), pool.total_blocks - available
-        return StepPlan(lane.group, members, context, NO_CHUNKS, members, iterations - 1, True, members, used)
+        return StepPlan(
+            lane.group,
+            members,
+            context,
+            NO_CHUNKS,
+            members,
+            iterations - 1,
+            True,
+            members,
+            used,
+            NO_MOVES,
+            None,
+            self._most_tokens,
+        )
 
     def _choose(self, lane: Lane[S], now_s: float) -> StepPlan[S] | Idle:
         """Ask the batching policy, and plan what it says."""
         decode, pool = lane.decode, self.pool
-        if self.swapped:
-            self._swap_in(lane)
+        if self.away:
+            self._bring_in(lane)
         need = decode.next_blocks()
         room = self._room()
         if need > room:
@@ -159,7 +201,8 @@ class Scheduler(Generic[S]):
         free_blocks = room - need - self._watermark_blocks
         limits = self._share_of_seats() if self._shared else self._limits
         begun = lane.begun() if lane.prefilling else NONE_BEGUN
-        lane.view = view = BatchView(now_s, members, begun, self._candidates(need), free_blocks, limits)
+        queue = self.line.show(need, bool(self.away))
+        lane.view = view = BatchView(now_s, members, begun, queue, free_blocks, limits)
         decision = self.batching.select(view)
         chunks = self._admit(lane, decision.chunks) if decision.chunks else NO_CHUNKS
         decoding = members if decision.decode else 0
@@ -171,7 +214,7 @@ class Scheduler(Generic[S]):
             )
         if not (decoding or chunks):
             return IDLE if ask_at_s is None else Idle(ask_at_s)
-        iterations, finishing = self._prompt_stride(chunks)
+        iterations, finishing = prompt_stride(chunks, self._strides)
         moves, make_room = self._exchange.take() if self.moved else (NO_MOVES, False)
         if make_room:
             iterations = 1  # who was swapped out before may come back at the next boundary
@@ -180,7 +223,7 @@ class Scheduler(Generic[S]):
             context = decode.context_tokens()
             if iterations > 1:
                 # A cached prefix that a candidate has been shown is not evicted within.
-                iterations = decode.stride(iterations, max(0, self._room() - self._looked_evictable)) or 1
+                iterations = decode.stride(iterations, max(0, self._room() - self.line.evictable_blocks)) or 1
         return StepPlan(
             lane.group,
             decoding,
@@ -188,30 +231,36 @@ class Scheduler(Generic[S]):
             chunks,
             decoding + finishing,
             iterations - 1,
-            self._queue_exhausted,
+            self.line.exhausted,
             members + len(lane.prefilling),
             pool.total_blocks - pool.free_blocks - pool.evictable_blocks,
             moves,
             ask_at_s,
+            self._most_tokens,
         )
 
     def _share_of_seats(self) -> BatchLimits:
         """Return a group's limits, so that all get their share of what there is: a pipeline wants to be full."""
         groups = len(self._lanes)
-        everybody = self.admitted_sequences() + len(self.waiting) + len(self.swapped)
-        return BatchLimits(min(self._limits.max_seqs, -(-everybody // groups)), self._limits.token_budget)
+        everybody = self.admitted_sequences() + len(self.waiting) + len(self.away)
+        limits = self._limits
+        return BatchLimits(min(limits.max_seqs, -(-everybody // groups)), limits.token_budget, limits.tokens_each)
 
     def sequences(self) -> Iterator[S]:
         """Yield all that it was given and has not finished."""
         yield from self.waiting
-        yield from self.swapped
+        yield from self.away
         for lane in self._lanes:
             yield from lane.prefilling
             yield from lane.decode.members.values()
 
+    def lane(self, plan: StepPlan[S]) -> Lane[S]:
+        """Return the decode group that a plan belongs to, with what it holds beside."""
+        return self._by_group[plan.group]
+
     def decoding(self, plan: StepPlan[S]) -> list[tuple[S, int]]:
         """Return (sequence, KV entries in memory) of those that decode in the first iteration of a plan, in order."""
-        decode = self._by_group[plan.group].decode
+        decode = self.lane(plan).decode
         return [(seq, decode.kv_tokens(seq)) for seq in decode.members.values()] if plan.decoding else []
 
     def seen(self, group: int) -> tuple[int, int, int]:
@@ -221,80 +270,6 @@ class Scheduler(Generic[S]):
     def admitted_sequences(self) -> int:
         """Return how many sequences are admitted, of all groups."""
         return sum(len(lane.decode.members) + len(lane.prefilling) for lane in self._lanes)
-
-    def shown(self, plan: StepPlan[S], step: int) -> Shown:
-        """Return what the batching policy saw, or would have seen, before an iteration of the plan just made."""
-        lane = self._by_group[plan.group]
-        view = lane.view
-        if view is None:  # nothing waited, nothing was being prefilled
-            available = self.pool.available_blocks - self.config.watermark_blocks
-            return Shown(plan.decoding, (), (), available - lane.decode.new_blocks(step + 1))
-        seen = self._looked.values()
-        if step == 0:
-            looked = [(seq.seq_id, seq.fill_tokens, matched, own) for seq, matched, own in seen]
-            return Shown(view.decoding, view.prefilling, looked, view.free_blocks)
-        # A stride has at most one prompt in it, which is computed in equal chunks; those admitted wait no longer.
-        pace = {chunk.seq.seq_id: chunk.tokens * step for chunk in plan.chunks}
-        begun = [
-            Prefilling(seq.seq_id, seq.fill_tokens - seq.kv_tokens - pace.get(seq.seq_id, 0)) for seq in lane.prefilling
-        ]
-        taken = {seq.seq_id for seq in self.admitted}
-        grown = lane.decode.new_blocks(step + 1 if plan.decoding else 1)
-        left = [
-            (seq.seq_id, seq.fill_tokens, matched, self._own(seq, matched, grown))
-            for seq, matched, _ in seen
-            if seq.seq_id not in taken
-        ]
-        free_blocks = self.pool.available_blocks - self.config.watermark_blocks - grown
-        return Shown(view.decoding, begun, left, free_blocks)
-
-    def _candidates(self, growth: int) -> Iterator[Candidate]:
-        """Yield waiting sequences in order; while any is swapped out, nobody is admitted before it.
-
-        `growth`: KV blocks that decoding takes first.
-        """
-        self._looked.clear()
-        self._looked_evictable = 0
-        if self.waiting:
-            self._queue_exhausted = False
-            return self._look(growth)
-        self._queue_exhausted = not self.swapped  # a policy that did look would find the end
-        return iter(NOBODY)
-
-    def _look(self, growth: int) -> Iterator[Candidate]:
-        if not self.swapped:
-            blocks_for, looked = self.pool.blocks_for, self._looked
-            for seq in self.waiting:
-                matched = used_blocks = own = 0
-                tokens = seq.fill_tokens
-                if seq.prefix and self.pool.unit_tokens:
-                    matched, used_blocks = self._match(seq)
-                    self._looked_evictable += matched * self.pool.unit_blocks - used_blocks
-                    tokens -= matched * self.pool.unit_tokens
-                if seq.preemptions:
-                    own = self._own(seq, matched, growth)
-                    tokens -= own * self.pool.block_tokens
-                looked[seq.seq_id] = seq, matched, own
-                yield candidate_of((seq.seq_id, tokens, blocks_for(seq.fill_tokens) - used_blocks))
-            self._queue_exhausted = True
-
-    def _own(self, seq: S, matched: int, growth: int) -> int:
-        """Return how many blocks a sequence finds again that it had before it was preempted, behind a matched prefix.
-
-        Growing (by so many blocks) comes first. The block of its last token is never one of them: that token is new.
-        """
-        return self.pool.left(seq.seq_id, matched * self.pool.unit_blocks, growth) if seq.preemptions else 0
-
-    def _match(self, seq: S) -> tuple[int, int]:
-        unit = self.pool.unit_tokens
-        if unit is None or not seq.prefix:
-            return 0, 0
-        return self.pool.match(seq.prefix, self._sharable(seq, unit))
-
-    @staticmethod
-    def _sharable(seq: S, unit: int) -> int:
-        """Return how many prefix blocks of a sequence may be found: whole ones, and one token is left to compute."""
-        return min(seq.prompt_tokens, seq.fill_tokens - 1) // unit
 
     def _admit(self, lane: Lane[S], chosen: tuple[Chunk, ...]) -> tuple[PrefillChunk[S], ...]:
         """Give the chosen candidates their blocks; return the chunks to compute."""
@@ -316,23 +291,11 @@ class Scheduler(Generic[S]):
         return tuple(chunks)
 
     def _admit_one(self, lane: Lane[S], seq_id: int) -> S:
-        """Take a candidate out of the queue and hold the prefix blocks it matched."""
-        found = self._looked.get(seq_id)
+        """Take a candidate out of the queue, with what it finds in memory."""
+        found = self.line.take_out(seq_id)
         if found is None:
             raise PolicyError(f"{type(self.batching).__name__} chose sequence {seq_id}, which its view did not show")
         seq, matched, own = found
-        waiting = self.waiting
-        if waiting[0] is seq:
-            waiting.popleft()
-        else:
-            waiting.remove(seq)
-        if matched:
-            idle = self.pool.evictable_blocks
-            self.pool.hold(seq.prefix[:matched], seq.seq_id)
-            self._looked_evictable -= idle - self.pool.evictable_blocks  # those that others look at are left
-            seq.held = matched
-        if seq.preemptions:
-            self.pool.reclaim(seq_id, own)
         if matched or own:
             seq.kv_tokens = cached = matched * (self.pool.unit_tokens or 0) + own * self.pool.block_tokens
             self.outstanding_tokens -= cached
@@ -340,19 +303,6 @@ class Scheduler(Generic[S]):
         self.admitted.append(seq)
         self.moved = True
         return seq
-
-    def _prompt_stride(self, chunks: tuple[PrefillChunk[S], ...]) -> tuple[int, int]:
-        """Return (iterations until the last equal chunk of a prompt, prompts completed by the first iteration)."""
-        finishing = 0
-        for seq, tokens, past in chunks:
-            if past + tokens == seq.fill_tokens:
-                finishing += 1
-        if not self._strides or finishing or len(chunks) > 1:
-            return 1, finishing
-        if not chunks:
-            return UNBOUNDED, 0
-        seq, tokens, past = chunks[0]
-        return (seq.fill_tokens - past - 1) // tokens, 0
 
     # -- memory --------------------------------------------------------------------------------------------------
 
@@ -391,9 +341,8 @@ class Scheduler(Generic[S]):
             lane.prefilling.remove(seq)
         pool, shared = self.pool, seq.held * self.pool.unit_blocks
         blocks = pool.blocks_for(seq.kv_tokens)
-        self._release(seq, blocks if decoding else pool.blocks_for(seq.fill_tokens))
-        if decoding and self._exchange.put(seq.seq_id, blocks):
-            self.swapped.append(seq)
+        lane.release(seq, blocks if decoding else pool.blocks_for(seq.fill_tokens))
+        if decoding and self._exchange.put(seq, blocks):
             return
         if self.config.keep_preempted:
             pool.leave(seq.seq_id, shared, seq.kv_tokens // pool.block_tokens - shared)
@@ -404,26 +353,22 @@ class Scheduler(Generic[S]):
         seq.kv_tokens = 0
         self.waiting.appendleft(seq)
 
-    def _release(self, seq: S, blocks: int) -> None:
-        self.pool.release(seq.prefix[: seq.held], blocks - seq.held * self.pool.unit_blocks, seq.seq_id)
-        seq.held = 0
-
-    def _swap_in(self, lane: Lane[S]) -> None:
-        """Bring swapped sequences back while they fit."""
-        while self.swapped:
-            seq = self.swapped[0]
+    def _bring_in(self, lane: Lane[S]) -> None:
+        """Bring sequences whose KV lies elsewhere in while they fit."""
+        while self.away:
+            seq = self.away[0]
             blocks = self.pool.blocks_for(seq.kv_tokens)
             spare = self._room() - lane.decode.next_blocks() - self._watermark_blocks
             limits = self._share_of_seats() if self._shared else self._limits
             seats = limits.max_seqs - len(lane.decode.members) - len(lane.prefilling)
-            if self.pool.blocks_for(seq.kv_tokens + 1) > spare or seats <= 0:  # with room for its next token
+            # With room for what it yields next.
+            if self.pool.blocks_for(seq.kv_tokens + self._most_tokens) > spare or seats <= 0:
                 break
-            self.swapped.popleft()
+            self._exchange.fetch(blocks)
             self.pool.take(blocks, seq.seq_id)
             lane.decode.join(seq)
             self.resumed.append(seq)
             self.moved = True
-            self._exchange.fetch(seq.seq_id, blocks)
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
@@ -433,7 +378,11 @@ class Scheduler(Generic[S]):
         lane.plan = None
         iterations = outcome.iterations
         finished: list[S] = []
-        if plan.decoding:
+        if outcome.tokens is not None or (plan.decoding and self._most_tokens > 1):
+            finished, more = lane.advance_unevenly(plan, outcome)
+            self.grown_blocks = lane.decode.grown_blocks
+            self.outstanding_tokens -= more
+        elif plan.decoding:
             decode, pool = lane.decode, self.pool
             finished = decode.advance(iterations)
             blocks = self.grown_blocks = decode.grown_blocks
@@ -442,31 +391,20 @@ class Scheduler(Generic[S]):
             else:
                 pool.free_blocks -= blocks
             for seq in finished:
-                self._release(seq, pool.blocks_for(seq.kv_tokens))
+                lane.release(seq, pool.blocks_for(seq.kv_tokens))
         else:
             self.grown_blocks = 0
-        first = self._fill(lane, plan, iterations, finished) if plan.chunks else []
+        leaving: list[S] = []
+        first = self._fill(lane, plan, iterations, finished, leaving) if plan.chunks else []
         self.outstanding_tokens -= plan.emits * iterations
         if outcome.stopped:
-            finished += self._stop(lane, outcome.stopped)
-        return Applied(first, finished)
+            ended, unused = lane.stop(outcome.stopped)
+            finished += ended
+            self.outstanding_tokens -= unused
+        return Applied(first, finished, leaving)
 
-    def _stop(self, lane: Lane[S], stopped: Items[int]) -> list[S]:
-        """End sequences of which a body has found that nothing follows the token they have just emitted."""
-        ended = []
-        for seq_id in stopped:
-            seq = lane.decode.members.get(seq_id)
-            if seq is None:
-                raise PolicyError(f"sequence {seq_id} is said to have stopped, and does not decode; name one that does")
-            lane.decode.leave(seq)
-            self.outstanding_tokens -= seq.output_tokens - seq.emitted
-            seq.output_tokens = seq.emitted
-            self._release(seq, self.pool.blocks_for(seq.kv_tokens))
-            ended.append(seq)
-        return ended
-
-    def _fill(self, lane: Lane[S], plan: StepPlan[S], iterations: int, finished: list[S]) -> list[S]:
-        """Advance prompts; those completed emit a token and decode on, or are done."""
+    def _fill(self, lane: Lane[S], plan: StepPlan[S], iterations: int, finished: list[S], leaving: list[S]) -> list[S]:
+        """Advance prompts; those completed emit a token and decode on, here or elsewhere, or are done."""
         first: list[S] = []
         for seq, tokens, past in plan.chunks:
             seq.kv_tokens = past + tokens * iterations
@@ -475,29 +413,16 @@ class Scheduler(Generic[S]):
                 continue
             lane.prefilling.remove(seq)
             if seq.prefix and self.pool.unit_tokens:
-                self._publish(seq)
+                lane.publish(seq)
             seq.emitted += 1
             first.append(seq)
             if seq.emitted == seq.output_tokens:
-                self._release(seq, self.pool.blocks_for(seq.kv_tokens))
+                lane.release(seq, self.pool.blocks_for(seq.kv_tokens))
                 finished.append(seq)
+            elif self.config.hands_over:
+                self._exchange.leave(seq)
+                self.outstanding_tokens -= seq.output_tokens - seq.emitted
+                leaving.append(seq)
             else:
                 lane.decode.join(seq)
         return first
-
-    def _publish(self, seq: S) -> None:
-        full = min(len(seq.prefix), seq.prompt_tokens // (self.pool.unit_tokens or 1))
-        if full > seq.held:
-            seq.held += self.pool.publish(seq.prefix[seq.held : full], seq.seq_id)
-
-    def check_integrity(self) -> None:
-        """Assert that blocks, sequences and sums agree; for tests and for idle moments."""
-        private = 0
-        for lane in self._lanes:
-            for seq in lane.decode.members.values():
-                private += self.pool.blocks_for(lane.decode.kv_tokens(seq)) - seq.held * self.pool.unit_blocks
-            for seq in lane.prefilling:
-                private += self.pool.blocks_for(seq.fill_tokens) - seq.held * self.pool.unit_blocks
-            expected = sum(lane.decode.kv_tokens(seq) + 1 for seq in lane.decode.members.values())
-            assert lane.decode.context_tokens() == expected
-        self.pool.check_integrity(private)

@@ -1,5 +1,6 @@
 """One request as the brain knows it, and the set of those that decode together."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Keys
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
@@ -66,9 +67,20 @@ class DecodeGroup(Generic[S]):
         grown_blocks: KV blocks that the last `advance` took.
     """
 
-    __slots__ = ("_block_tokens", "_finishes", "_kv_sum", "_residues", "grown_blocks", "members", "step")
+    __slots__ = (
+        "_block_tokens",
+        "_finishes",
+        "_kv_sum",
+        "_most_tokens",
+        "_residues",
+        "grown_blocks",
+        "members",
+        "step",
+    )
 
-    def __init__(self, block_tokens: int) -> None:
+    def __init__(self, block_tokens: int, most_tokens: int = 1) -> None:
+        """Start empty; `most_tokens`: that a member may yield in one iteration."""
+        self._most_tokens = most_tokens
         self.step = 0
         self.grown_blocks = 0
         self.members: dict[int, S] = {}
@@ -116,6 +128,8 @@ class DecodeGroup(Generic[S]):
 
         The iteration with which a member finishes counts. There must be a member; 0: blocks lack for one iteration.
         """
+        if self._most_tokens > 1:
+            return 1 if self.next_blocks() <= blocks else 0
         steps = self._finishes[0][0] - self.step
         if most < steps:
             steps = most
@@ -124,7 +138,9 @@ class DecodeGroup(Generic[S]):
         return self.steps_within(blocks, steps)
 
     def next_blocks(self) -> int:
-        """Return the KV blocks that the next iteration takes."""
+        """Return the KV blocks that the next iteration takes, at most."""
+        if self._most_tokens > 1:
+            return self.new_blocks(self._most_tokens)
         return self._residues[self.step % self._block_tokens]
 
     def new_blocks(self, steps: int) -> int:
@@ -150,6 +166,23 @@ class DecodeGroup(Generic[S]):
                 return steps
             steps += 1
         return most
+
+    def left(self, seq: S) -> int:
+        """Return the output tokens that a member has still to produce."""
+        return (seq.finish_step or 0) - self.step
+
+    def run_ahead(self, extra: Mapping[int, int]) -> None:
+        """Let members (by id) yield so many tokens more than the others in the iteration to come."""
+        size, residues = self._block_tokens, self._residues
+        for seq_id, tokens in extra.items():
+            seq = self.members[seq_id]
+            residues[-seq.kv_offset % size] -= 1
+            seq.kv_offset += tokens
+            residues[-seq.kv_offset % size] += 1
+            self._kv_sum += tokens
+            seq.finish_step = (seq.finish_step or 0) - tokens
+        self._finishes = [(seq.finish_step or 0, seq_id) for seq_id, seq in self.members.items()]
+        heapify(self._finishes)
 
     def advance(self, steps: int) -> list[S]:
         """Do iterations; return the members that finished with the last one, taken out, by id.

@@ -46,6 +46,9 @@ class SchedulerConfig:
         keep_preempted: a preempted sequence finds again what nobody has written over when it resumes.
         groups: decode groups, one per pipeline stage.
         holding: what a sequence holds where not every layer keeps every token (None: all do).
+        draft_tokens: that an iteration guesses for each decoding sequence: it then yields one token up to one more
+            than these, and no plan holds beyond its iteration.
+        hands_over: sequences leave with their first token, to decode elsewhere.
     """
 
     kv_blocks: int
@@ -60,6 +63,8 @@ class SchedulerConfig:
     keep_preempted: bool = False
     groups: int = 1
     holding: Holding | None = None
+    draft_tokens: int = 0
+    hands_over: bool = False
 
     @property
     def windowed(self) -> bool:

@@ -20,10 +20,12 @@ class BatchLimits:
     Attributes:
         max_seqs: most sequences admitted at a time (decoding, or in the middle of their prompt).
         token_budget: most tokens one iteration may compute; a prompt longer than that runs alone, unless chunked.
+        tokens_each: that a decoding sequence takes out of the budget: one, and those guessed ahead.
     """
 
     max_seqs: int
     token_budget: int
+    tokens_each: int = 1
 
 
 class Candidate(NamedTuple):

@@ -29,6 +29,7 @@ from afterwatt.sim.run import memory_of, meter_of
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.workload import StaticBatch, TraceWorkload, Workload
 from afterwatt.traces.schema import Batch, TraceInfo
+from tests.policies.accounts import check_integrity
 
 PS_PER_S = 10**12
 S_PER_PS = 1e-12
@@ -208,7 +209,7 @@ def audit(outcome: Outcome) -> None:
     if outcome.log:
         _audit_log(outcome)
     for worker in outcome.body.workers:
-        worker.scheduler.check_integrity()
+        check_integrity(worker.scheduler)
     if outcome.config.horizon_s is None:
         _audit_tokens(outcome)
         _audit_gaps(outcome)
@@ -278,7 +279,7 @@ def _audit_emptiness(outcome: Outcome) -> None:
     for worker in outcome.body.workers:
         scheduler = worker.scheduler
         assert not scheduler.waiting
-        assert not scheduler.swapped
+        assert not scheduler.away
         assert scheduler.outstanding_tokens == 0 == worker.outstanding_tokens()
         assert scheduler.pool.used_blocks == 0
         assert scheduler.pool.available_blocks == outcome.memory.kv_blocks

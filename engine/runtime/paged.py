@@ -93,6 +93,13 @@ class PagedPool(KvPool):
         self._queue.extend(reversed(table[shared:]))
         self.released[owner] = table
 
+    def give_back(self, blocks: int, owner: int) -> None:
+        """Put a decoding sequence's last blocks back into the queue."""
+        super().give_back(blocks, owner)
+        table = self.tables[owner]
+        for _ in range(blocks):
+            self._queue.append(table.pop())
+
     def leave(self, owner: int, first: int, blocks: int) -> None:
         """Remember where a preempted sequence's computed blocks lie."""
         super().leave(owner, first, blocks)

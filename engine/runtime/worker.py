@@ -82,7 +82,7 @@ class EngineWorker:
             self.wake_ns = None if plan.wake_at_s is None else first_tick(plan.wake_at_s, NS_PER_S)
             return False
         swapped = self._follow(plan, plan_ns)
-        waiting = len(scheduler.waiting) + len(scheduler.swapped)
+        waiting = len(scheduler.waiting) + len(scheduler.away)
         batch, emitting = self._batch(plan)
         compute_ns = self._clock_ns()
         tokens = self._compute.step(batch)
@@ -147,10 +147,10 @@ class EngineWorker:
 
     def _batch(self, plan: StepPlan[Job]) -> tuple[StepBatch, list[Job]]:
         """Turn a plan into arrays: (the work, the sequences that will emit, in order)."""
-        pool, block_tokens = self.pool, self.pool.block_tokens
+        pool = self.pool
         decoding = self.scheduler.decoding(plan)
         for job, kv_tokens in decoding:
-            if kv_tokens % block_tokens == 0:
+            for _ in range(pool.blocks_for(kv_tokens + plan.most_tokens) - pool.blocks_for(kv_tokens)):
                 pool.grow(job.seq_id)
         pieces = [(chunk.seq, chunk.past_tokens, chunk.tokens) for chunk in plan.chunks]
         work = pieces + [(job, kv_tokens, 1) for job, kv_tokens in decoding]

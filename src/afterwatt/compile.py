@@ -27,6 +27,7 @@ MODULES: Final = (
     "policies/kv.py",
     "policies/lane.py",
     "policies/plans.py",
+    "policies/queue.py",
     "policies/scheduler.py",
     "policies/sequence.py",
     "policies/views.py",

@@ -13,6 +13,7 @@ from afterwatt.policies.log import DecisionEntry, DecisionLog, view_hash
 from afterwatt.policies.plans import Idle, StepOutcome
 from afterwatt.policies.scheduler import Scheduler, SchedulerConfig
 from afterwatt.policies.sequence import Sequence
+from tests.policies.accounts import check_integrity
 
 ROOT = Path(__file__).parents[2]
 numbers = st.integers(-(2**63), 2**63 - 1)
@@ -95,7 +96,7 @@ def play(
                 scheduler.add(item[1])
         log.write(0, [float(now + step) for step in range(iterations)], plan, scheduler)
         scheduler.apply(plan, StepOutcome(iterations))
-        scheduler.check_integrity()
+        check_integrity(scheduler)
         now += iterations
 
 

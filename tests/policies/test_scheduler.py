@@ -13,6 +13,7 @@ from afterwatt.policies.plans import Idle, Move, StepOutcome, StepPlan
 from afterwatt.policies.scheduler import Scheduler, SchedulerConfig
 from afterwatt.policies.sequence import Sequence
 from afterwatt.policies.views import BatchDecision, Chunk
+from tests.policies.accounts import check_integrity
 
 CONFIG = SchedulerConfig(kv_blocks=100, block_tokens=4, max_seqs=8, token_budget=64, max_context_tokens=1000)
 UNIT = 8
@@ -29,7 +30,7 @@ def outstanding(scheduler: Scheduler[Sequence], seq: Sequence) -> int:
     for lane in scheduler._lanes:
         if seq.seq_id in lane.decode.members:
             return seq.finish_step - lane.decode.step
-    to_compute = 0 if seq in scheduler.swapped else seq.fill_tokens - seq.kv_tokens
+    to_compute = 0 if seq in scheduler.away else seq.fill_tokens - seq.kv_tokens
     return to_compute + seq.output_tokens - seq.emitted
 
 
@@ -48,9 +49,22 @@ class AnyHistory(RuleBasedStateMachine):
         groups=st.integers(1, 3),
         max_queue=st.none() | st.integers(1, 3),
         keep=st.booleans(),
+        draft=st.sampled_from([0, 0, 1, 3]),
     )
     def begin(
-        self, batching, kv_blocks, block_tokens, max_seqs, budget, watermark, swap_blocks, unit, groups, max_queue, keep
+        self,
+        batching,
+        kv_blocks,
+        block_tokens,
+        max_seqs,
+        budget,
+        watermark,
+        swap_blocks,
+        unit,
+        groups,
+        max_queue,
+        keep,
+        draft,
     ) -> None:
         self.scheduler: Scheduler[Sequence] = Scheduler(
             SchedulerConfig(
@@ -65,6 +79,7 @@ class AnyHistory(RuleBasedStateMachine):
                 prefix_unit_tokens=unit,
                 keep_preempted=keep,
                 groups=groups,
+                draft_tokens=draft,
             ),
             batching(),
         )
@@ -79,7 +94,8 @@ class AnyHistory(RuleBasedStateMachine):
         number = len(self.sequences)
         keys = [100 * session + i if i < shared else 10_000 + 100 * number + i for i in range(prompt // UNIT)]
         seq = Sequence(number, prompt, output, tuple(keys))
-        config, blocks = self.scheduler.config, self.scheduler.pool.blocks_for(prompt + output - 1)
+        config = self.scheduler.config
+        blocks = self.scheduler.pool.blocks_for(prompt + output - 1 + config.draft_tokens)
         reason = self.scheduler.refusal(seq)
         if prompt + output > config.max_context_tokens:
             assert reason == "over_context"
@@ -108,16 +124,22 @@ class AnyHistory(RuleBasedStateMachine):
         config = self.scheduler.config
         assert plan.running <= -(-config.max_seqs // config.groups)
         assert plan.used_blocks == self.scheduler.pool.used_blocks <= config.kv_blocks
-        if not self.scheduler.batching.steady:
+        assert plan.most_tokens == 1 + config.draft_tokens
+        if not self.scheduler.batching.steady or config.draft_tokens:
             assert plan.repeat == 0
         self.in_flight.append(plan)
 
     @precondition(lambda self: self.in_flight)
-    @rule(which=st.integers(0, 9), part=st.floats(0.0, 1.0) | st.just(1.0))
-    def apply(self, which: int, part: float) -> None:
+    @rule(which=st.integers(0, 9), part=st.floats(0.0, 1.0) | st.just(1.0), yields=st.none() | st.integers(0, 999))
+    def apply(self, which: int, part: float, yields: int | None = None) -> None:
         plan = self.in_flight.pop(which % len(self.in_flight))
         iterations = 1 + round(part * plan.repeat)
-        applied = self.scheduler.apply(plan, StepOutcome(iterations))
+        tokens = None if yields is None else self.yielded(plan, iterations, yields)
+        before = self.scheduler.outstanding_tokens
+        applied = self.scheduler.apply(plan, StepOutcome(iterations, tokens=tokens))
+        emitted = plan.emits * iterations if tokens is None else sum(tokens.values()) + len(applied.first)
+        computed = sum(chunk.tokens for chunk in plan.chunks) * iterations
+        assert before - self.scheduler.outstanding_tokens == emitted + computed
         for chunk in plan.chunks:
             self.owed[chunk.seq.seq_id] -= chunk.tokens * iterations
         assert all(self.owed[seq.seq_id] == 0 for seq in applied.first)
@@ -126,12 +148,19 @@ class AnyHistory(RuleBasedStateMachine):
             assert seq.seq_id not in self.finished
             self.finished.add(seq.seq_id)
 
+    def yielded(self, plan: StepPlan[Sequence], iterations: int, yields: int) -> dict[int, int]:
+        """Tokens of each that decodes: from the fewest to the most that it may yield, as a number says."""
+        decode = self.scheduler.lane(plan).decode
+        members = decode.members.values() if plan.decoding else ()
+        most = {seq.seq_id: min(iterations * plan.most_tokens, seq.finish_step - decode.step) for seq in members}
+        return {seq_id: iterations + yields % (7 + seq_id) % (1 + more - iterations) for seq_id, more in most.items()}
+
     @invariant()
     def nothing_is_lost(self) -> None:
         if not hasattr(self, "scheduler"):
             return
         scheduler = self.scheduler
-        scheduler.check_integrity()
+        check_integrity(scheduler)
         unfinished = [seq for seq in self.sequences if seq.seq_id not in self.finished]
         assert scheduler.outstanding_tokens == sum(outstanding(scheduler, seq) for seq in unfinished)
         assert scheduler.pool.used_blocks + scheduler.pool.available_blocks == scheduler.config.kv_blocks
@@ -280,7 +309,7 @@ def test_swapping_keeps_what_was_computed():
     while not plan.moves:
         done(scheduler, plan)
         plan = scheduler.plan(0.0)
-    assert list(scheduler.swapped) == [young]
+    assert list(scheduler.away) == [young]
     blocks = scheduler.pool.blocks_for(young.kv_tokens)
     assert plan.moves == (Move("kv", young.seq_id, blocks, "hbm", "dram"),)
     assert young.kv_tokens == 16 + young.emitted - 1
@@ -298,7 +327,7 @@ def test_a_full_host_memory_falls_back_to_recomputing():
     added(scheduler, (15, 20), (16, 20))
     while not scheduler.preempted:
         done(scheduler, scheduler.plan(0.0))
-    assert not scheduler.swapped
+    assert not scheduler.away
     assert len(scheduler.waiting) == 1
 
 
@@ -490,7 +519,7 @@ def test_a_block_for_the_next_token_decides_who_comes_back():
     """Its own four blocks are free, and the token after its sixteen needs a fifth."""
     scheduler = scheduler_of(kv_blocks=9, swap_blocks=100)
     old, young = added(scheduler, (16, 9), (13, 9))
-    while not scheduler.swapped:
+    while not scheduler.away:
         done(scheduler, scheduler.plan(0.0), 1)
     blocks = scheduler.pool.blocks_for(young.kv_tokens)
     assert young.kv_tokens % CONFIG.block_tokens == 0

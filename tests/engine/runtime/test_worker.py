@@ -16,6 +16,7 @@ from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.plans import StepOutcome
 from afterwatt.policies.sizes import SchedulerConfig
 from tests.engine.arithmetic import ArithmeticCompute, expected_output
+from tests.policies.accounts import check_integrity
 
 UNIT = 4
 
@@ -66,7 +67,7 @@ def run(config: SchedulerConfig, batching: str, requests: list[tuple[int, Reques
         worker.take(request for at, request in coming if at <= iteration)
         coming = [(at, request) for at, request in coming if at > iteration]
         busy = worker.step()
-        worker.scheduler.check_integrity()
+        check_integrity(worker.scheduler)
         if not busy and not coming:
             return worker, worker.take_report()
     raise AssertionError("it never ends")
