@@ -1,8 +1,13 @@
 """How much of a thing's embodied carbon a reserved stretch of its life has to carry: six rules, each additive.
 
 A rule is a curve: the share of the total that is written off by an age. A stretch from age x to y carries the curve's
-rise over it, so that the stretches of all owners of a thing add up to its total, whatever the rule. (Under `avoidable`
-what was spent before the decision stays with those who decided then.)
+rise over it, so that the stretches of all owners add up to the total if all of them count by the same life. (Under
+`avoidable` what was spent before the decision stays with those who decided then.)
+
+They do not count by the same life where a first owner does not know of the second: `new_life` ends with the first
+owner, who carries all of it, and `second_hand_life` runs from making to scrap. Under `linear` both together carry
+1 + service / (age + service) times the total: 1.21 to 1.29 for cards of 10 to 15 years that serve 4 more. Under
+`remaining`, `purchase` and `avoidable` they carry it once.
 """
 
 import math
@@ -14,7 +19,8 @@ from afterwatt.hwprofiles.errors import HardwareError, unknown_name
 from afterwatt.hwprofiles.units import S_PER_YEAR
 
 ALLOCATIONS: Final[dict[str, str]] = {
-    "linear": "Evenly over the whole life, all owners (attribution; the SCI's rule). Default of reports.",
+    "linear": "Evenly over the whole life (attribution; the SCI's rule). Default. A new thing's life is its first "
+    "owner's, a second-hand one's runs from making to scrap: a part of what the first wrote off is counted again.",
     "remaining": "Evenly over the owner's years what the owners before have not yet written off.",
     "avoidable": "For decisions: what is owned already is sunk and counts nothing, what is bought new counts in full.",
     "purchase": "In full on the first owner, evenly over that owner's years, sunk or not; nothing on later owners.",

@@ -21,7 +21,7 @@ ZONES_FILE: Final = DATA_DIR / "zones.toml"
 
 MIXES: Final = ("consumption", "unstated", "production")
 """What electricity an average is of: what a zone uses, imports and exports counted, or what its own plants make. Most
-preferred first. Switzerland's plants emit 35 g/kWh, its sockets 152 (2022)."""
+preferred first. Switzerland's plants emit 35 g/kWh (2023), its sockets 115 (2022)."""
 
 LEAST_INTERVAL_FRAC: Final = 0.10
 """Annual averages of one zone, year and basis differ by 2 to 22 % between sources (hourly means against annual mix x

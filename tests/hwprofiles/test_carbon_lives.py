@@ -54,6 +54,20 @@ def test_a_card_sold_before_it_is_written_off_hands_on_the_rest(sold_s, write_of
         assert allocated_frac("remaining", first, 0.0, sold_s) == pytest.approx(written)
 
 
+@given(st.floats(5.0, 20.0), st.floats(0.5, 8.0))
+def test_a_first_owner_who_does_not_know_of_the_second_and_the_second_carry_more_than_all(age, service):
+    """`linear`: the first writes off all of it, the second its share of the longer life; `remaining` counts it once."""
+    first = new_life(5 * S_PER_YEAR)
+    second = second_hand_life(age * S_PER_YEAR, 5 * S_PER_YEAR, service * S_PER_YEAR)
+
+    def both(allocation):
+        return sum(allocated_frac(allocation, life, life.acquired_s, life.until_s) for life in (first, second))
+
+    assert both("linear") == pytest.approx(1.0 + service / (age + service))
+    for allocation in ("remaining", "purchase", "avoidable"):
+        assert both(allocation) == pytest.approx(1.0)
+
+
 def test_linear_is_by_time_over_the_whole_life_of_all_owners():
     life = second_hand_life(11 * S_PER_YEAR, 5 * S_PER_YEAR, 4 * S_PER_YEAR)
     assert allocated_frac("linear", life, life.acquired_s, life.acquired_s + S_PER_YEAR) == pytest.approx(1 / 15)

@@ -336,7 +336,7 @@ def test_a_site_never_mixes_bases() -> None:
 
 @pytest.mark.parametrize(
     ("key", "used", "made"),
-    [("ch", 152.3, 34.8), ("nl", 398.2, 267.6), ("be", 171.3, 138.1), ("fi", 147.2, 79.2), ("kr", 490.8, 430.6)],
+    [("ch", 115.4, 34.8), ("nl", 398.2, 267.6), ("be", 171.3, 138.1), ("fi", 147.2, 79.2), ("kr", 490.8, 430.6)],
 )
 def test_a_place_counts_what_it_uses_and_not_what_it_makes(key: str, used: float, made: float) -> None:
     """grid.csv: Electricity Maps' mean of 2022 is of consumption; Our World in Data's of 2023 is of production."""
