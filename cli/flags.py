@@ -98,8 +98,15 @@ FLAGS: Final[Mapping[str, Flag]] = {
     "host": Flag(
         _ACCOUNT, "The server that holds the cards; `afterwatt hw list --kind hosts`. [the card's usual]", "NAME"
     ),
+    "server-price": Flag(_ACCOUNT, "What a whole server cost, without cards. [its profile's]", "USD"),
     "card-price": Flag(_ACCOUNT, "What a card cost, new or used. [its profile's]", "USD"),
-    "duty": Flag(_ACCOUNT, "Share of reserved time that looks like the run. [1]", "SHARE"),
+    "bought": Flag(
+        _ACCOUNT,
+        "The hardware: new, second-hand, owned, or auto: second-hand from 5 years after the card came out. [auto]",
+        "HOW",
+    ),
+    "life": Flag(_ACCOUNT, "Years for which cards and servers stay from now on. [new 5, second-hand 4]", "YEARS"),
+    "duty": Flag(_ACCOUNT, "Share of reserved time that looks like the run, 0.25, or hours a day, 6h. [1]", "SHARE"),
     "between": Flag(_ACCOUNT, "The hardware in the rest: off or idle. [off]", "STATE"),
     "embodied": Flag(
         _ACCOUNT, "Embodied carbon of the headline; all methods are reported. [card-lca]", "METHOD", complete.embodied
@@ -111,7 +118,7 @@ FLAGS: Final[Mapping[str, Flag]] = {
         complete.allocation,
     ),
     "host-share": Flag(
-        _ACCOUNT, "Count whole servers, or the share of their slots in use: whole or slots. [whole]", "RULE"
+        _ACCOUNT, "What the headline counts of a server: the slots in use, or whole; both are shown. [slots]", "RULE"
     ),
     "draws": Flag(_ACCOUNT, "Draws of what is uncertain. [1000]", "N"),
     "horizon": Flag(_RUN, "Stop then, and count what is left as unfinished. [when all is done]", "TIME"),

@@ -58,6 +58,6 @@ def run_command(study: "StudyConfig", dry_run: bool = False) -> int:
 
 def _kept(study: "Study") -> bool:
     """Tell whether any run keeps its service level."""
-    from afterwatt.reports.compare import entries
+    from afterwatt.reports.entry import entries
 
     return any(entry.meets_slo for entry in entries(study.runs))

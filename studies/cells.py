@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
-from afterwatt.studies.overrides import own_hardware, own_site
+from afterwatt.studies.overrides import own_hardware, own_hardware_lives, own_site
 from afterwatt.studies.workloads import Arrivals
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _carbon(study: StudyConfig, grid: "HourlyGrid | None") -> "CarbonOptions":
         "embodied_method": study.embodied,
         "allocation": study.allocation,
         "host_share": study.host_share,
+        "ownership": own_hardware_lives(study),
         "draws": study.draws,
         "grid": grid,
     }

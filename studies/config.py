@@ -21,7 +21,19 @@ from afterwatt.hwprofiles.tables import LARGEST_BYTES
 from afterwatt.modelspecs.files import read_small
 from afterwatt.sim.config import Slo
 from afterwatt.studies.errors import OptionError, near
-from afterwatt.studies.values import Parser, duration_s, flag, number, one_of, slo, start_utc, text, texts, whole
+from afterwatt.studies.values import (
+    Parser,
+    duration_s,
+    flag,
+    number,
+    one_of,
+    share_of_time,
+    slo,
+    start_utc,
+    text,
+    texts,
+    whole,
+)
 
 AUTO: Final = "auto"
 """The software stack that is usual on a card; the precision that a model's checkpoint is stored in."""
@@ -61,7 +73,8 @@ class StudyConfig(BaseModel):
         batch, prompt, output: one static batch instead of a trace.
         slo: what users are promised.
         start_utc, grid, grid_zone, repeat_year: the wall clock at t = 0, and hourly carbon.
-        pue, kwh_price_usd, host, card_price_usd: instead of what the profiles of site and cards say.
+        pue, kwh_price_usd, host, server_price_usd, card_price_usd: instead of what the profiles say.
+        bought, life_years: how the hardware was come by, and for how long it stays (`hwprofiles.footprint.Ownership`).
         basis, duty_frac, between, embodied, allocation, host_share, draws: the account (`sim.config.CarbonOptions`).
         horizon_s, warmup_s, seed, single_step, shuffle_ties, decisions: as in `sim.config.RunConfig`.
         replications: how many seeds, from `seed` on.
@@ -96,13 +109,16 @@ class StudyConfig(BaseModel):
     pue: Annotated[float | None, _read(number(1.0, 4.0, closed=True))] = None
     kwh_price_usd: Annotated[float | None, _read(number(0.0, 2.0)), Field(alias="kwh_price")] = None
     host: Text = None
+    server_price_usd: Annotated[float | None, _read(number(0.0, 1e7)), Field(alias="server_price")] = None
     card_price_usd: Annotated[float | None, _read(number(0.0, 1e6)), Field(alias="card_price")] = None
+    bought: Annotated[str | None, _read(one_of(("auto", "new", "second-hand", "owned")))] = None
+    life_years: Annotated[float | None, _read(number(0.0, 50.0)), Field(alias="life")] = None
     basis: Annotated[str | None, _read(one_of(("lifecycle", "direct", "marginal")))] = None
-    duty_frac: Annotated[float | None, _read(number(0.0, 1.0)), Field(alias="duty")] = None
+    duty_frac: Annotated[float | None, _read(share_of_time), Field(alias="duty")] = None
     between: Annotated[str | None, _read(one_of(("off", "idle")))] = None
     embodied: Text = None
     allocation: Text = None
-    host_share: Annotated[str | None, _read(one_of(("whole", "slots")))] = None
+    host_share: Annotated[str | None, _read(one_of(("slots", "whole")))] = None
     draws: Annotated[int | None, _read(whole(1, 10**7))] = None
     horizon_s: Annotated[Duration, Field(alias="horizon")] = None
     warmup_s: Annotated[float, _read(duration_s), Field(alias="warmup")] = 0.0

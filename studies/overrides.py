@@ -1,4 +1,4 @@
-"""What the user knows better than a profile: a server, what it cost, the building's PUE, the price of a kWh."""
+"""What the user knows better than a profile: server, prices, lives, the building's PUE, the price of a kWh."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Deployment
     from afterwatt.hwprofiles.facts import Fact
+    from afterwatt.hwprofiles.footprint import Ownership
     from afterwatt.hwprofiles.sites import Site
     from afterwatt.studies.config import StudyConfig
 
@@ -20,9 +21,9 @@ def own_site(study: "StudyConfig", site: "Site") -> "Site":
 
 
 def own_hardware(study: "StudyConfig", deployment: "Deployment") -> "Deployment":
-    """Return a deployment in the user's server and at the user's price of a card, where they are said.
+    """Return a deployment in the user's server and at the user's prices, where they are said.
 
-    The price stands for the card's, new and second-hand: it is what the user paid.
+    The price of a card stands for the new and the second-hand one: it is what the user paid.
 
     Raises:
         HardwareError: no such host, or it cannot hold the cards.
@@ -30,16 +31,25 @@ def own_hardware(study: "StudyConfig", deployment: "Deployment") -> "Deployment"
     from afterwatt.hwprofiles.catalogue import load_host
     from afterwatt.hwprofiles.deployment import make_deployment
 
-    if study.host is None and study.card_price_usd is None:
-        return deployment
     pool = deployment.pool
     device, host = pool.device, pool.host if study.host is None else load_host(study.host)
+    if study.server_price_usd is not None:
+        host = replace(host, price_usd=_said("server-price", study.server_price_usd))
     if study.card_price_usd is not None:
         price = _said("card-price", study.card_price_usd)
         device = replace(device, price_new_usd=price, price_used_usd=price)
     if study.host is None:
-        return deployment.with_pool(replace(pool, device=device))
+        return deployment.with_pool(replace(pool, device=device, host=host))
     return make_deployment(device, pool.count, pool.tp, pool.pp, host=host, name=deployment.name)
+
+
+def own_hardware_lives(study: "StudyConfig") -> "Ownership":
+    """Return how the hardware came to its owner and how long it stays, where it is said."""
+    from afterwatt.hwprofiles.footprint import Ownership
+    from afterwatt.hwprofiles.units import S_PER_YEAR
+
+    life_s = None if study.life_years is None else study.life_years * S_PER_YEAR
+    return Ownership(study.bought or Ownership().acquisition, life_s, life_s)
 
 
 def _said(name: str, value: float) -> "Fact":

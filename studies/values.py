@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Parser: TypeAlias = Callable[[object, str], object]
 
+HOURS_PER_DAY: Final = 24.0
 UNITS_S: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ]*)\Z", re.IGNORECASE)
 _LATENCIES: Final = ("ttft", "tpot", "e2e")
@@ -82,6 +83,15 @@ def number(above: float, most: float = math.inf, *, closed: bool = False) -> Par
         return said
 
     return parse
+
+
+def share_of_time(value: object, where: str) -> object:
+    """Take a share of all time, or hours a day: `6h` is 0.25."""
+    if isinstance(value, str) and value.strip().endswith("h"):
+        hours = number(0.0, HOURS_PER_DAY)(value.strip().removesuffix("h"), where)
+        assert isinstance(hours, float)
+        return hours / HOURS_PER_DAY
+    return number(0.0, 1.0)(value, where)
 
 
 def one_of(known: tuple[str, ...]) -> Parser:
