@@ -47,11 +47,13 @@ def _check_totals(columns: Mapping[str, Floats], energy: Mapping[str, Any]) -> N
     by_component, by_state = energy["by_component"], energy["by_state"]
     for name in COMPONENTS:
         _check_sum(f"energy of component {name}", by_component[name], float(columns[f"energy_{name}_j"].sum()))
-    for name in STATES:
+    for name in ("prefill", "decode"):
         _check_sum(f"energy of state {name}", by_state[name], float(columns[f"energy_{name}_j"].sum()))
+    resting_j = float(columns["energy_idle_j"].sum()) + by_component["standby"]
+    _check_sum("energy of the states idle and off", by_state["idle"] + by_state["off"], resting_j)
     _check_sum("total energy against its components", energy["total"], sum(by_component.values()))
     _check_sum("total energy against its states", energy["total"], sum(by_state.values()))
-    _check_sum("total energy against the timeline", energy["total"], run_j + by_state["off"])
+    _check_sum("total energy against the timeline", energy["total"], run_j + by_component["standby"])
     _check_sum("idle energy", energy["idle"], by_state["idle"])
 
 

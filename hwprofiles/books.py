@@ -3,11 +3,14 @@
 books = close_books(timeline, pool, site, counts, BooksOptions(seed=7))
 books.columns          # of timeline.parquet
 books.draw_columns()   # of draws.parquet
-books.summary()        # blocks energy_j, carbon_gco2e, sci, cost_usd, breakeven of summary.json
+books.summary()        # blocks energy_j, carbon_gco2e, sci, cost_usd, breakeven, other_host_share of summary.json
+
+How much of a server a run answers for is a way of counting, as methods and allocations are: the books are kept under
+both rules, the headline's (`books.own`) and the other (`books.other`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +18,20 @@ from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.carbon import sci_gco2e
 from afterwatt.hwprofiles.cost import Cost, run_cost
-from afterwatt.hwprofiles.draws import DEFAULT_DRAWS, Sampler, embodied_draws, operational_draws, percentiles
+from afterwatt.hwprofiles.draws import (
+    DEFAULT_DRAWS,
+    RunError,
+    Sampler,
+    embodied_draws,
+    operational_draws,
+    percentiles,
+)
 from afterwatt.hwprofiles.embodied import DEFAULT_METHOD, METHODS
 from afterwatt.hwprofiles.errors import HardwareError, unknown_name
 from afterwatt.hwprofiles.footprint import Footprint, Ownership, footprints
 from afterwatt.hwprofiles.ledger import Ledger, account
 from afterwatt.hwprofiles.lives import ALLOCATIONS, DEFAULT_ALLOCATION
+from afterwatt.hwprofiles.replicas import DEFAULT_HOST_SHARE, HOST_SHARES, fills_its_hosts
 
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Pool
@@ -66,7 +77,8 @@ class BooksOptions:
         between: `off` or `idle` in the rest.
         method: embodied method of the headline.
         allocation: allocation of the headline.
-        host_share: `whole` servers, or the share of `slots` in use.
+        host_share: of the headline: the share of `slots` in use, or `whole` servers.
+        errors: host share -> error of the predicted run; empty where none is known.
         ownership: new, second-hand or owned, and for how long.
     """
 
@@ -79,7 +91,8 @@ class BooksOptions:
     between: str = "off"
     method: str = DEFAULT_METHOD
     allocation: str = DEFAULT_ALLOCATION
-    host_share: str = "whole"
+    host_share: str = DEFAULT_HOST_SHARE
+    errors: Mapping[str, RunError] = field(default_factory=dict)
     ownership: Ownership = field(default_factory=Ownership)
 
     def __post_init__(self) -> None:
@@ -92,57 +105,40 @@ class BooksOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
-    """Everything about energy, carbon and cost of a run.
+class Account:
+    """What a run comes to if it answers for one share of its servers.
 
     Attributes:
+        host_share: a key of `replicas.HOST_SHARES`.
         ledger: energy and operational carbon.
-        counts: functional units.
-        options: what the user decided.
         footprints: method -> footprint, None where the method does not know the cards.
         operational: draws of operational grams.
         embodied: method -> allocation -> draws of embodied grams.
         cost: dollars.
     """
 
+    host_share: str
     ledger: Ledger
-    counts: Counts
-    options: BooksOptions
     footprints: Mapping[str, Footprint | None]
     operational: Floats
     embodied: Mapping[str, Mapping[str, Floats]]
     cost: Cost
 
     @property
-    def columns(self) -> Mapping[str, NDArray[np.generic]]:
-        """Return the columns of timeline.parquet."""
-        return self.ledger.columns
-
-    @property
     def reserved_s(self) -> float:
         """Return seconds reserved for the run."""
         return self.ledger.reservation.reserved_s
 
-    def draw_columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the columns of draws.parquet."""
-        columns: dict[str, NDArray[np.generic]] = {"draw": np.arange(len(self.operational), dtype=np.int32)}
-        columns["operational_gco2e"] = self.operational
+    def draw_columns(self, suffix: str = "") -> dict[str, NDArray[np.generic]]:
+        """Return the columns of draws.parquet, their names ending in a suffix."""
+        columns: dict[str, NDArray[np.generic]] = {f"operational_gco2e{suffix}": self.operational}
         for method, by_allocation in self.embodied.items():
             for allocation, grams in by_allocation.items():
-                columns[f"embodied_gco2e__{method}__{allocation}"] = grams
+                columns[f"embodied_gco2e__{method}__{allocation}{suffix}"] = grams
         return columns
 
-    def summary(self) -> dict[str, Any]:
-        """Return the blocks of summary.json that the ledger fills; null where unknown."""
-        return {
-            "energy_j": self._energy(),
-            "carbon_gco2e": self._carbon(),
-            "sci": self._sci(),
-            "cost_usd": self._cost(),
-            "breakeven": self._breakeven(),
-        }
-
-    def _energy(self) -> dict[str, Any]:
+    def energy(self) -> dict[str, Any]:
+        """Return the block `energy_j`."""
         by_state = self.ledger.by_state_j
         return {
             "total": self.ledger.total_j,
@@ -152,21 +148,19 @@ class Books:
             "method": "modelled",
         }
 
-    def _headline(self) -> Floats | None:
-        """Return draws of embodied grams under the headline's method and allocation; None if the method has none."""
-        by_allocation = self.embodied.get(self.options.method)
-        return None if by_allocation is None else by_allocation[self.options.allocation]
-
-    def _carbon(self) -> dict[str, Any]:
-        embodied = self._headline()
-        headline = self.footprints[self.options.method]
-        making = headline and headline.allocated_gco2e(self.options.allocation, self.reserved_s)
+    def carbon(self, options: BooksOptions) -> dict[str, Any]:
+        """Return the block `carbon_gco2e`."""
+        embodied = self._headline(options)
+        headline = self.footprints[options.method]
+        making = headline and headline.allocated_gco2e(options.allocation, self.reserved_s)
+        error = options.errors.get(self.host_share)
         return {
             "operational": percentiles(self.operational),
             "embodied": _band(embodied),
             "total": _band(None if embodied is None else self.operational + embodied),
-            "embodied_method": self.options.method,
-            "allocation": self.options.allocation,
+            "embodied_method": options.method,
+            "allocation": options.allocation,
+            "host_share": self.host_share,
             "by_method": {
                 method: {name: percentiles(grams) for name, grams in self.embodied[method].items()}
                 if method in self.embodied
@@ -175,7 +169,8 @@ class Books:
             },
             "assumed": {"operational": self.ledger.operational_gco2e, "embodied": making},
             "intensity_gco2e_per_kwh": self.ledger.mean_intensity_gco2e_per_kwh,
-            "basis": self.options.basis if self.options.grid is None else self.options.grid.basis,
+            "basis": options.basis if options.grid is None else options.grid.basis,
+            "run_error_90": None if error is None else {"low": error.joules[0], "high": error.joules[1]},
             "notes": {
                 method: list(footprint.notes)
                 for method, footprint in self.footprints.items()
@@ -183,8 +178,9 @@ class Books:
             },
         }
 
-    def _sci(self) -> dict[str, Band | None]:
-        embodied = self._headline()
+    def sci(self, counts: Counts, options: BooksOptions) -> dict[str, Band | None]:
+        """Return the block `sci`."""
+        embodied = self._headline(options)
 
         def per(units: float | None) -> Band | None:
             if embodied is None or units is None:
@@ -193,22 +189,23 @@ class Books:
             return None if grams is None else percentiles(grams)
 
         return {
-            "per_request_gco2e": per(self.counts.requests),
-            "per_output_token_gco2e": per(self.counts.output_tokens),
-            "per_slo_met_token_gco2e": per(self.counts.slo_met_tokens),
+            "per_request_gco2e": per(counts.requests),
+            "per_output_token_gco2e": per(counts.output_tokens),
+            "per_slo_met_token_gco2e": per(counts.slo_met_tokens),
         }
 
-    def _cost(self) -> dict[str, float | None]:
+    def dollars(self, counts: Counts) -> dict[str, float | None]:
+        """Return the block `cost_usd`."""
         return {
             "hardware": self.cost.hardware,
             "electricity": self.cost.electricity,
             "total": self.cost.total,
-            "per_million_output_tokens": self.cost.per_million(self.counts.output_tokens),
+            "per_million_output_tokens": self.cost.per_million(counts.output_tokens),
         }
 
-    def _breakeven(self) -> dict[str, Any]:
+    def breakeven(self, counts: Counts, options: BooksOptions) -> dict[str, Any]:
         """Return what `carbon.TokenCarbon` needs, so that a report can redraw the charts from files alone."""
-        tokens, run_s = self.counts.output_tokens, self.ledger.reservation.run_s
+        tokens, run_s = counts.output_tokens, self.ledger.reservation.run_s
         return {
             "run_j_per_output_token": self.ledger.run_j / tokens if tokens else None,
             "off_w": self.ledger.off_w,
@@ -222,10 +219,15 @@ class Books:
                 for method, footprint in self.footprints.items()
             },
             "intensity_gco2e_per_kwh": self.ledger.mean_intensity_gco2e_per_kwh,
-            "duty_frac": self.options.duty_frac,
-            "between": self.options.between,
+            "duty_frac": options.duty_frac,
+            "between": options.between,
             "lives": self._lives(),
         }
+
+    def _headline(self, options: BooksOptions) -> Floats | None:
+        """Return draws of embodied grams under the headline's method and allocation; None if the method has none."""
+        by_allocation = self.embodied.get(options.method)
+        return None if by_allocation is None else by_allocation[options.allocation]
 
     def _lives(self) -> dict[str, dict[str, float | bool]]:
         footprint = next(footprint for footprint in self.footprints.values() if footprint)
@@ -241,6 +243,59 @@ class Books:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything about energy, carbon and cost of a run.
+
+    Attributes:
+        counts: functional units.
+        options: what the user decided.
+        own: the account under the host share of the headline.
+        other: the account under the other host share; the same one where the pool fills its servers.
+    """
+
+    counts: Counts
+    options: BooksOptions
+    own: Account
+    other: Account
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[np.generic]]:
+        """Return the columns of timeline.parquet."""
+        return self.own.ledger.columns
+
+    def draw_columns(self) -> dict[str, NDArray[np.generic]]:
+        """Return the columns of draws.parquet; those of the other host share, if it differs, end in its name."""
+        columns: dict[str, NDArray[np.generic]] = {"draw": np.arange(len(self.own.operational), dtype=np.int32)}
+        columns |= self.own.draw_columns()
+        if self.other is not self.own:
+            columns |= self.other.draw_columns(f"__{self.other.host_share}")
+        return columns
+
+    def summary(self) -> dict[str, Any]:
+        """Return the blocks of summary.json that the ledger fills; null where unknown."""
+        counts, options, other = self.counts, self.options, self.other
+        return {
+            "energy_j": self.own.energy(),
+            "carbon_gco2e": self.own.carbon(options),
+            "sci": self.own.sci(counts, options),
+            "cost_usd": self.own.dollars(counts),
+            "breakeven": self.own.breakeven(counts, options),
+            "other_host_share": {
+                "host_share": other_share(options.host_share),
+                "energy_j": other.ledger.total_j,
+                "sci": other.sci(counts, options),
+                "cost_usd": other.dollars(counts),
+                "breakeven": other.breakeven(counts, options),
+            },
+        }
+
+
+def other_share(host_share: str) -> str:
+    """Return the host share that is not this one."""
+    return next(share for share in HOST_SHARES if share != host_share)
+
+
 def close_books(
     timeline: Mapping[str, NDArray[np.generic]],
     pool: "Pool",
@@ -248,7 +303,7 @@ def close_books(
     counts: Counts,
     options: BooksOptions | None = None,
 ) -> Books:
-    """Account for a run: energy, operational and embodied carbon with their draws, and cost.
+    """Account for a run: energy, operational and embodied carbon with their draws, and cost, under both host shares.
 
     Args:
         timeline: pre-ledger columns, see `ledger.NEEDED`.
@@ -261,36 +316,71 @@ def close_books(
         HardwareError: see `ledger.account`; or the run reserves hardware for longer than it is kept.
     """
     options = options or BooksOptions()
-    ledger = ledger_of(timeline, pool, site, options)
-    reserved_s = ledger.reservation.reserved_s
-    price = site.electricity_usd_per_kwh
+    return books_of(ledgers_of(timeline, pool, site, options), pool, site, counts, options)
+
+
+def books_of(ledgers: Mapping[str, Ledger], pool: "Pool", site: "Site", counts: Counts, options: BooksOptions) -> Books:
+    """Close the books where the ledgers are there already; see `close_books`.
+
+    Args:
+        ledgers: what `ledgers_of` returned.
+        pool: cards, hosts and replicas.
+        site: grid, PUE and price of electricity.
+        counts: what was served.
+        options: see `BooksOptions`.
+    """
     sampler = Sampler(options.seed, options.draws)
+    ledger, elsewhere = ledgers.values()
+    own = _account(ledger, pool, site, options, sampler)
+    if elsewhere is ledger:
+        return Books(counts, options, own, own)
+    other = replace(options, host_share=other_share(options.host_share))
+    return Books(counts, options, own, _account(elsewhere, pool, site, other, sampler))
+
+
+def ledgers_of(
+    timeline: Mapping[str, NDArray[np.generic]], pool: "Pool", site: "Site", options: BooksOptions
+) -> dict[str, Ledger]:
+    """Account for a run's energy and operational carbon alone, without draws.
+
+    Returns:
+        Host share -> ledger, that of the options first; the same ledger twice where the pool fills its servers.
+    """
+
+    def under(host_share: str) -> Ledger:
+        return account(
+            timeline,
+            pool,
+            site,
+            grid=options.grid,
+            start_utc_s=options.start_utc_s,
+            basis=options.basis,
+            duty_frac=options.duty_frac,
+            between=options.between,
+            host_share=host_share,
+        )
+
+    own = under(options.host_share)
+    other = other_share(options.host_share)
+    return {options.host_share: own, other: own if fills_its_hosts(pool) else under(other)}
+
+
+def _account(ledger: Ledger, pool: "Pool", site: "Site", options: BooksOptions, sampler: Sampler) -> Account:
+    """Account for a run under the host share of the options."""
+    reserved_s, price = ledger.reservation.reserved_s, site.electricity_usd_per_kwh
+    error = options.errors.get(options.host_share)
     prints = footprints(pool, options.ownership, options.host_share)
-    return Books(
+    return Account(
+        host_share=options.host_share,
         ledger=ledger,
-        counts=counts,
-        options=options,
         footprints=prints,
-        operational=operational_draws(ledger, pool, site, sampler),
+        operational=operational_draws(ledger, pool, site, sampler, error),
         embodied={
-            method: embodied_draws(footprint, reserved_s, sampler) for method, footprint in prints.items() if footprint
+            method: embodied_draws(footprint, reserved_s, sampler, error)
+            for method, footprint in prints.items()
+            if footprint
         },
         cost=run_cost(pool, options.ownership, reserved_s, ledger.total_j, price, options.host_share),
-    )
-
-
-def ledger_of(timeline: Mapping[str, NDArray[np.generic]], pool: "Pool", site: "Site", options: BooksOptions) -> Ledger:
-    """Account for a run's energy and operational carbon alone, without draws; see `close_books`."""
-    return account(
-        timeline,
-        pool,
-        site,
-        grid=options.grid,
-        start_utc_s=options.start_utc_s,
-        basis=options.basis,
-        duty_frac=options.duty_frac,
-        between=options.between,
-        host_share=options.host_share,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afterwatt.hwprofiles.footprint import Ownership
-from afterwatt.hwprofiles.replicas import gpus_counted, hosts_counted
+from afterwatt.hwprofiles.replicas import DEFAULT_HOST_SHARE, gpus_counted, hosts_counted
 from afterwatt.hwprofiles.units import J_PER_KWH
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run_cost(
     reserved_s: float,
     energy_j: float,
     price: float | None,
-    host_share: str = "whole",
+    host_share: str = DEFAULT_HOST_SHARE,
 ) -> Cost:
     """Return the cost of a run.
 
@@ -68,7 +68,9 @@ def straight_line_usd(price_usd: float, service_s: float, reserved_s: float) -> 
     return price_usd * reserved_s / service_s
 
 
-def hardware_usd(pool: "Pool", ownership: Ownership, reserved_s: float, host_share: str = "whole") -> float | None:
+def hardware_usd(
+    pool: "Pool", ownership: Ownership, reserved_s: float, host_share: str = DEFAULT_HOST_SHARE
+) -> float | None:
     """Return dollars for cards and hosts over a reserved time; None if the card's price is unknown."""
     device, host = pool.device, pool.host
     used = ownership.second_hand(device.year, device.lifetime_s)

@@ -1,17 +1,18 @@
-"""Monte Carlo over what is uncertain: power anchors, idle and host power, PUE, grid, and embodied carbon by method.
+"""Monte Carlo over what is uncertain: times and power of the run, host power, PUE, grid, embodied carbon by method.
 
 Every uncertain quantity has a name. Its draw i depends on (seed, name, i) alone, so two runs that share a quantity
 share its draws, and comparing them draw by draw cancels what they have in common. Methods are never mixed: an interval
 is one within a method, and most of a method's error is common to all its cards and hosts.
 
 A quantity's median is its value, and its 5th and 95th percentiles are its `low` and `high` (two half log-normals that
-meet at the median). The median of a sum of such quantities is near the sum of their values, not equal to it.
+meet at the median). The median of what follows from several such quantities is off what follows from their values, by
+some per cent where they are skewed; grams are scaled by that, so that their median is what the values say.
 """
 
 import math
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,20 @@ COMMON_VARIANCE_FRAC: Final = 0.8
 allocation rules and boundary are the method's, dies and boards the thing's. An assumption."""
 
 
+class RunError(NamedTuple):
+    """How far a predicted run may be off, nine times in ten, as factors on what was predicted (90 % intervals).
+
+    Attributes:
+        name: of what errs; runs of one card with one software share it.
+        joules: of the run's energy, for its times and its power together.
+        seconds: of its length, in which hardware is reserved.
+    """
+
+    name: str
+    joules: tuple[float, float]
+    seconds: tuple[float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """Draws of named quantities.
@@ -49,11 +64,14 @@ class Sampler:
 
     seed: int
     draws: int = DEFAULT_DRAWS
+    _kept: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     def normal(self, name: str) -> Floats:
-        """Return standard normal draws that depend on the seed and the name only."""
-        entropy = np.random.SeedSequence([self.seed, zlib.crc32(name.encode())])
-        return np.random.Generator(np.random.PCG64(entropy)).standard_normal(self.draws)
+        """Return standard normal draws that depend on the seed and the name only; asked again, the same array."""
+        if name not in self._kept:
+            entropy = np.random.SeedSequence([self.seed, zlib.crc32(name.encode())])
+            self._kept[name] = np.random.Generator(np.random.PCG64(entropy)).standard_normal(self.draws)
+        return self._kept[name]
 
     def fact(self, name: str, fact: float) -> Floats:
         """Return draws of a fact; constant where it states no interval."""
@@ -86,10 +104,25 @@ def percentiles(values: Floats) -> dict[str, float]:
     return {"p5": float(p5), "p50": float(p50), "p95": float(p95)}
 
 
-def operational_draws(ledger: Ledger, pool: "Pool", site: "Site", sampler: Sampler) -> Floats:
+def centred(values: Floats, value: float) -> Floats:
+    """Return draws scaled so that their median is a value; 0 stays 0."""
+    middle = float(np.median(values))
+    return values * (value / middle) if middle else values
+
+
+def operational_draws(
+    ledger: Ledger, pool: "Pool", site: "Site", sampler: Sampler, error: RunError | None = None
+) -> Floats:
     """Return draws of a run's operational grams, reserved time included.
 
     A component's grams are scaled by drawn over assumed power, so the draw at all medians is the ledger's own sum.
+
+    Args:
+        ledger: energy and carbon as predicted.
+        pool: cards and hosts.
+        site: PUE and grid.
+        sampler: of the draws.
+        error: of the prediction; it stands in for the anchors of GPU power, whose error it holds. None: unknown.
     """
     host = _host_draws(ledger, pool, sampler)
     psu = np.minimum(sampler.fact(f"host.{pool.host.key}.psu_efficiency", pool.host.psu_efficiency), 1.0)
@@ -99,14 +132,15 @@ def operational_draws(ledger: Ledger, pool: "Pool", site: "Site", sampler: Sampl
     all_g_per_w = busy_g_per_w + float((ledger.floats("idle_s") * weight).sum())
     idle_w = sampler.fact(f"device.{pool.device.key}.idle_w", pool.device.idle_w)
     idle_ratio = idle_w / float(pool.device.idle_w)
-    it = _gpu_draws(ledger, pool, idle_w, weight, sampler)
+    it = _gpu_draws(ledger, pool, idle_w, weight, sampler if error is None else None)
     it += host.baseline_w * all_g_per_w + host.busy_w * busy_g_per_w
     off_w = host.standby_w
     if ledger.reservation.between == "idle":
         off_w = (ledger.power.baseline_w["gpu"] * idle_ratio + host.baseline_w) / psu
     off_j = off_w * ledger.replicas * ledger.reservation.unused_s
     grams = (it / psu + operational_gco2e(1.0, ledger.intensity.mean_gco2e_per_kwh) * off_j) * pue
-    return grams * _grid_factor(ledger, site, sampler)
+    off = 1.0 if error is None else quantile_draws(sampler.normal(error.name), 1.0, *error.joules)
+    return centred(grams * off * _grid_factor(ledger, site, sampler), ledger.operational_gco2e)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +172,16 @@ def _host_draws(ledger: Ledger, pool: "Pool", sampler: Sampler) -> _HostDraws:
     return _HostDraws(baseline_w * share, busy_w * share, draw("standby_w", host.standby_w) * share)
 
 
-def _gpu_draws(ledger: Ledger, pool: "Pool", idle_w: Floats, weight: Floats, sampler: Sampler) -> Floats:
-    """Return draws of the GPUs' grams (before power supply and PUE)."""
+def _gpu_draws(ledger: Ledger, pool: "Pool", idle_w: Floats, weight: Floats, sampler: Sampler | None) -> Floats:
+    """Return draws of the GPUs' grams (before power supply and PUE); without a sampler the anchors stay as assumed."""
     device, gpus = pool.device, ledger.power.gpus
+
+    def draw(name: str, fact: Fact) -> Floats:
+        return np.full(len(idle_w), float(fact)) if sampler is None else sampler.fact(name, fact)
+
     anchors, tdp_w = anchors_of(device), float(device.tdp_w)
     named = f"gpu.{anchors.pool}"
-    busy_frac = sampler.fact(f"{named}.busy_frac", anchors.busy_frac)
+    busy_frac = draw(f"{named}.busy_frac", anchors.busy_frac)
     busy = (float(device.idle_w) + float(anchors.busy_frac) * tdp_w, idle_w + busy_frac * tdp_w)
     cap = float(anchors.cap_frac) * tdp_w
     baseline_w = ledger.power.baseline_w["gpu"]
@@ -159,7 +197,7 @@ def _gpu_draws(ledger: Ledger, pool: "Pool", idle_w: Floats, weight: Floats, sam
             continue
         active_j = ledger.floats(f"gpu_dynamic_{state}_j") + float(device.idle_w) * gpus * seconds
         mean_w = float(active_j.sum() / seconds.sum()) / gpus
-        work_frac = sampler.fact(f"{named}.{name}", fact) / float(fact)
+        work_frac = draw(f"{named}.{name}", fact) / float(fact)
         drawn_w = redrawn_power(mean_w, (float(device.idle_w), idle_w), busy, work_frac, cap)
         grams += drawn_w / mean_w * float((active_j * weight).sum()) + spare * float((seconds * weight).sum())
     return grams
@@ -198,8 +236,18 @@ def _grid_factor(ledger: Ledger, site: "Site", sampler: Sampler) -> Floats:
     return sampler.fact(f"grid.{site.zone}", mean) / float(mean)
 
 
-def embodied_draws(footprint: Footprint, reserved_s: float, sampler: Sampler) -> dict[str, Floats]:
-    """Return allocation -> draws of the grams that the reserved time carries under one method."""
+def embodied_draws(
+    footprint: Footprint, reserved_s: float, sampler: Sampler, error: RunError | None = None
+) -> dict[str, Floats]:
+    """Return allocation -> draws of the grams that the reserved time carries under one method.
+
+    Args:
+        footprint: what making the pool emitted.
+        reserved_s: as predicted.
+        sampler: of the draws.
+        error: of the prediction: a run that takes longer reserves the hardware for longer. None: unknown.
+    """
+    longer = 1.0 if error is None else quantile_draws(sampler.normal(error.name), 1.0, *error.seconds)
     items = [
         (item, _item_draws(footprint.method, item, sampler), _extra_draws(item, sampler)) for item in footprint.items
     ]
@@ -209,7 +257,7 @@ def embodied_draws(footprint: Footprint, reserved_s: float, sampler: Sampler) ->
         for item, making_g, (moved_g, spares_frac) in items:
             making, extra = item.shares(allocation, reserved_s)
             total += item.count * (making_g * (making + extra * spares_frac) + extra * moved_g)
-        grams[allocation] = total
+        grams[allocation] = centred(total * longer, footprint.allocated_gco2e(allocation, reserved_s))
     return grams
 
 

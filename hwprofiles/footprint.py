@@ -14,7 +14,7 @@ from afterwatt.hwprofiles.embodied import DEFAULT_METHOD, METHODS
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.lives import Life, allocated_frac, new_life, second_hand_life
-from afterwatt.hwprofiles.replicas import gpus_counted, hosts_counted
+from afterwatt.hwprofiles.replicas import DEFAULT_HOST_SHARE, gpus_counted, hosts_counted
 from afterwatt.hwprofiles.units import S_PER_YEAR
 
 if TYPE_CHECKING:
@@ -135,14 +135,16 @@ class Footprint:
 
 
 def footprints(
-    pool: "Pool", ownership: Ownership | None = None, host_share: str = "whole"
+    pool: "Pool", ownership: Ownership | None = None, host_share: str = DEFAULT_HOST_SHARE
 ) -> dict[str, Footprint | None]:
     """Return method -> footprint for every known method; None where a method does not know the cards."""
     ownership = ownership or Ownership()
     return {method: method_footprint(pool, method, ownership, host_share) for method in METHODS}
 
 
-def method_footprint(pool: "Pool", method: str, ownership: Ownership, host_share: str = "whole") -> Footprint | None:
+def method_footprint(
+    pool: "Pool", method: str, ownership: Ownership, host_share: str = DEFAULT_HOST_SHARE
+) -> Footprint | None:
     """Return a pool's footprint under one method, or None where it does not know the cards."""
     device, host = pool.device, pool.host
     card = device.embodied(method)

@@ -1,9 +1,9 @@
 """The ledger: turns what happened in a run (seconds, bytes, joules above idle) into energy by component and state.
 
-Hosts are counted whole unless asked otherwise: one card in a server of four burns the whole server, one request in an
-hour the hour. A host's power is split evenly over the replicas. All energy is that of the site: power supplies and PUE
-are inside `energy_j` (components `psu` and `facility`), so carbon and cost multiply it by an intensity or a price and
-nothing else.
+Hosts are counted by the slots in use unless asked otherwise: one card in a server of four burns a quarter of it, one
+request in an hour the hour. That power is split evenly over the replicas. All energy is that of the site: power
+supplies and PUE are inside `energy_j` (components `psu` and `facility`), so carbon and cost multiply it by an intensity
+or a price and nothing else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from afterwatt.hwprofiles.carbon import operational_gco2e
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.power import facility_frac, psu_loss_frac
-from afterwatt.hwprofiles.replicas import ReplicaPower, replica_power
+from afterwatt.hwprofiles.replicas import DEFAULT_HOST_SHARE, ReplicaPower, replica_power
 
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Pool
@@ -119,8 +119,9 @@ class Ledger:
 
     @property
     def by_state_j(self) -> dict[str, float]:
-        """Return joules by state; `off` is the time reserved and not used."""
-        return {name: float(self.floats(f"energy_{name}_j").sum()) for name in STATES} | {"off": self.off_j}
+        """Return joules by state; the time reserved and not used is `off`, or `idle` where the machine stays on."""
+        sums = {name: float(self.floats(f"energy_{name}_j").sum()) for name in STATES} | {"off": 0.0}
+        return sums | {self.reservation.between: sums[self.reservation.between] + self.off_j}
 
     @property
     def run_j(self) -> float:
@@ -157,7 +158,7 @@ def account(
     basis: str = "lifecycle",
     duty_frac: float = 1.0,
     between: str = "off",
-    host_share: str = "whole",
+    host_share: str = DEFAULT_HOST_SHARE,
 ) -> Ledger:
     """Return the ledger of a run: its timeline with energy and operational carbon added, and the time reserved.
 

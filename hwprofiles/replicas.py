@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from afterwatt.hwprofiles.sites import Site
 
 HOST_SHARES: Final[dict[str, str]] = {
-    "whole": "Servers and boards count whole, empty slots included: nothing else runs there. Default.",
     "slots": "A server counts by the share of its slots in use (the SCI's resource share): others use the rest.",
+    "whole": "Servers and boards count whole, empty slots included: nothing else runs there.",
 }
 """How much of a server a pool that does not fill it answers for."""
+
+DEFAULT_HOST_SHARE: Final = "slots"
+"""Compares like with like: one card in a server of eight answers for an eighth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,30 @@ class ReplicaPower:
         return self.standby_w * self.pue
 
 
-def hosts_counted(pool: "Pool", host_share: str = "whole") -> float:
+def hosts_counted(pool: "Pool", host_share: str = DEFAULT_HOST_SHARE) -> float:
     """Return how many hosts a pool answers for; a key of `HOST_SHARES` says by which rule."""
     if host_share not in HOST_SHARES:
         raise unknown_name("host share", host_share, HOST_SHARES)
     return float(pool.hosts) if host_share == "whole" else pool.count / pool.host.gpus(pool.device)
 
 
-def gpus_counted(pool: "Pool", host_share: str = "whole") -> int:
-    """Return how many GPUs a pool answers for: a board with two is there whole, even if one of them is used."""
+def gpus_counted(pool: "Pool", host_share: str = DEFAULT_HOST_SHARE) -> int:
+    """Return how many GPUs a pool answers for: with whole servers, boards with two are there whole too."""
     per_board = pool.device.gpus_per_board if host_share == "whole" else 1
     return -(-pool.count // per_board) * per_board
 
 
-def replica_power(pool: "Pool", site: "Site", host_share: str = "whole") -> ReplicaPower:
+def fills_its_hosts(pool: "Pool") -> bool:
+    """Return whether a pool answers for the same under every host share: no slot and no half of a board is empty."""
+    counted = {(hosts_counted(pool, share), gpus_counted(pool, share)) for share in HOST_SHARES}
+    return len(counted) == 1
+
+
+def replica_power(pool: "Pool", site: "Site", host_share: str = DEFAULT_HOST_SHARE) -> ReplicaPower:
     """Return the watts of one replica of a pool at a site.
 
-    Hosts are split evenly over the replicas. A board's second GPU idles if the pool does not use it.
+    Hosts are split evenly over the replicas. Where boards count whole, the second GPU of one that the pool uses in part
+    idles.
     """
     host, storage = pool.host, pool.storage
     gpus = pool.tp * pool.pp

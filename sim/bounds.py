@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from afterwatt.hwprofiles.books import other_share
+from afterwatt.hwprofiles.draws import RunError
+from afterwatt.hwprofiles.ledger import Ledger
 from afterwatt.hwprofiles.stacks import Spread, model_class
 from afterwatt.reports.columns import Floats
 from afterwatt.reports.summary import stats, weighted_stats
@@ -26,6 +29,7 @@ SCALARS: Final = {
     "output_tokens_per_s": ("throughput", "output_tokens_per_s"),
     "offered_frac": ("load", "offered_frac"),
     "devices_needed": ("load", "devices_needed"),
+    "duration_s": ("", "duration_s"),
 }
 Block = dict[str, Any]
 
@@ -96,40 +100,87 @@ class KeptRows:
         return stats(np.concatenate(self._latencies[name] or [np.zeros(0)]))
 
 
-def extent(kept: KeptRows, result: BodyResult, total_j: float, load: Load) -> Block:
+def extent(kept: KeptRows, result: BodyResult, ledgers: Mapping[str, Ledger], load: Load) -> Block:
     """Return what of a run's summary its range spans, from what a body measured.
 
     Args:
         kept: its requests.
         result: the rest.
-        total_j: its energy.
+        ledgers: its energy by host share, that of the headline first.
         load: what it was offered.
     """
     gaps = result.gaps.table()
     start_s, interval_s = (np.asarray(result.timeline[name], dtype=np.float64) for name in ("start_s", "interval_s"))
+    length_s = float((start_s + interval_s).max())
     return {
+        "duration_s": length_s,
         **{name: kept.stats(name) for name in OF_REQUESTS},
         "itl_s": weighted_stats(gaps["value"], gaps["weight"]),
-        "throughput": {"output_tokens_per_s": kept.output_tokens / float((start_s + interval_s).max())},
+        "throughput": {"output_tokens_per_s": kept.output_tokens / length_s},
         "load": asdict(load),
-        "energy_j": {"total": total_j},
+        **energies(ledgers),
     }
+
+
+def energies(ledgers: Mapping[str, Ledger]) -> Block:
+    """Return the energy of a run as its summary says it, from ledgers by host share, the headline's first."""
+    own, other = ledgers.values()
+    return {"energy_j": {"total": own.total_j}, "other_host_share": {"energy_j": other.total_j}}
 
 
 def _ranges(summaries: list[Mapping[str, Any]], energy: Spread | None) -> Block:
     """Span every metric over the runs; joules also by the error of power."""
-    nominal, fast, slow = (summary["energy_j"]["total"] for summary in summaries)
-    joules = None
-    if energy is not None and None not in (nominal, fast, slow):
-        joules = {"low": min(nominal, fast, slow) * energy.low, "high": max(nominal, fast, slow) * energy.high}
+
+    def joules(block: str, key: str) -> Block | None:
+        values = [summary[block][key] for summary in summaries]
+        if energy is None or None in values:
+            return None
+        return {"low": min(values) * energy.low, "high": max(values) * energy.high}
+
     return {
         **{
             name: {quantile: _span([summary[name][quantile] for summary in summaries]) for quantile in QUANTILES}
             for name in LATENCIES
         },
-        **{name: _span([summary[block][key] for summary in summaries]) for name, (block, key) in SCALARS.items()},
-        "energy_j": joules,
+        **{
+            name: _span([(summary[block] if block else summary)[key] for summary in summaries])
+            for name, (block, key) in SCALARS.items()
+        },
+        "energy_j": joules("energy_j", "total"),
+        "other_host_share_energy_j": joules("other_host_share", "energy_j"),
     }
+
+
+def errors_of(config: RunConfig, nominal: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, RunError]:
+    """Turn the range of a run into factors on its joules and its length, for the draws of its carbon.
+
+    Args:
+        config: the run.
+        nominal: what was predicted, as `extent` gives it.
+        prediction: the block that `prediction` returned.
+
+    Returns:
+        Host share -> error; empty where no range was computed.
+    """
+    found = prediction["range_90"]
+    if found is None:
+        return {}
+    name = f"run.{config.deployment.pool.device.key}.{config.stack.label}/{config.stack.pool}"
+    own = config.carbon.host_share
+    ranges = {
+        own: (found["energy_j"], nominal["energy_j"]["total"]),
+        other_share(own): (found["other_host_share_energy_j"], nominal["other_host_share"]["energy_j"]),
+    }
+    seconds = _factors(found["duration_s"], nominal["duration_s"])
+    return {
+        share: RunError(name, _factors(joules, total_j), seconds)
+        for share, (joules, total_j) in ranges.items()
+        if joules is not None
+    }
+
+
+def _factors(block: Block, nominal: float) -> tuple[float, float]:
+    return block["low"] / nominal, block["high"] / nominal
 
 
 def _span(values: list[float | None]) -> Block | None:

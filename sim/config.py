@@ -8,8 +8,10 @@ from typing import NamedTuple
 from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
 from afterwatt.hwprofiles.embodied import DEFAULT_METHOD
+from afterwatt.hwprofiles.footprint import Ownership
 from afterwatt.hwprofiles.grid import HourlyGrid
 from afterwatt.hwprofiles.lives import DEFAULT_ALLOCATION
+from afterwatt.hwprofiles.replicas import DEFAULT_HOST_SHARE
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.sites import Site
 from afterwatt.hwprofiles.stacks import Stack
@@ -36,7 +38,8 @@ class CarbonOptions:
         basis: annual intensity, `lifecycle` or `direct`.
         duty_frac: share of reserved time that looks like the run; between: what the hardware does in the rest.
         embodied_method, allocation: the headline's; all of them are reported.
-        host_share: `whole` servers, or the share of `slots` in use.
+        host_share: the headline's share of `slots` in use, or `whole` servers; both are reported.
+        ownership: new, second-hand or owned, and for how long.
         draws: Monte Carlo draws.
         grid: hourly intensity instead of the site's annual one; needs the run's start.
     """
@@ -46,7 +49,8 @@ class CarbonOptions:
     between: str = "off"
     embodied_method: str = DEFAULT_METHOD
     allocation: str = DEFAULT_ALLOCATION
-    host_share: str = "whole"
+    host_share: str = DEFAULT_HOST_SHARE
+    ownership: Ownership = field(default_factory=Ownership)
     draws: int = DEFAULT_DRAWS
     grid: HourlyGrid | None = None
 

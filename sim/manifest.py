@@ -41,7 +41,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             "ecc_on": pool.ecc_on,
         },
         "model": config.model.name,
-        "site": {"key": config.site.key, "name": config.site.name},
+        "site": {"key": config.site.key, "name": config.site.name, "average": _average(config)},
         "policies": config.policies.name,
         "workload": {"name": workload.name, **({} if trace is None else {"format": trace.format})},
         "start_utc": config.start_utc,
@@ -93,14 +93,28 @@ def _windows(config: RunConfig) -> Iterator[str]:
 
 
 def _slots(config: RunConfig) -> Iterator[str]:
-    """Say so when a run answers for more of a server than its cards fill."""
+    """Say so where cards leave a part of their servers empty, which somebody has to answer for."""
     pool = config.deployment.pool
     slots = pool.hosts * pool.host.gpus(pool.device)
-    if config.carbon.host_share == "whole" and pool.count < slots:
-        yield (
-            f"{pool.count} of the {slots} GPU slots of {pool.hosts} x {pool.host.key} are used "
-            "and the whole of it is counted; with host share 'slots' the run answers for the slots it uses"
-        )
+    if pool.count < slots:
+        used = f"{pool.count} of the {slots} GPU slots of {pool.hosts} x {pool.host.key} are used"
+        if config.carbon.host_share == "whole":
+            yield f"{used} and the whole of it is counted; --host-share slots counts the slots in use"
+        else:
+            yield f"{used} and that share of it is counted; --host-share whole counts all, if nothing else runs there"
+
+
+def _average(config: RunConfig) -> dict[str, Any] | None:
+    """Say what the annual average of the site's electricity is of; None where an hourly series counts."""
+    if config.carbon.grid is not None:
+        return None
+    found = config.site.average(config.carbon.basis)
+    return {
+        "gco2e_per_kwh": float(found.gco2e_per_kwh),
+        "basis": found.basis,
+        "mix": found.mix,
+        "year": found.year,
+    }
 
 
 def _hosts(config: RunConfig) -> Iterator[str]:

@@ -5,13 +5,13 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books, ledger_of
+from afterwatt.hwprofiles.books import BooksOptions, Counts, books_of, ledgers_of
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.replicas import replica_power
 from afterwatt.hwprofiles.step import StepModel
@@ -21,7 +21,7 @@ from afterwatt.reports.rundir import Run, RunWriter, load_run
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.reports.summary import assemble_summary, served, summarise
 from afterwatt.sim.body import Body, BodyResult
-from afterwatt.sim.bounds import KeptRows, extent, prediction
+from afterwatt.sim.bounds import KeptRows, energies, errors_of, extent, prediction
 from afterwatt.sim.capacity import Load, load_of, measure_capacity
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.manifest import manifest_of
@@ -107,11 +107,17 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
     requests = writer.settled("requests")  # the ledger counts what was served, and is itself part of the summary
     done = served(requests, requests.manifest.slo())
     counts = Counts(done.requests or 0, done.output_tokens or 0, done.slo_met_tokens)
-    books = close_books(result.timeline, config.deployment.pool, config.site, counts, books_options(config))
-    writer.write("timeline", books.columns)
+    pool, options = config.deployment.pool, books_options(config)
+    ledgers = ledgers_of(result.timeline, pool, config.site, options)
+    writer.write("timeline", next(iter(ledgers.values())).columns)
+    writer.settled("timeline")
+    computed = summarise(writer.settled("itl"), done)
+    predicted = {**computed, "load": asdict(load), **energies(ledgers)}
+    trust = prediction(config, predicted, partial(bounding_run, memory=memory), spare_core)
+    options = replace(options, errors=errors_of(config, predicted, trust))
+    books = books_of(ledgers, pool, config.site, counts, options)
     writer.write("draws", books.draw_columns())
     run = writer.run()
-    computed = summarise(run, done)
     blocks: dict[str, Any] = {
         "model": config.model.name,
         "hardware": config.deployment.name,
@@ -120,8 +126,8 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
         "load": asdict(load),
         "quality": {"perplexity": None, "source": "not measured"},
         **books.summary(),
+        "prediction": trust,
     }
-    blocks["prediction"] = prediction(config, {**computed, **blocks}, partial(bounding_run, memory=memory), spare_core)
     writer.write_summary(assemble_summary(run, blocks, computed))
 
 
@@ -133,10 +139,10 @@ def bounding_run(config: RunConfig, memory: MemoryPlan) -> dict[str, Any]:
     """
     kept = KeptRows()
     result = Body(config, memory, config.workload, meter_of(config, memory), kept.add).run()
-    ledger = ledger_of(result.timeline, config.deployment.pool, config.site, books_options(config))
+    ledgers = ledgers_of(result.timeline, config.deployment.pool, config.site, books_options(config))
     rated = config.workload.open_loop  # else there is no load whose range could be told
     load = offered_load(config, memory, result) if rated else Load(None, None, None)
-    return extent(kept, result, ledger.total_j, load)
+    return extent(kept, result, ledgers, load)
 
 
 def offered_load(config: RunConfig, memory: MemoryPlan, result: BodyResult) -> Load:
@@ -164,6 +170,7 @@ def books_options(config: RunConfig) -> BooksOptions:
         method=carbon.embodied_method,
         allocation=carbon.allocation,
         host_share=carbon.host_share,
+        ownership=carbon.ownership,
     )
 
 

@@ -167,8 +167,9 @@ class ClosedLoop:
 
     @property
     def name(self) -> str:
-        """Users and lengths."""
-        return f"{self.users} users, lengths of {self.lengths.info.path}"
+        """Users, their pause, and lengths."""
+        pause = f" who pause {self.think_s:g} s" if self.think_s else ""
+        return f"{self.users} users{pause}, lengths of {self.lengths.info.path}"
 
     def start(self, env: VirtualEnvironment, submit: Submit) -> None:
         """All users begin at 0."""

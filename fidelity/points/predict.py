@@ -112,7 +112,7 @@ def run_columns(scenario: Scenario, stack: Stack, energy: bool = False) -> tuple
     result = body.run()
     curve = None
     if energy:
-        ledger = account(result.timeline, config.deployment.pool, config.site)
+        ledger = account(result.timeline, config.deployment.pool, config.site, host_share="whole")
         joules = ledger.floats("energy_gpu_j")
         if scenario.whole_machine:
             joules = ledger.floats("energy_j") - ledger.floats("energy_facility_j")

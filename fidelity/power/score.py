@@ -264,7 +264,7 @@ def simulated_watts(scenario: Scenario, stack: Stack, power: PowerModel | None =
     if power is not None:
         meter = replace(meter, gpu=replace(power, idle_w=meter.gpu.idle_w))
     body = Body(config, memory, config.workload, meter, lambda _: None)
-    ledger = account(body.run().timeline, config.deployment.pool, config.site)
+    ledger = account(body.run().timeline, config.deployment.pool, config.site, host_share="whole")
     gpus, idle_w = config.deployment.pool.tp * config.deployment.pool.pp, meter.gpu.idle_w
     total_j, total_s, peak_w = 0.0, 0.0, 0.0
     for state in ("prefill", "decode"):

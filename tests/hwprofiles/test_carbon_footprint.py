@@ -56,7 +56,7 @@ def test_a_footprint_of_a_whole_server_does_not_count_its_disks_again():
 
 
 def test_a_board_with_two_gpus_is_there_whole_and_a_server_too():
-    footprint = footprints(parse_deployment("k80").pool)["act"]
+    footprint = footprints(parse_deployment("k80").pool, host_share="whole")["act"]
     assert [item.count for item in footprint.items] == [2, 1]
 
 

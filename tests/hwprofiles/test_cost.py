@@ -22,7 +22,8 @@ def test_ten_kilowatt_hours_at_twenty_cents_are_two_dollars():
 def test_an_old_card_costs_its_second_hand_price_and_a_new_one_its_new_price():
     old, new = parse_deployment("m40").pool, parse_deployment("8xh100-sxm").pool
     service_s = 4 * S_PER_YEAR
-    assert hardware_usd(old, Ownership(), service_s) == pytest.approx(old.device.price_used_usd + old.host.price_usd)
+    both = old.device.price_used_usd + old.host.price_usd
+    assert hardware_usd(old, Ownership(), service_s, "whole") == pytest.approx(both)
     life_s = float(new.device.lifetime_s)
     expected = 8 * new.device.price_new_usd + new.host.price_usd
     assert hardware_usd(new, Ownership(), life_s) == pytest.approx(expected)

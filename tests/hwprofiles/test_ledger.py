@@ -137,22 +137,22 @@ def test_a_grid_without_a_start_is_refused():
         account(timeline([(0, 0, 0, 0)]), parse_deployment("m40").pool, load_site("fr"), grid=grid)
 
 
-def test_one_card_burns_the_whole_server_and_two_share_it():
+def test_with_whole_servers_one_card_burns_all_of_it_and_two_share_it():
     site = load_site("fr")
     one, two = parse_deployment("m40").pool, parse_deployment("2xm40").pool
     assert one.host.key == two.host.key
-    alone, shared = replica_power(one, site), replica_power(two, site)
+    alone, shared = replica_power(one, site, "whole"), replica_power(two, site)
     host = [name for name in alone.baseline_w if name != "gpu"]
     for name in host:
         assert alone.baseline_w[name] == pytest.approx(2 * shared.baseline_w[name])
     assert alone.baseline_w["gpu"] == shared.baseline_w["gpu"] == one.device.idle_w
-    by_slots = replica_power(one, site, "slots")
+    by_slots = replica_power(one, site)
     assert by_slots.it_baseline_w == pytest.approx(shared.it_baseline_w)
 
 
 def test_the_unused_half_of_a_board_idles():
     k80 = parse_deployment("k80").pool
-    assert replica_power(k80, load_site("fr")).baseline_w["gpu"] == pytest.approx(2 * k80.device.idle_w)
+    assert replica_power(k80, load_site("fr"), "whole").baseline_w["gpu"] == pytest.approx(2 * k80.device.idle_w)
     assert replica_power(parse_deployment("2xk80").pool, load_site("fr")).baseline_w["gpu"] == k80.device.idle_w
 
 
@@ -161,7 +161,7 @@ def test_an_idle_deployment_draws_its_idle_power(name):
     """Power of a profile by hand: everything that is on, through supply and site."""
     pool, site = parse_deployment(name).pool, load_site("pl")
     rows = timeline([(0.0, 0.0, 0.0, 0.0)] * pool.replicas, pool.replicas)
-    ledger = account(rows, pool, site)
+    ledger = account(rows, pool, site, host_share="whole")
     host = pool.host
     host_w = (
         host.cpu_idle_w

@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afterwatt.hwprofiles.audit import check_conservation
-from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books
+from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books, other_share
 from afterwatt.hwprofiles.carbon import TokenCarbon
 from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import parse_deployment
-from afterwatt.hwprofiles.draws import Sampler, percentiles, quantile_draws, redrawn_power
+from afterwatt.hwprofiles.draws import RunError, Sampler, percentiles, quantile_draws, redrawn_power
 from afterwatt.hwprofiles.embodied import METHODS
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.footprint import Ownership
 from afterwatt.hwprofiles.lives import ALLOCATIONS
+from afterwatt.hwprofiles.replicas import HOST_SHARES, fills_its_hosts
 
 COUNTS = Counts(requests=900, output_tokens=150_000, slo_met_tokens=120_000)
 CELLS = ["m40", "4xm40", "k80", "8xh100-sxm:tp4", "a100-80", "rtx4090"]
@@ -96,10 +97,10 @@ def test_a_level_at_the_cap_stays_there_unless_work_is_cheaper():
 def test_the_draw_at_all_medians_is_the_ledger_itself(name, between, monkeypatch):
     monkeypatch.setattr(Sampler, "normal", lambda self, _name: np.zeros(self.draws))
     books = books_of(name, duty_frac=0.4, between=between, draws=2)
-    assert books.operational == pytest.approx(books.ledger.operational_gco2e, rel=1e-9)
-    for method, by_allocation in books.embodied.items():
+    assert books.own.operational == pytest.approx(books.own.ledger.operational_gco2e, rel=1e-9)
+    for method, by_allocation in books.own.embodied.items():
         for allocation, grams in by_allocation.items():
-            expected = books.footprints[method].allocated_gco2e(allocation, books.reserved_s)
+            expected = books.own.footprints[method].allocated_gco2e(allocation, books.own.reserved_s)
             assert grams == pytest.approx(expected, rel=1e-9)
 
 
@@ -122,13 +123,15 @@ def test_the_same_seed_gives_the_same_books_and_another_seed_others():
 
 def test_two_cards_at_one_site_share_what_they_share():
     """Grid and PUE are the same draws for both, so their ratio varies less than independent runs' would."""
-    old, new, elsewhere = books_of("m40").operational, books_of("h100-sxm").operational, books_of("h100-sxm", seed=9)
+    old, new, elsewhere = (
+        books_of(name, seed=seed).own.operational for name, seed in (("m40", 0), ("h100-sxm", 0), ("h100-sxm", 9))
+    )
     assert np.corrcoef(np.log(old), np.log(new))[0, 1] > 0.6
-    assert abs(np.corrcoef(np.log(old), np.log(elsewhere.operational))[0, 1]) < 0.2
+    assert abs(np.corrcoef(np.log(old), np.log(elsewhere))[0, 1]) < 0.2
 
 
 def test_the_error_of_a_method_is_mostly_common_to_all_cards_and_methods_are_apart():
-    old, new = books_of("m40").embodied, books_of("8xh100-sxm").embodied
+    old, new = books_of("m40").own.embodied, books_of("8xh100-sxm").own.embodied
     same = np.corrcoef(np.log(old["card-lca"]["linear"]), np.log(new["card-lca"]["linear"]))[0, 1]
     apart = np.corrcoef(np.log(old["card-lca"]["linear"]), np.log(new["act"]["linear"]))[0, 1]
     assert same > 0.6
@@ -183,22 +186,22 @@ def test_the_breakeven_block_gives_back_the_runs_own_carbon_per_token(name, duty
         block["output_tokens_per_s"],
     )
     per_token = token.total(block["intensity_gco2e_per_kwh"], duty_frac=block["duty_frac"])
-    making = books.footprints["card-lca"].allocated_gco2e("linear", books.reserved_s)
-    assert per_token == pytest.approx((books.ledger.operational_gco2e + making) / 150_000, rel=1e-6)
+    making = books.own.footprints["card-lca"].allocated_gco2e("linear", books.own.reserved_s)
+    assert per_token == pytest.approx((books.own.ledger.operational_gco2e + making) / 150_000, rel=1e-6)
 
 
 def test_operational_carbon_follows_the_grid_and_energy_does_not():
     fr, pl = (books_of("m40", site=site) for site in ("fr", "pl"))
     ratio = load_site("pl").intensity_gco2e_per_kwh() / load_site("fr").intensity_gco2e_per_kwh()
-    assert pl.ledger.operational_gco2e == pytest.approx(ratio * fr.ledger.operational_gco2e)
-    assert pl.ledger.total_j == fr.ledger.total_j
+    assert pl.own.ledger.operational_gco2e == pytest.approx(ratio * fr.own.ledger.operational_gco2e)
+    assert pl.own.ledger.total_j == fr.own.ledger.total_j
 
 
 def test_a_duty_of_half_reserves_twice_the_hardware():
     full, half = books_of("m40"), books_of("m40", duty_frac=0.5)
-    assert half.reserved_s == 2 * full.reserved_s
-    assert half.cost.hardware == pytest.approx(2 * full.cost.hardware)
-    once, twice = (b.footprints["act"].allocated_gco2e("linear", b.reserved_s) for b in (full, half))
+    assert half.own.reserved_s == 2 * full.own.reserved_s
+    assert half.own.cost.hardware == pytest.approx(2 * full.own.cost.hardware)
+    once, twice = (b.own.footprints["act"].allocated_gco2e("linear", b.own.reserved_s) for b in (full, half))
     assert twice == pytest.approx(2 * once, rel=1e-6)
 
 
@@ -228,3 +231,70 @@ def test_bad_options_are_refused(options, message):
 def test_negative_counts_are_refused():
     with pytest.raises(HardwareError, match="output_tokens"):
         Counts(1, -1)
+
+
+@pytest.mark.parametrize("share", HOST_SHARES)
+@pytest.mark.parametrize("name", [*CELLS, "3xk80", "9xh100-sxm"])
+def test_the_other_account_is_that_of_books_kept_the_other_way(name, share):
+    """Each run knows both shares: the other's figures and draws are those it would have as its headline."""
+    books, swapped = books_of(name, host_share=share), books_of(name, host_share=other_share(share))
+    told, there = books.summary()["other_host_share"], swapped.summary()
+    assert told["host_share"] == there["carbon_gco2e"]["host_share"]
+    assert told["energy_j"] == pytest.approx(there["energy_j"]["total"])
+    assert told["breakeven"] == there["breakeven"]
+    for block in ("sci", "cost_usd"):
+        assert told[block] == there[block]
+    columns = {column.removesuffix(f"__{told['host_share']}") for column in books.draw_columns()}
+    assert columns == set(swapped.draw_columns()) - {c for c in swapped.draw_columns() if c.endswith(f"__{share}")}
+
+
+def test_full_servers_count_the_same_by_either_share():
+    for name in ("8xh100-sxm:tp4", "2xm40", "rtx4090"):
+        books = books_of(name)
+        assert (books.own is books.other) == fills_its_hosts(parse_deployment(name).pool)
+        if books.own is books.other:
+            assert not [column for column in books.draw_columns() if column.endswith(("__slots", "__whole"))]
+
+
+def test_a_share_of_a_server_is_what_its_slots_are_of_all():
+    """One card in eight slots answers for an eighth of the server, and for all of its own."""
+    one, eight = books_of("h100-sxm"), books_of("8xh100-sxm")
+    making = [books.own.footprints["card-lca"].total_gco2e for books in (one, eight)]
+    assert 8 * making[0] == pytest.approx(making[1])
+    assert 8 * one.own.ledger.power.hosts == pytest.approx(8 * eight.own.ledger.power.hosts)  # per replica
+    assert 8 * one.own.cost.hardware == pytest.approx(eight.own.cost.hardware)
+
+
+@pytest.mark.parametrize("share", HOST_SHARES)
+def test_the_interval_of_carbon_holds_the_error_of_the_run(share):
+    """What is known of times and power widens the grams of electricity at least by itself, and moves no median."""
+    error = RunError("m40", joules=(0.7, 1.67), seconds=(0.9, 1.4))
+    plain, held = books_of("m40", host_share=share), books_of("m40", host_share=share, errors={share: error})
+    before, after = percentiles(plain.own.operational), percentiles(held.own.operational)
+    assert after["p50"] == pytest.approx(before["p50"], rel=1e-9)
+    assert after["p95"] / after["p50"] > 1.6
+    assert after["p5"] / after["p50"] < 0.75
+    certain, making = (percentiles(books.own.embodied["card-lca"]["linear"]) for books in (plain, held))
+    assert making["p95"] > certain["p95"]
+    assert held.summary()["carbon_gco2e"]["run_error_90"] == {"low": 0.7, "high": 1.67}
+    assert plain.summary()["carbon_gco2e"]["run_error_90"] is None
+
+
+def test_a_certain_run_errs_by_nothing_but_what_else_is_uncertain(monkeypatch):
+    monkeypatch.setattr(Sampler, "fact", lambda self, _name, fact: np.full(self.draws, float(fact)))
+    error = RunError("m40", joules=(0.5, 2.0), seconds=(1.0, 1.0))
+    drawn = percentiles(books_of("m40", errors={"slots": error}, draws=20_000).own.operational)
+    assert drawn["p5"] / drawn["p50"] == pytest.approx(0.5, rel=0.03)
+    assert drawn["p95"] / drawn["p50"] == pytest.approx(2.0, rel=0.03)
+
+
+@pytest.mark.parametrize(("between", "rest"), [("off", "off"), ("idle", "idle")])
+def test_reserved_time_is_filed_as_what_the_machine_does_in_it(between, rest):
+    books = books_of("m40", duty_frac=0.25, between=between)
+    energy = books.summary()["energy_j"]
+    run_idle_j = float(books.columns["energy_idle_j"].sum())
+    other = {"off": "idle", "idle": "off"}[rest]
+    assert energy["by_state"][rest] == pytest.approx(books.own.ledger.off_j + (run_idle_j if rest == "idle" else 0.0))
+    assert energy["by_state"][other] == pytest.approx(run_idle_j if other == "idle" else 0.0)
+    assert energy["idle"] == energy["by_state"]["idle"]
+    check_conservation(books.columns, books.summary())
