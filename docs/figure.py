@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from afterwatt.hwprofiles import load_site
 from afterwatt.reports.breakeven import Crossing, Curve, crossings, curves
-from afterwatt.reports.compare import entries
+from afterwatt.reports.entry import entries
 from afterwatt.reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
 from afterwatt.reports.rundir import load_run
 

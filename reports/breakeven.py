@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from afterwatt.hwprofiles.carbon import TokenCarbon
 from afterwatt.reports.columns import Floats
-from afterwatt.reports.compare import Choice, Entry, shared_label
+from afterwatt.reports.entry import Choice, Entry, shared_label
 
 Number = TypeVar("Number", float, Floats)
 
@@ -19,7 +19,7 @@ Number = TypeVar("Number", float, Floats)
 class Curve(NamedTuple):
     """Grams per output token as ``base + slope·x``, or as ``base + slope/x`` where ``inverse``.
 
-    ``own_x`` is where the run itself stands.
+    ``own_x`` is where the run itself stands; ``fault`` says why it may not be called best.
     """
 
     label: str
@@ -27,6 +27,7 @@ class Curve(NamedTuple):
     slope: float
     inverse: bool
     own_x: float
+    fault: str = ""
 
     def at(self, x: Number) -> Number:
         """Give grams per output token."""
@@ -47,10 +48,10 @@ def curves(entry: Entry, choice: Choice) -> Curves | None:
     Returns:
         None where the run does not know enough for them.
     """
-    known = entry.summary.breakeven
+    known = entry.breakeven(choice.host_share)
     if known is None or not known.output_tokens_per_s or known.run_j_per_output_token is None:
         return None
-    per_s = (known.embodied_gco2e_per_reserved_s.get(choice[0]) or {}).get(choice[1])
+    per_s = (known.embodied_gco2e_per_reserved_s.get(choice.method) or {}).get(choice.allocation)
     grid = known.intensity_gco2e_per_kwh
     if per_s is None or grid is None:
         return None
@@ -58,10 +59,11 @@ def curves(entry: Entry, choice: Choice) -> Curves | None:
     token = TokenCarbon(known.run_j_per_output_token, known.off_w or 0.0, per_s, known.output_tokens_per_s)
     always = token.total(grid)
     unused = token.total(grid, duty_frac=0.5) - always  # what grows with 1/duty: twice of it at half the duty
-    on_duty = Curve(entry.label, always - unused, unused, True, duty)
+    label, fault = entry.label, entry.fault
+    on_duty = Curve(label, always - unused, unused, True, duty, fault)
     return Curves(
-        Curve(entry.label, token.embodied(duty_frac=duty), token.operational(1.0, duty), False, grid),
-        Curve(entry.label, token.operational(grid, duty), token.embodied(duty_frac=duty), True, 1.0),
+        Curve(label, token.embodied(duty_frac=duty), token.operational(1.0, duty), False, grid, fault),
+        Curve(label, token.operational(grid, duty), token.embodied(duty_frac=duty), True, 1.0, fault),
         on_duty if known.duty_frac and known.off_w is not None else None,
     )
 
@@ -73,13 +75,16 @@ def merged(group: Sequence[Curve]) -> list[Curve]:
     """
     found: list[list[Curve]] = []
     for curve in group:
-        same = (held for held in found if _alike(held[0].base, curve.base) and _alike(held[0].slope, curve.slope))
-        held = next(same, None)
+        held = next((held for held in found if _coincide(held[0], curve)), None)
         if held is None:
             found.append([curve])
         else:
             held.append(curve)
     return [held[0]._replace(label=shared_label([curve.label for curve in held])) for held in found]
+
+
+def _coincide(a: Curve, b: Curve) -> bool:
+    return _alike(a.base, b.base) and _alike(a.slope, b.slope) and bool(a.fault) == bool(b.fault)
 
 
 def _alike(a: float, b: float) -> bool:
@@ -100,11 +105,12 @@ class Crossing(NamedTuple):
 
 
 def crossings(group: Sequence[Curve]) -> list[Crossing]:
-    """Find every meeting of two curves at a positive x, ascending.
+    """Find every meeting of two curves at a positive x, ascending; runs that may not be called best have none.
 
     For intensities this is CI* = (m_new - m_old) / (e_old - e_new).
     """
     found = []
+    group = [curve for curve in group if not curve.fault]
     for a, b in itertools.combinations(group, 2):
         rise, fall = b.base - a.base, a.slope - b.slope
         x = _quotient(fall, rise) if a.inverse else _quotient(rise, fall)
@@ -115,7 +121,7 @@ def crossings(group: Sequence[Curve]) -> list[Crossing]:
         height = a.at(x)
         lowest = min(curve.at(x) for curve in group)
         found.append(Crossing(below.label, above.label, x, height, height <= lowest * (1.0 + 1e-9)))
-    return sorted(found, key=lambda crossing: crossing.x)
+    return sorted(found, key=lambda crossing: (crossing.x, crossing.below, crossing.above))
 
 
 def _quotient(numerator: float, denominator: float) -> float | None:

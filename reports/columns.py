@@ -202,7 +202,11 @@ DRAWS = (
     TableColumn("draw", _INT, "ascending from 0", known=True, bodies=SIM),
     TableColumn("operational_gco2e", _FLOAT, "of the whole run", known=True, bodies=SIM),
 )
-"""One row per draw of the uncertain quantities; columns ``embodied_gco2e__<method>__<allocation>`` follow."""
+"""One row per draw of the uncertain quantities.
+
+Columns ``embodied_gco2e__<method>__<allocation>`` follow. Under the host share that is not the headline's all of these
+stand once more, ``__<host share>`` added.
+"""
 
 TABLES: Final[Mapping[str, tuple[TableColumn, ...]]] = {
     "requests": REQUESTS,
@@ -212,6 +216,7 @@ TABLES: Final[Mapping[str, tuple[TableColumn, ...]]] = {
 }
 """Every column that a table may have, those of draws.parquet apart that its methods name."""
 EMBODIED_PREFIX = "embodied_gco2e__"
+OTHER_PREFIX = "operational_gco2e__"
 
 
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,17 +243,22 @@ def schema(columns: Iterable[TableColumn]) -> pa.Schema:
     return pa.schema([pa.field(column.name, column.kind, nullable=not column.known) for column in columns])
 
 
-def embodied_columns(names: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Map (method, allocation) to its column of draws.parquet, in the file's order."""
+def embodied_columns(names: Iterable[str]) -> dict[tuple[str, str, str], str]:
+    """Map (method, allocation, host share) to its column of draws.parquet, in the file's order.
+
+    The host share is empty where the column's name has none: it is the headline's then.
+    """
     found = {}
     for name in names:
         if name.startswith(EMBODIED_PREFIX):
-            method, _, allocation = name.removeprefix(EMBODIED_PREFIX).partition("__")
-            if not method or not allocation:
+            parts = name.removeprefix(EMBODIED_PREFIX).split("__")
+            if len(parts) not in (2, 3) or not all(parts):
                 raise ReportError(
-                    f"draws.parquet: column {name!r} is not {EMBODIED_PREFIX}<method>__<allocation>; rename it so"
+                    f"draws.parquet: column {name!r} is not {EMBODIED_PREFIX}<method>__<allocation>[__<host share>]; "
+                    "rename it so"
                 )
-            found[method, allocation] = name
+            method, allocation, *share = parts
+            found[method, allocation, "".join(share)] = name
     return found
 
 
@@ -269,7 +279,7 @@ def field_of(table: str, name: str) -> pa.Field:
     Raises:
         ReportError: the table has no such column.
     """
-    if table == "draws" and name.startswith(EMBODIED_PREFIX):
+    if table == "draws" and name.startswith((EMBODIED_PREFIX, OTHER_PREFIX)):
         return pa.field(name, _FLOAT, nullable=False)
     fields = _whole(table)
     if name not in fields.names:
@@ -297,5 +307,5 @@ def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
         field_of(table, name)
     if table == "timeline" and not any(column.name in names for column in LEDGER):
         return schema(TIMELINE)
-    embodied = embodied_columns(names).values()
-    return pa.schema([*_whole(table), *(field_of(table, name) for name in embodied)])
+    counted = [*embodied_columns(names).values(), *(name for name in names if name.startswith(OTHER_PREFIX))]
+    return pa.schema([*_whole(table), *(field_of(table, name) for name in counted)])

@@ -1,129 +1,23 @@
 """Several runs side by side: who is best at what, who wins under uncertainty, and where the answer turns.
 
 Pure arithmetic on the files of finished runs. A *unit* of service is one output token of a finished request; carbon per
-unit is what runs of different length and size have in common.
+unit is what runs of different length and size have in common. Runs are ranked within a question only: the same model,
+requests, load, promises and account (`reports.questions`).
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from afterwatt.reports.columns import Floats
+from afterwatt.reports.entry import MEETS_SLO_FRAC, Choice, Entry
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.format import listing, percent
-from afterwatt.reports.rundir import Run
-from afterwatt.reports.schema import Summary
-from afterwatt.reports.summary import ServedUnits, served
 
-MEETS_SLO_FRAC = 0.9
-SEPARATOR = " · "
-"""Between the parts of a run's label."""
-Choice = tuple[str, str]
-"""(embodied method, allocation)."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run in a comparison, under a name that tells it from the others; ``place`` chooses its colour."""
-
-    label: str
-    run: Run
-    place: int = 0
-
-    @property
-    def summary(self) -> Summary:
-        """The run's summary."""
-        return self.run.summary
-
-    @cached_property
-    def served(self) -> ServedUnits:
-        """What carbon is divided by."""
-        return served(self.run, self.run.manifest.slo())
-
-    @property
-    def attainment_frac(self) -> float | None:
-        """Share of requests served within the SLO; those longer than the model's context are nobody's to serve."""
-        requests, met = self.summary.requests, self.summary.requests.slo_met
-        servable = (requests.arrived or 0) - self.summary.rejected_by.get("over_context", 0)
-        return met / servable if met is not None and servable > 0 else None
-
-    @property
-    def meets_slo(self) -> bool | None:
-        """Whether at least 90 % of what could be served was served within the SLO; None where there is no SLO."""
-        share = self.attainment_frac
-        return None if share is None else share >= MEETS_SLO_FRAC
-
-    @property
-    def overloaded(self) -> bool:
-        """Whether more arrives than the hardware can serve."""
-        return (self.summary.load.offered_frac or 0.0) > 1.0
-
-    @property
-    def choice(self) -> Choice | None:
-        """The method and allocation of the summary's headline."""
-        carbon = self.summary.carbon_gco2e
-        if carbon.embodied_method is None or carbon.allocation is None:
-            return None
-        return carbon.embodied_method, carbon.allocation
-
-    @cached_property
-    def choices(self) -> dict[Choice, str]:
-        """Every (method, allocation) that was drawn, with its column; none where only a part of the carbon was."""
-        return self.run.embodied_draws() if self.run.knows("draws", "operational_gco2e") else {}
-
-    def carbon_draws(self, choice: Choice) -> Floats:
-        """Give grams of CO2e per output token in every draw, operational and embodied together."""
-        if not self.served.output_tokens:
-            return np.zeros(0)
-        operational = self.run.column("draws", "operational_gco2e")
-        return (operational + self.run.column("draws", self.choices[choice])) / self.served.output_tokens
-
-
-def entries(runs: Sequence[Run]) -> list[Entry]:
-    """Name each run by what differs between them."""
-    return [Entry(label, run, place) for place, (label, run) in enumerate(zip(labels(runs), runs, strict=True))]
-
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """Give each run the shortest name that tells it apart: hardware, then whatever else is not the same for all."""
-    traits = [_traits(run) for run in runs]
-    differing = [key for key in traits[0] if len({trait[key] for trait in traits}) > 1] if traits else []
-    names = [SEPARATOR.join(filter(None, (trait[key] for key in differing or ["hardware"]))) for trait in traits]
-    further = (
-        [f"seed {run.manifest.seed}" for run in runs],
-        [run.name for run in runs],
-        [f"#{number}" for number in range(1, len(runs) + 1)],
-    )
-    for more in further:
-        told = {name: {extra for other, extra in zip(names, more, strict=True) if other == name} for name in names}
-        names = [f"{name}{SEPARATOR}{x}" if len(told[name]) > 1 else name for name, x in zip(names, more, strict=True)]
-    return names
-
-
-def shared_label(names: Sequence[str]) -> str:
-    """Give what some labels have in common, or all of them where they have nothing."""
-    parts = [name.split(SEPARATOR) for name in names]
-    shared = [part for part in parts[0] if all(part in other for other in parts)]
-    return SEPARATOR.join(shared) or " / ".join(names)
-
-
-def _traits(run: Run) -> dict[str, str]:
-    summary, config = run.summary, run.manifest.config
-    policies = summary.policies
-    if isinstance(policies, Mapping):
-        policies = "/".join(str(value) for value in policies.values() if value is not None)
-    return {
-        "hardware": summary.hardware,
-        "model": summary.model,
-        "precision": str(config.get("precision") or ""),
-        "stack": str(config.get("stack") or ""),
-        "site": summary.site or "",
-        "policy": str(policies or ""),
-    }
+TIE_FRAC: Final = 0.01
+"""Two figures that differ by less count as equal: intervals are wider, and three digits hardly show it."""
 
 
 def pareto(x: Sequence[float], y: Sequence[float]) -> list[int]:
@@ -137,15 +31,23 @@ def pareto(x: Sequence[float], y: Sequence[float]) -> list[int]:
 
 
 def common_choices(group: Sequence[Entry]) -> list[Choice]:
-    """Give the (method, allocation) pairs that every run has drawn, in the first run's order."""
+    """Give the ways of counting that every run has drawn."""
     return [choice for choice in group[0].choices if all(choice in entry.choices for entry in group)] if group else []
 
 
 def headline_choice(group: Sequence[Entry]) -> Choice | None:
-    """Give the choice a comparison is made under: the first run's headline, or else what all runs have drawn."""
+    """Give the choice a comparison is made under: the headline of most runs, or else the first that all have drawn.
+
+    It does not depend on the order of the runs.
+    """
     common = common_choices(group)
-    wished = group[0].choice if group else None
-    return wished if wished in common else next(iter(common), None)
+    wished = Counter(entry.choice for entry in group if entry.choice in common)
+    return min(common, key=lambda choice: -wished[choice]) if common else None
+
+
+def under_both(choice: Choice, choices: Sequence[Choice]) -> list[Choice]:
+    """Give a choice, and the same one under the other host share where that is among some choices."""
+    return [choice, *(one for one in choices if one[:2] == choice[:2] and one != choice)]
 
 
 class Contenders(NamedTuple):
@@ -156,25 +58,17 @@ class Contenders(NamedTuple):
 
 
 def contenders(group: Sequence[Entry]) -> Contenders:
-    """Give the runs that may be called best: they meet the SLO or, where none was asked for, carry the load.
-
-    All runs that finished something compete where fewer than two do.
-    """
-    able = [entry for entry in group if entry.served.output_tokens]
-    if any(entry.meets_slo is None for entry in able):
-        fit, what = [entry for entry in able if not entry.overloaded], "can carry the load"
-    else:
-        fit = [entry for entry in able if entry.meets_slo]
-        what = f"serve at least {percent(MEETS_SLO_FRAC, 2)} of their servable requests within the SLO"
-    if len(fit) < 2:
-        who = f"Only {fit[0].label} counts among" if fit else "There are no"
-        return Contenders(able, f"{who} runs that {what}, so all compete.")
-    left_out = [entry.label for entry in group if entry not in fit]
-    if not left_out:
+    """Give the runs that may be called best: they carry the load, and meet the SLO where one was asked for."""
+    fit = [entry for entry in group if not entry.fault]
+    what = "carry the load"
+    if any(entry.meets_slo is not None for entry in group):
+        what += f" and serve at least {percent(MEETS_SLO_FRAC, 2)} of their servable requests within the SLO"
+    others = [f"{entry.label} ({entry.fault})" for entry in group if entry.fault]
+    if not fit:
+        return Contenders(fit, f"No run is called best, as none does {what}: {listing(others)}.")
+    if not others:
         return Contenders(fit, f"Runs compete that {what}: all of them.")
-    return Contenders(
-        fit, f"Runs compete that {what}; {listing(left_out)} {'does' if len(left_out) == 1 else 'do'} not."
-    )
+    return Contenders(fit, f"Runs compete that {what}; {listing(others)} {'does' if len(others) == 1 else 'do'} not.")
 
 
 class Wins(NamedTuple):
@@ -196,7 +90,7 @@ def wins(group: Sequence[Entry], choice: Choice) -> Wins:
     """
     for entry in group:
         if choice not in entry.choices:
-            raise ReportError(f"{entry.run.path} has no draws for {choice[0]} × {choice[1]}; simulate it again")
+            raise ReportError(f"{entry.run.path} has no draws for {choice}; simulate it again")
     samples = [entry.carbon_draws(choice) for entry in group]
     length = min(len(sample) for sample in samples)
     stacked = np.stack([sample[:length] for sample in samples])
@@ -206,10 +100,19 @@ def wins(group: Sequence[Entry], choice: Choice) -> Wins:
     return Wins([float(share) for share in shares], length, paired)
 
 
+def ranks(values: Sequence[float]) -> list[int]:
+    """Rank figures: 1 is the least, and what is less than 1 % above another is not behind it."""
+    return [1 + sum(other * (1.0 + TIE_FRAC) < own for other in values) for own in values]
+
+
 def ranking(group: Sequence[Entry], choice: Choice) -> list[int]:
-    """Rank the runs by median carbon per output token under one choice: 1 is the least."""
-    medians = [float(np.median(entry.carbon_draws(choice))) for entry in group]
-    return [1 + sum(other < own for other in medians) for own in medians]
+    """Rank the runs by median carbon per output token under one choice; those within 1 % of each other are equal."""
+    return ranks([float(np.median(entry.carbon_draws(choice))) for entry in group])
+
+
+def least(group: Sequence[Entry], choice: Choice) -> list[Entry]:
+    """Give the runs with the least carbon per output token under one choice: several where they are equal."""
+    return [entry for entry, rank in zip(group, ranking(group, choice), strict=True) if rank == 1]
 
 
 class Flip(NamedTuple):
@@ -222,12 +125,14 @@ class Flip(NamedTuple):
 
 
 def flips(group: Sequence[Entry], choices: Sequence[Choice]) -> list[Flip]:
-    """Find the pairs of runs whose order depends on how embodied carbon is counted."""
-    ranks = {choice: ranking(group, choice) for choice in choices}
+    """Find the pairs of runs whose order depends on the way of counting; the run that wins more often comes first."""
+    placed = {choice: ranking(group, choice) for choice in choices}
     found = []
-    for i, j in itertools.combinations(range(len(group)), 2):
-        first = [choice for choice in choices if ranks[choice][i] < ranks[choice][j]]
-        second = [choice for choice in choices if ranks[choice][i] > ranks[choice][j]]
+    for i, j in itertools.combinations(sorted(range(len(group)), key=lambda k: group[k].label), 2):
+        first = [choice for choice in choices if placed[choice][i] < placed[choice][j]]
+        second = [choice for choice in choices if placed[choice][i] > placed[choice][j]]
         if first and second:
-            found.append(Flip(group[i].label, group[j].label, first, second))
+            sides = ((group[i].label, first), (group[j].label, second))
+            (one, more), (other, fewer) = sides if len(first) >= len(second) else sides[::-1]
+            found.append(Flip(one, other, more, fewer))
     return found

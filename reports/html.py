@@ -17,16 +17,18 @@ import jinja2
 from markupsafe import Markup
 
 from afterwatt.reports import versus, view
-from afterwatt.reports.compare import Choice, Entry, common_choices, contenders, entries, headline_choice
+from afterwatt.reports.compare import common_choices, contenders, headline_choice, under_both
+from afterwatt.reports.entry import Choice, Entry, entries
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
 from afterwatt.reports.figures.style import Figure
 from afterwatt.reports.files import write_whole
 from afterwatt.reports.format import listing
 from afterwatt.reports.notices import Notice, notices
+from afterwatt.reports.questions import Question, apart, questions
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.series import RunSeries
-from afterwatt.reports.trust import sentence
+from afterwatt.reports.trust import interval_text, sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NOT_OURS: Final = re.compile(r"<(?!/?(?:b|br|i|extra)>)")
@@ -76,6 +78,7 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "carbon": _there(carbon.split(entry), carbon.over_time(series), carbon.by_choice(entry)),
         "cost": [drawn] if (drawn := comparison.costs([entry])) else [],
         "grounds": view.grounds(entry),
+        "interval": _subscripted(interval_text([summary])),
         "method_notes": summary.carbon_gco2e.notes,
         "glossary_table": view.glossary_table(entry),
         "latency_table": view.latency_table(entry),
@@ -94,37 +97,60 @@ def run_context(entry: Entry) -> dict[str, Any]:
 
 
 def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
-    """Give what the page of several runs shows."""
+    """Give what the page of several runs shows: a part for each question that was asked."""
+    parts = questions(group)
+    grids = dict.fromkeys(filter(None, (entry.run.manifest.electricity() for entry in group)))
+    drawn = [entry for entry in group if entry.choices]
+    return {
+        "title": _title(group),
+        "subtitle": _shared(group),
+        "lead": apart(parts) or " ".join(versus.standings(parts[0].entries)[:2]),
+        "alarms": _alarms(group),
+        "parts": [_part(part, number, beside) for number, part in enumerate(parts, 1)],
+        "electricity": "; ".join(grids),
+        "interval": _subscripted(interval_text([entry.summary for entry in group])),
+        "claims": view.claims(group[0]),
+        "glossary_table": view.glossary_table(drawn[0]) if drawn else None,
+        "thinning": latency.THINNING,
+    }
+
+
+def _part(part: Question, number: int, beside: Path | None) -> dict[str, Any]:
+    """Give what the page shows of the runs that were asked one question; figures are numbered from the second on."""
+    group, suffix = part.entries, f"-{number}" if number > 1 else ""
     competing, rule = contenders(group)
     among = [entry for entry in competing if entry.choices]
     drawn = [entry for entry in group if entry.choices and entry.served.output_tokens]
     choices, headline = common_choices(drawn), headline_choice(drawn)
-    return {
-        "title": _title(group),
-        "subtitle": _shared(group),
-        "lead": "; ".join(dict.fromkeys(filter(None, (entry.run.manifest.grid() for entry in group)))),
-        "alarms": _alarms(group),
-        "cards": versus.verdicts(group),
-        "comparison": versus.comparison_table(group),
-        "outcomes": versus.outcome_table(group),
-        "links": [_link(entry, beside) for entry in group],
+    ways = [] if headline is None else under_both(headline, choices)
+    figures = {
         "tradeoff": _tradeoff(drawn, headline),
         "latency": _there(*latency.distributions(group)),
         "energy": _there(energy.per_token(group)),
-        "carbon": _there(carbon.per_unit(drawn, headline)) if headline else [],
+        "carbon": _there(*(carbon.per_unit(drawn, way, ways) for way in ways)),
         "cost": _there(comparison.costs(group)),
         "counting": _there(comparison.win_shares(among, choices, headline)) if headline else [],
-        "ranking": versus.ranking_table(drawn, choices),
-        "flips": versus.flip_texts(drawn, choices),
-        "choices": len(choices),
+        "breakeven": breakeven.break_even_figures(drawn, ways) if headline else [],
+    }
+    return {
+        "number": suffix,
+        "said": part.said,
+        "links": [_link(entry, beside) for entry in group],
+        "cards": versus.verdicts(group),
+        "standings": versus.standings(group),
+        "comparison": versus.comparison_table(group),
+        "outcomes": versus.outcome_table(group),
+        "ranking": versus.ranking_table(among, choices) if len(among) > 1 else None,
+        "flips": versus.flip_texts(among, choices),
+        "choices": len(choices) if len(among) > 1 else 0,
         "rule": rule,
         "caveat": _caveat(drawn),
-        "breakeven": breakeven.break_even_figures(drawn, headline) if headline else [],
-        "crossings": versus.crossing_table(drawn, headline) if headline else None,
+        "crossings": versus.crossing_table(drawn, ways) if headline else None,
         "choice": headline,
-        "claims": view.claims(group[0]),
-        "glossary_table": view.glossary_table(drawn[0]) if drawn else None,
-        "thinning": latency.THINNING,
+        **{
+            name: [replace(figure, key=f"{figure.key}{suffix}") for figure in drawings]
+            for name, drawings in figures.items()
+        },
     }
 
 
@@ -171,7 +197,7 @@ def _subtitle(entry: Entry) -> list[str]:
         body,
         f"precision {config['precision']}" if isinstance(config.get("precision"), str) else None,
         f"trace {Path(config['trace']).name}" if isinstance(config.get("trace"), str) else None,
-        f"site {summary.site}" if summary.site else None,
+        entry.run.manifest.electricity(),
         str(policies) if policies else None,
         f"seed {entry.run.manifest.seed}" if entry.run.manifest.seed is not None else None,
     ]
@@ -195,10 +221,12 @@ def _title(group: Sequence[Entry]) -> str:
 def _shared(group: Sequence[Entry]) -> list[str]:
     """Name what all runs have in common."""
     shared = []
-    for name in ("model", "site"):
-        values = {getattr(entry.summary, name) for entry in group}
+    for noun, values in (
+        ("model ", {entry.summary.model for entry in group}),
+        ("", {entry.run.manifest.electricity() for entry in group}),
+    ):
         if len(values) == 1 and (value := values.pop()):
-            shared.append(f"{name} {value}")
+            shared.append(f"{noun}{value}")
     traces = {str(entry.run.manifest.config.get("trace") or "") for entry in group}
     if len(traces) == 1 and (trace := traces.pop()):
         shared.append(f"trace {Path(trace).name}")
@@ -232,6 +260,10 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
         plotly=Markup(_plotly_js()),
         twins=Markup(_json(style.DARK_TWINS)),
     )
+
+
+def _subscripted(text: str | None) -> str:
+    return (text or "").replace("CO2e", "CO₂e")
 
 
 def _glued(text: str) -> str:

@@ -114,8 +114,8 @@ class Run:
         """One row per draw of what is uncertain, or None where nothing was drawn."""
         return self.frame("draws") if self.has("draws") else None
 
-    def embodied_draws(self) -> dict[tuple[str, str], str]:
-        """Map (method, allocation) to its column of the draws; empty where nothing was drawn."""
+    def embodied_draws(self) -> dict[tuple[str, str, str], str]:
+        """Map (method, allocation, host share) to its column of the draws, see `reports.columns.embodied_columns`."""
         return embodied_columns(self.column_names("draws")) if self.has("draws") else {}
 
 

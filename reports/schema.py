@@ -70,6 +70,13 @@ Band = Annotated[Interval, BeforeValidator(_spread_null)]
 """An interval that may also be given as null, and is then written as three nulls."""
 
 
+class Range(Strict):
+    """Where a value lies nine times in ten."""
+
+    low: NonNegative | None
+    high: NonNegative | None
+
+
 class Stats(Strict):
     """A distribution over finished requests (or tokens) that count; all null where there were none."""
 
@@ -135,6 +142,8 @@ class Carbon(Strict):
     """Grams of CO2 equivalent of the whole run, reserved time included.
 
     by_method holds embodied carbon per method and allocation; null for a method that does not know this hardware.
+    run_error_90 is the error of the run's joules (times and power) that the intervals hold, as factors; null: they
+    hold none.
     """
 
     operational: Band
@@ -146,6 +155,8 @@ class Carbon(Strict):
     assumed: Assumed | None = None
     intensity_gco2e_per_kwh: NonNegative | None = None
     basis: str | None = None
+    host_share: str | None = None
+    run_error_90: Range | None = None
     notes: dict[str, list[str]] = {}
 
 
@@ -200,11 +211,17 @@ class BreakEven(Strict):
     lives: dict[str, HardwareLife] = {}
 
 
-class Range(Strict):
-    """Where a value lies nine times in ten."""
+class OtherShare(Strict):
+    """What the run comes to under the other rule of how much of its servers it answers for.
 
-    low: NonNegative | None
-    high: NonNegative | None
+    The draws of its carbon end in the name of `host_share`; where there are none, both rules count the same.
+    """
+
+    host_share: str
+    energy_j: NonNegative | None
+    sci: Sci
+    cost_usd: RunCost
+    breakeven: BreakEven | None
 
 
 class TimeError(Strict):
@@ -224,7 +241,9 @@ class Ranges(Strict):
     output_tokens_per_s: Range | None
     offered_frac: Range | None
     devices_needed: Range | None
+    duration_s: Range | None = None
     energy_j: Range | None
+    other_host_share_energy_j: Range | None = None
 
 
 class Trust(Strict):
@@ -269,6 +288,7 @@ class Summary(Strict):
     cost_usd: RunCost
     quality: Quality
     breakeven: BreakEven | None = None
+    other_host_share: OtherShare | None = None
     prediction: Trust | None = None
 
 
@@ -328,6 +348,19 @@ class Manifest(Block):
             return None
         slo = _validated(SloThresholds, raw, "manifest.json: config.slo")
         return slo if slo.thresholds() else None
+
+    def electricity(self) -> str | None:
+        """Name the site, and what its electricity's average is of; None where there is no site."""
+        site = self.site if isinstance(self.site, Mapping) else {}
+        if (key := site.get("key") or site.get("name")) is None:
+            return None
+        average = site.get("average")
+        if self.grid() is not None or not isinstance(average, Mapping):
+            return f"site {key}"
+        year = str(average["year"]) if average["year"] else "year not stated"
+        basis = str(average["basis"]).replace("lifecycle", "life-cycle")
+        mix = "mix not stated" if average["mix"] == "unstated" else average["mix"]
+        return f"site {key} ({average['gco2e_per_kwh']:.3g} g/kWh, {basis} of {mix}, {year})"
 
     def grid(self) -> str | None:
         """Name file, zone and basis of the hourly grid; None where the run has none."""

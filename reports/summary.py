@@ -233,6 +233,7 @@ def _unknown_blocks(run: Run) -> Block:
         "cost_usd": nulls("hardware", "electricity", "total", "per_million_output_tokens"),
         "quality": {"perplexity": None, "source": "not measured"},
         "breakeven": None,
+        "other_host_share": None,
         "prediction": None,
     }
 

@@ -3,11 +3,15 @@
 The same words and numbers as the page: both go through reports.format, reports.versus and reports.notices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from afterwatt.reports.compare import Entry, contenders, entries
+import numpy as np
+
+from afterwatt.reports.compare import contenders
+from afterwatt.reports.entry import IN_WORDS, Entry, entries
 from afterwatt.reports.format import (
     UNKNOWN,
     brief,
@@ -22,10 +26,12 @@ from afterwatt.reports.format import (
     usd,
 )
 from afterwatt.reports.notices import Notice, notices
+from afterwatt.reports.questions import Question, apart, questions
 from afterwatt.reports.rundir import Run
 from afterwatt.reports.schema import Stats
-from afterwatt.reports.trust import range_of, sentence
-from afterwatt.reports.versus import METRICS, best
+from afterwatt.reports.trust import interval_text, range_of, sentence
+from afterwatt.reports.versus import METRICS, PER_TOKEN, best, standings
+from afterwatt.reports.view import at_rest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +58,7 @@ def _carbon(name: str, whole: bool = True) -> Callable[[Entry], str]:
     """Give a reader of a block of the SCI, with its interval or without."""
 
     def read(entry: Entry) -> str:
-        block = getattr(entry.summary.sci, name)
+        block = entry.band(name)
         return interval(block.model_dump(), "g") if whole else quantity(block.p50, "g")
 
     return read
@@ -81,19 +87,36 @@ def _load(entry: Entry) -> str:
     return f"{percent(load.offered_frac)}{need}"
 
 
+def _other_shares(read: Callable[[Entry], str]) -> list[Line]:
+    """Give lines that read a run by the host share that it is not shown by, as far as that differs."""
+
+    def reader(host_share: str) -> Callable[[Entry], str]:
+        def told(entry: Entry) -> str:
+            way = entry.counted or entry.choice
+            shared = way is not None and way.host_share != host_share and not entry.fills_its_hosts
+            return read(replace(entry, counted=way._replace(host_share=host_share))) if way and shared else UNKNOWN
+
+        return told
+
+    return [Line(f"  {words}", reader(share)) for share, words in IN_WORDS.items()]
+
+
 def _energy_per_token(entry: Entry) -> str:
-    total_j, tokens = entry.summary.energy_j.total, entry.served.output_tokens
-    return energy(total_j / tokens) if total_j is not None and tokens else UNKNOWN
+    return energy(entry.energy_per_token_j)
 
 
-def _idle(entry: Entry) -> str:
-    block = entry.summary.energy_j
-    return percent(block.idle / block.total) if block.idle is not None and block.total else UNKNOWN
+def _at_rest(place: int) -> Callable[[Entry], str]:
+    """Give a reader of the share of the energy that was drawn idle (0) or switched off (1)."""
+    return lambda entry: ([text for _, text in at_rest(entry.summary.energy_j)] + [UNKNOWN])[place]
 
 
 def _within(metric: str) -> Callable[[Entry], str]:
     """Give a reader of the range that the error of the times leaves of a latency's 90th percentile."""
     return lambda entry: range_of(entry.summary.prediction, metric, "p90")
+
+
+def _cost(entry: Entry) -> str:
+    return usd(None if entry.cost is None else entry.cost.per_million_output_tokens)
 
 
 def _basis(entry: Entry) -> str:
@@ -102,10 +125,12 @@ def _basis(entry: Entry) -> str:
 
 
 def _split(entry: Entry) -> str:
-    carbon = entry.summary.carbon_gco2e
-    if carbon.operational.p50 is None or not carbon.total.p50:
-        return UNKNOWN
-    return percent(min(1.0, carbon.operational.p50 / carbon.total.p50), 2)
+    carbon, way = entry.summary.carbon_gco2e, entry.counted or entry.choice
+    operational, total = carbon.operational.p50, carbon.total.p50
+    if way is not None and way != entry.choice:
+        parts = entry.parts(way)
+        operational, total = (float(np.median(grams)) for grams in (parts[0], parts[0] + parts[1]))
+    return UNKNOWN if operational is None or not total else percent(min(1.0, operational / total), 2)
 
 
 FINISHED = Line("finished", _requests)
@@ -114,19 +139,23 @@ WITHIN_SLO = Line("within SLO", _slo, "within SLO")
 STALL = Line("longest stall p99", lambda e: brief(e.summary.longest_stall_s.p99))
 RATE = Line("output tokens/s", lambda e: number(e.summary.throughput.output_tokens_per_s), "tokens/s")
 LOAD = Line("load, of its capacity", _load)
-COST = Line("US$ per million tokens", lambda e: usd(e.summary.cost_usd.per_million_output_tokens), COST_COLUMN)
+COST = Line("US$ per million tokens", _cost, COST_COLUMN)
 ENERGY = Line("energy per token", _energy_per_token, "energy per token")
 TAIL = (
     STALL,
     RATE,
     LOAD,
     ENERGY,
-    Line("of this idle", _idle),
+    *_other_shares(_energy_per_token),
+    Line("of this idle", _at_rest(0)),
+    Line("of this switched off", _at_rest(1)),
     Line("CO2e per request", _carbon("per_request_gco2e"), "carbon per request"),
-    Line("CO2e per token", _carbon("per_output_token_gco2e"), "carbon per token"),
+    Line("CO2e per token", _carbon("per_output_token_gco2e"), PER_TOKEN),
+    *_other_shares(_carbon("per_output_token_gco2e")),
     Line("CO2e per token within SLO", _carbon("per_slo_met_token_gco2e")),
     Line("of the CO2e, electricity", _split),
     COST,
+    *_other_shares(_cost),
 )
 ONE = (
     FINISHED,
@@ -164,7 +193,7 @@ MANY = (
     Line("tokens/s", RATE.read, "tokens/s"),
     Line("load", lambda e: percent(e.summary.load.offered_frac)),
     Line("energy/token", _energy_per_token, "energy per token"),
-    Line("CO2e/token", _carbon("per_output_token_gco2e"), "carbon per token"),
+    Line("CO2e/token", _carbon("per_output_token_gco2e"), PER_TOKEN),
     Line("$/M tokens", COST.read, COST_COLUMN),
 )
 """The columns for many runs, a line each."""
@@ -173,7 +202,7 @@ MANY_NARROW = (
     *MANY[1:3],
     Line("load", lambda e: percent(e.summary.load.offered_frac, 2)),
     Line("J/token", _energy_per_token, "energy per token"),
-    Line("CO2e/tok", _carbon("per_output_token_gco2e", whole=False), "carbon per token"),
+    Line("CO2e/tok", _carbon("per_output_token_gco2e", whole=False), PER_TOKEN),
     Line("$/M tok", COST.read, COST_COLUMN),
 )
 """The same for 80 columns."""
@@ -195,16 +224,15 @@ def print_runs(runs: Sequence[Run], console: "Console | None" = None, report: Pa
 
     console = console or default_console()
     assert isinstance(console, Console)
-    group = entries(runs)
+    parts = questions(entries(runs))
+    group = [entry for part in parts for entry in part.entries]
     for line in _heading(group):
         console.print(line, style="bold", highlight=False, soft_wrap=True)
-    console.print(_table(group, console.width))
-    if len(group) > 1:
-        console.print(f"* the best. {contenders(group).rule}", style="dim", highlight=False)
-    else:
-        for said in (_limits(group[0]), sentence(group[0].summary)):
-            if said is not None:
-                console.print(said, style="dim", highlight=False)
+    console.print(_table(parts, console.width))
+    said = list(_rankings(parts)) if len(group) > 1 else [_limits(group[0]), sentence(group[0].summary)]
+    said += [interval_text([entry.summary for entry in group])]
+    for line in filter(None, said):
+        console.print(line, style="dim", highlight=False, markup=False)
     for grid in dict.fromkeys(filter(None, (entry.run.manifest.grid() for entry in group))):
         console.print(grid, style="dim", highlight=False, markup=False, soft_wrap=True)
     _print_notices(group, console)
@@ -226,10 +254,20 @@ def default_console() -> "Console":
 def _heading(group: Sequence[Entry]) -> list[str]:
     if len(group) > 1:
         shared = {entry.summary.model for entry in group}
-        return [f"{len(group)} runs" + (f" of {shared.pop()}" if len(shared) == 1 else "")]
+        sites = list(dict.fromkeys(filter(None, (entry.run.manifest.electricity() for entry in group))))
+        return [f"{len(group)} runs" + (f" of {shared.pop()}" if len(shared) == 1 else ""), *sites]
     summary = group[0].summary
-    parts = [summary.hardware, summary.model, *([f"site {summary.site}"] if summary.site else [])]
-    return [" · ".join(parts)]
+    return [" · ".join(filter(None, (summary.hardware, summary.model, group[0].run.manifest.electricity())))]
+
+
+def _rankings(parts: Sequence[Question]) -> Iterator[str]:
+    """Say by which rule runs are ranked, which emit least, and whether the way of counting changes it."""
+    yield apart(parts)
+    for part in parts:
+        if len(part.entries) > 1:
+            whose = f"{part.said}: " if part.said else ""
+            yield f"{whose}* the best, or within 1 % of it. {contenders(part.entries).rule}"
+            yield from standings(part.entries)
 
 
 def _limits(entry: Entry) -> str | None:
@@ -240,12 +278,12 @@ def _limits(entry: Entry) -> str | None:
     return f"SLO: {listing(names)}; a request longer than the model's context does not count against it."
 
 
-def _table(group: Sequence[Entry], width: int) -> "Table":
+def _table(parts: Sequence[Question], width: int) -> "Table":
     """Lay runs out as columns where they fit, and as lines where they do not."""
     from rich import box
     from rich.table import Table
 
-    cells = _grid(group, width)
+    cells = _grid(parts, width)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, GAP - 1), header_style="bold")
     for place, name in enumerate(cells[0]):
         table.add_column(name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
@@ -254,11 +292,12 @@ def _table(group: Sequence[Entry], width: int) -> "Table":
     return table
 
 
-def _grid(group: Sequence[Entry], width: int) -> list[list[str]]:
+def _grid(parts: Sequence[Question], width: int) -> list[list[str]]:
     """Choose the fullest layout that fits the width."""
-    layouts = [_as_columns(group, ONE if len(group) == 1 else FEW)]
-    if len(group) > 1:
-        layouts += [_as_lines(group, rows) for rows in (MANY, MANY_MEDIUM, MANY_NARROW)]
+    one = sum(len(part.entries) for part in parts) == 1
+    layouts = [_as_columns(parts, ONE if one else FEW)]
+    if not one:
+        layouts += [_as_lines(parts, rows) for rows in (MANY, MANY_MEDIUM, MANY_NARROW)]
     return next((cells for cells in layouts if _width(cells) <= width), layouts[-1])
 
 
@@ -266,25 +305,28 @@ def _width(cells: Sequence[Sequence[str]]) -> int:
     return sum(max(map(len, column)) + GAP for column in zip(*cells, strict=True)) - GAP
 
 
-def _as_columns(group: Sequence[Entry], rows: Sequence[Line]) -> list[list[str]]:
-    lines = [[row.name, *_cells(group, row)] for row in _known(rows, group)]
-    return [["", *(entry.label for entry in group)], *lines]
+def _as_columns(parts: Sequence[Question], rows: Sequence[Line]) -> list[list[str]]:
+    lines = [[row.name, *cells] for row in rows if (cells := _cells(parts, row))]
+    return [["", *_labels(parts)], *lines]
 
 
-def _as_lines(group: Sequence[Entry], rows: Sequence[Line]) -> list[list[str]]:
-    rows = _known(rows, group)
-    columns = [["run", *(entry.label for entry in group)], *([row.name, *_cells(group, row)] for row in rows)]
+def _as_lines(parts: Sequence[Question], rows: Sequence[Line]) -> list[list[str]]:
+    columns = [["run", *_labels(parts)], *([row.name, *cells] for row in rows if (cells := _cells(parts, row)))]
     return [list(line) for line in zip(*columns, strict=True)]
 
 
-def _known(rows: Sequence[Line], group: Sequence[Entry]) -> list[Line]:
-    """Leave out what no run knows."""
-    return [row for row in rows if any(row.read(entry) != UNKNOWN for entry in group)]
+def _labels(parts: Sequence[Question]) -> list[str]:
+    return [entry.label for part in parts for entry in part.entries]
 
 
-def _cells(group: Sequence[Entry], row: Line) -> list[str]:
-    marked = _best(group, row)
-    return [f"*{row.read(entry)}" if place in marked else row.read(entry) for place, entry in enumerate(group)]
+def _cells(parts: Sequence[Question], row: Line) -> list[str]:
+    """Fill one line, the best of each question marked; nothing where no run knows it."""
+    cells = []
+    for part in parts:
+        marked = _best(part.entries, row)
+        texts = [row.read(entry) for entry in part.entries]
+        cells += [f"*{text}" if place in marked else text for place, text in enumerate(texts)]
+    return cells if set(cells) != {UNKNOWN} else []
 
 
 def _best(group: Sequence[Entry], row: Line) -> set[int]:

@@ -1,5 +1,6 @@
 """How far the times of a run can be trusted, in words and ranges: the same on the page and in the terminal."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from afterwatt.reports.format import UNKNOWN, brief, energy, number, percent
@@ -29,6 +30,25 @@ def sentence(summary: Summary) -> str | None:
     if not errors:
         return f"{ground} {NOTHING}"
     return f"{ground} Nine measured times in ten lie within these factors of the predicted: {', '.join(errors)}."
+
+
+def interval_text(summaries: Sequence[Summary]) -> str | None:
+    """Say what the intervals of carbon hold, of one run or of several; None where nothing was drawn."""
+    drawn = [one.carbon_gco2e for one in summaries if one.carbon_gco2e.operational.p5 is not None]
+    if not drawn:
+        return None
+    known = [one.run_error_90 for one in drawn if one.run_error_90 is not None]
+    held = "the run's energy (times and power together)"
+    if len(drawn) == len(known) == 1:
+        held = f"{held[:-1]}, {_factors(known[0])} of the predicted)"
+    if len(known) < len(drawn):
+        held = "the GPUs' power but not the times, for which no range was computed,"
+        if known:
+            held = "the run's energy (times and power together; GPU power alone where no range was computed)"
+    return (
+        f"Intervals of CO2e span nine draws in ten of {held} and of the server's power, supply losses, PUE, the grid's "
+        "average and embodied carbon. Lives, duty, method, allocation and host share are choices, and not in them."
+    )
 
 
 def ranges(summary: Summary) -> list[tuple[str, str, str]]:

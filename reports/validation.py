@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from afterwatt.reports.compare import entries
+from afterwatt.reports.entry import entries
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.figures import latency
 from afterwatt.reports.figures.style import Figure

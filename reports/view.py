@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afterwatt.reports.compare import Entry
+from afterwatt.reports.entry import IN_WORDS, SHARE_WORDS, Entry
 from afterwatt.reports.format import (
     UNKNOWN,
     brief,
@@ -23,7 +23,7 @@ from afterwatt.reports.format import (
     usd,
 )
 from afterwatt.reports.notices import MODELLED, NOT_MODELLED
-from afterwatt.reports.schema import Interval, Stats, Summary
+from afterwatt.reports.schema import Energy, Interval, Stats, Summary
 from afterwatt.reports.trust import ranges
 
 LATENCY_ROWS = {
@@ -120,14 +120,18 @@ def _does(entry: Entry) -> Headline:
         ("GPUs at work", percent(busy)),
         ("energy per output token", energy(total_j / tokens) if total_j is not None and tokens else UNKNOWN),
         ("energy in all", energy(total_j)),
-        (
-            "of this idle",
-            percent(summary.energy_j.idle / total_j) if summary.energy_j.idle is not None and total_j else UNKNOWN,
-        ),
+        *at_rest(summary.energy_j),
         ("length of the run", duration(length_s)),
     ]
     big = number(summary.throughput.output_tokens_per_s)
     return Headline("does", "What the hardware does", big, "output tokens per second", rows)
+
+
+def at_rest(block: Energy) -> list[tuple[str, str]]:
+    """Say which share of the energy was drawn at rest: on and idle, and off in reserved time where there is any."""
+    rows = [("of this idle", percent(block.idle / block.total) if block.idle is not None and block.total else UNKNOWN)]
+    off_j = block.by_state.get("off")
+    return [*rows, ("of this switched off", percent(off_j / block.total))] if off_j and block.total else rows
 
 
 def _busy_frac(entry: Entry) -> float | None:
@@ -143,7 +147,8 @@ def _pays(entry: Entry) -> Headline:
     if carbon.operational.p50 is not None and carbon.total.p50:
         share = min(1.0, carbon.operational.p50 / carbon.total.p50)
     rows = [
-        ("per output token", co2e(sci.per_output_token_gco2e)),
+        (f"per output token{_as_counted(entry)}", co2e(sci.per_output_token_gco2e)),
+        *other_share_row(entry),
         ("per token within the SLO", co2e(sci.per_slo_met_token_gco2e)),
         ("whole run", co2e(carbon.total)),
         ("of this electricity", percent(share, 2)),
@@ -154,6 +159,18 @@ def _pays(entry: Entry) -> Headline:
     big = f"{grams(per.p50)}CO₂e" if per.p50 is not None else UNKNOWN
     within = f", {co2e(per).split('(')[1].split(')')[0]} within the draws" if "(" in co2e(per) else ""
     return Headline("pays", "What the planet pays", big, f"per request{within}", rows)
+
+
+def _as_counted(entry: Entry) -> str:
+    return f", {SHARE_WORDS[entry.host_share]}" if entry.host_share in SHARE_WORDS and other_share_row(entry) else ""
+
+
+def other_share_row(entry: Entry) -> list[tuple[str, str]]:
+    """Give carbon per token under the other host share; nothing where the run fills its servers, or it is unknown."""
+    other = entry.summary.other_host_share
+    if other is None or other.energy_j == entry.summary.energy_j.total:
+        return []
+    return [(f"per output token, {SHARE_WORDS[other.host_share]}", co2e(other.sci.per_output_token_gco2e))]
 
 
 def latency_table(entry: Entry) -> TextTable:
@@ -267,7 +284,7 @@ def profiles_table(entry: Entry) -> TextTable:
 def grounds(entry: Entry) -> list[str]:
     """Say on which grid, which lives and which duty cycle the carbon stands."""
     carbon, known = entry.summary.carbon_gco2e, entry.summary.breakeven
-    lines = []
+    lines = [f"Servers are counted {IN_WORDS[entry.host_share]}."] if entry.host_share in IN_WORDS else []
     if carbon.intensity_gco2e_per_kwh is not None:
         basis = f", {carbon.basis} basis" if carbon.basis else ""
         average = "average intensity (not marginal, no certificates)"
@@ -275,8 +292,8 @@ def grounds(entry: Entry) -> list[str]:
             f"Electricity at {number(carbon.intensity_gco2e_per_kwh)} gCO₂e/kWh on average over the energy used"
             f"{basis}, location-based {'signal, no average' if carbon.basis == 'marginal' else average}."
         )
-    if grid := entry.run.manifest.grid():
-        lines.append(f"{grid[0].upper()}{grid[1:]}.")
+    places = filter(None, (entry.run.manifest.electricity(), entry.run.manifest.grid()))
+    lines += [f"{said[0].upper()}{said[1:]}." for said in places]
     for noun, life in (known.lives if known else {}).items():
         before = f"acquired {duration(life.acquired_s)} old, " if life.acquired_s else "new, "
         owned = ", already owned" if life.owned else ""
@@ -288,15 +305,15 @@ def grounds(entry: Entry) -> list[str]:
 
 
 def glossary_table(entry: Entry) -> TextTable:
-    """Explain the methods and allocations that the run was counted under, in the words of the ledger."""
+    """Explain the methods, allocations and host shares that the run was counted under, in the words of the ledger."""
     from afterwatt.hwprofiles.embodied import METHODS
     from afterwatt.hwprofiles.lives import ALLOCATIONS
+    from afterwatt.hwprofiles.replicas import HOST_SHARES
 
-    used = [*dict.fromkeys(m for m, _ in entry.choices), *dict.fromkeys(a for _, a in entry.choices)]
-    words = METHODS | ALLOCATIONS
-    return TextTable(
-        "Methods and allocations", ["name", "meaning"], [[name, words[name]] for name in used if name in words]
-    )
+    used = [word for place in range(3) for word in dict.fromkeys(choice[place] for choice in entry.choices)]
+    words = METHODS | ALLOCATIONS | HOST_SHARES
+    rows = [[name, words[name]] for name in used if name in words]
+    return TextTable("Methods, allocations and host shares", ["name", "meaning"], rows)
 
 
 def claims(entry: Entry) -> dict[str, list[str]]:

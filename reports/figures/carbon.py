@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from afterwatt.reports.columns import Floats
-from afterwatt.reports.compare import Choice, Entry
+from afterwatt.reports.entry import IN_WORDS, Choice, Entry
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.activity import steps
 from afterwatt.reports.figures.style import Figure, Key
@@ -76,8 +76,9 @@ def by_choice(entry: Entry) -> Figure | None:
     if not entry.choices or not requests:
         return None
     spans = {
-        choice: np.quantile(entry.run.column("draws", column), [0.05, 0.5, 0.95]) / requests
-        for choice, column in entry.choices.items()
+        (choice.method, choice.allocation): np.quantile(entry.run.column("draws", column), [0.05, 0.5, 0.95]) / requests
+        for choice, (_, column) in entry.choices.items()
+        if choice.host_share == entry.host_share
     }
     methods = list(dict.fromkeys(method for method, _ in spans))
     allocations = list(dict.fromkeys(allocation for _, allocation in spans))
@@ -128,7 +129,7 @@ def _choice_dots(
 def _choice_figure(
     plot: go.Figure,
     keys: tuple[Key, ...],
-    spans: dict[Choice, Floats],
+    spans: dict[tuple[str, str], Floats],
     operational: float,
 ) -> Figure:
     least, most = min(spans, key=lambda c: float(spans[c][1])), max(spans, key=lambda c: float(spans[c][1]))
@@ -181,17 +182,19 @@ def over_time(series: RunSeries) -> Figure | None:
     return Figure("fig-grid", "Emissions and the grid", caption, plot, caption, keys, wide=True)
 
 
-def per_unit(group: Sequence[Entry], choice: Choice) -> Figure | None:
-    """Draw carbon per output token of several runs: operational and embodied, with the interval of their sum."""
-    served = [(entry, tokens) for entry in group if (tokens := entry.served.output_tokens)]
-    if not served:
+def per_unit(group: Sequence[Entry], choice: Choice, ways: Sequence[Choice] = ()) -> Figure | None:
+    """Draw carbon per output token of several runs: operational and embodied, with the interval of their sum.
+
+    Args:
+        group: the runs.
+        choice: the way of counting.
+        ways: all that are drawn beside each other; the first is the headline's.
+    """
+    rows = [entry for entry in group if entry.served.output_tokens]
+    if not rows:
         return None
-    rows = [entry for entry, _ in served]
     labels = [entry.label for entry in rows]
-    columns = ("operational_gco2e", rows[0].choices[choice])
-    medians = [
-        [float(np.median(entry.run.column("draws", column))) / tokens for entry, tokens in served] for column in columns
-    ]
+    medians = [[float(np.median(entry.parts(choice)[part])) for entry in rows] for part in (0, 1)]
     spans = [np.quantile(entry.carbon_draws(choice), [0.05, 0.5, 0.95]) for entry in rows]
     factor, unit = prefix_of(max(float(span[2]) for span in spans), "g")
     plot = style.figure(
@@ -220,7 +223,11 @@ def per_unit(group: Sequence[Entry], choice: Choice) -> Figure | None:
             showarrow=False, font={"color": style.INK, "size": 12},
         )  # fmt: skip
     told = "; ".join(f"{label} {interval(_block(span), 'g')}CO₂e" for label, span in zip(labels, spans, strict=True))
-    caption = f"Embodied by {choice[0]}, allocated {choice[1]}. Bars are medians, the whisker p5 to p95 of the sum."
+    caption = f"Counted by {choice}. Bars are medians, the whisker p5 to p95 of the sum."
     keys = [Key(name, colour, "area", name) for name, colour, _ in parts]
     keys.append(Key("sum, p5 to p95", style.INK, "circle"))
-    return Figure("fig-carbon-per-token", "Carbon per output token", caption, plot, told, tuple(keys), wide=True)
+    key, title = "fig-carbon-per-token", "Carbon per output token"
+    if len(ways) > 1:
+        title = f"{title}, {IN_WORDS[choice.host_share]}"
+        key = key if choice == ways[0] else f"{key}-{choice.host_share}"
+    return Figure(key, title, caption, plot, told, tuple(keys), wide=len(ways) < 2)

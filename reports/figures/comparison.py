@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from afterwatt.reports.columns import Floats
-from afterwatt.reports.compare import Choice, Entry, pareto, wins
+from afterwatt.reports.compare import Wins, pareto, under_both, wins
+from afterwatt.reports.entry import Choice, Entry
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.style import Figure, Key
 from afterwatt.reports.format import count, duration, grams, listing, percent, prefix_of, usd
@@ -29,7 +30,8 @@ def pareto_front(group: Sequence[Entry], choice: Choice, name: str) -> Figure | 
     lows, highs = ([float(span[i]) / factor for *_, span in points] for i in (0, 2))
     xs = [p90 for _, p90, _ in points]
     ys = [float(span[1]) / factor for *_, span in points]
-    front = pareto(xs, ys)
+    able = [i for i, (entry, *_) in enumerate(points) if not entry.fault]
+    front = [able[i] for i in pareto([xs[i] for i in able], [ys[i] for i in able])]
     title = LATENCY_NAMES[name]
     plot = style.figure(
         x=style.log_time_axis(f"p90 {title} (logarithmic)", min(xs) / 1.3, max(xs) * 1.3),
@@ -43,10 +45,10 @@ def pareto_front(group: Sequence[Entry], choice: Choice, name: str) -> Figure | 
         side = "top left" if p90 > middle else "top right"
         plot.add_trace(_point(entry, p90, span / factor, side if named else None, unit))
     names = [points[i][0].label for i in front]
-    missed = [entry.label for entry, *_ in points if entry.meets_slo is False]
-    caption = f"No other run beats {listing(names)} in both. Lower left is better; whiskers are p5 to p95." + (
-        f" Hollow: misses the SLO ({listing(missed)})." if missed else ""
-    )
+    missed = [f"{entry.label} ({entry.fault})" for entry, *_ in points if entry.fault]
+    caption = f"No other run beats {listing(names)} in both. " if names else ""
+    caption += "Lower left is better; whiskers are p5 to p95."
+    caption += f" Hollow, and not in the front: {listing(missed)}." if missed else ""
     told = "; ".join(
         f"{entry.label} p90 {duration(p90)}, {grams(float(span[1]))}CO₂e per token" for entry, p90, span in points
     )
@@ -74,7 +76,7 @@ def _stairs(xs: Sequence[float], ys: Sequence[float]) -> go.Scatter:
 def _point(entry: Entry, p90: float, span: Floats, side: str | None, unit: str) -> go.Scatter:
     low, y, high = span.tolist()
     colour = style.run_colour(entry.place)
-    symbol = style.run_symbol(entry.place) + ("-open" if entry.meets_slo is False else "")
+    symbol = style.run_symbol(entry.place) + ("-open" if entry.fault else "")
     return go.Scatter(
         x=[p90],
         y=[y],
@@ -99,15 +101,16 @@ def win_shares(group: Sequence[Entry], choices: Sequence[Choice], headline: Choi
     if len(group) < 2:
         return None
     others = [choice for choice in choices if choice != headline]
-    if len(others) > MOST_ROWS:  # the headline's neighbours: one of the two changes, the other stays
-        others = [choice for choice in others if choice[0] == headline[0] or choice[1] == headline[1]]
-    ordered = [headline, *others]
+    if len(others) > MOST_ROWS:  # the headline's neighbours: one of its words changes, the others stay
+        others = [choice for choice in others if sum(a != b for a, b in zip(choice, headline, strict=True)) == 1]
+    both = under_both(headline, choices)
+    ordered = [*both, *(choice for choice in others if choice not in both)]
     results = {choice: wins(group, choice) for choice in ordered}
-    rows = ["<br>".join(choice) for choice in ordered]
+    rows = [str(choice).replace(" × ", "<br>", 1) for choice in ordered]
     plot = style.figure(
         x={"title": "share of draws in which the run is lowest (%)", "showgrid": True, "range": [0, 100]},
         y={"title": "", "showgrid": False, "autorange": "reversed"},
-        height_px=90 + 34 * len(rows),
+        height_px=90 + 36 * len(rows),
         barmode="stack",
         bargap=0.22,
     )
@@ -127,20 +130,23 @@ def win_shares(group: Sequence[Entry], choices: Sequence[Choice], headline: Choi
             )
         )  # fmt: skip
     first = results[headline]
-    best = max(range(len(group)), key=lambda i: first.shares[i])
     paired = (
         "Runs share their draws of what is uncertain for all of them (one seed), so a common error does not blur this."
         if first.paired
         else "The runs have different seeds, so their draws are independent and the shares are less sharp."
     )
-    told = (
-        f"Under {' × '.join(headline)}, {group[best].label} is lowest in {percent(first.shares[best])} "
-        f"of {count(first.draws)} draws."
-    )
+    told = " ".join(_told(group, choice, results[choice]) for choice in both)
     return Figure(
         "fig-wins", "Who emits least per token, draw by draw", f"{told} {paired}", plot, told,
         tuple(Key(e.label, style.run_colour(e.place), _fill(e), e.label) for e in group), wide=True,
     )  # fmt: skip
+
+
+def _told(group: Sequence[Entry], choice: Choice, found: Wins) -> str:
+    """Say who is lowest most often under one way of counting."""
+    most = max(found.shares)
+    names = sorted(entry.label for entry, share in zip(group, found.shares, strict=True) if share == most)
+    return f"Under {choice}, {listing(names)} is lowest in {percent(most)} of {count(found.draws)} draws."
 
 
 def _fill(entry: Entry) -> str:
@@ -152,7 +158,8 @@ def costs(group: Sequence[Entry]) -> Figure | None:
     rows = [
         (entry, 1e6 * cost.hardware / entry.served.output_tokens, 1e6 * cost.electricity / entry.served.output_tokens)
         for entry in group
-        if (cost := entry.summary.cost_usd).hardware is not None
+        if (cost := entry.cost) is not None
+        and cost.hardware is not None
         and cost.electricity is not None
         and entry.served.output_tokens
     ]

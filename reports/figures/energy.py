@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from afterwatt.reports.columns import COMPONENTS
-from afterwatt.reports.compare import Entry
+from afterwatt.reports.entry import Entry
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.activity import steps
 from afterwatt.reports.figures.style import Figure, Key

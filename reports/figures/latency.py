@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from afterwatt.reports.columns import Floats
-from afterwatt.reports.compare import Entry, shared_label
+from afterwatt.reports.entry import Entry, shared_label
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.style import Figure
 from afterwatt.reports.format import brief, duration, percent, setting

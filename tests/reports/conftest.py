@@ -49,6 +49,8 @@ class Toy:
     over_context_every: int = 40
     unfinished_last: int = 0
     capacity_per_s: float = 0.31
+    whole: float = 1.5
+    """Whole servers over the slots in use: joules, grams and dollars; 1 fills them."""
     draws: int = 512
     seed: int = 7
 
@@ -61,8 +63,11 @@ A100 = Toy(
 H100 = Toy(
     hardware="h100-sxm", slots=64, prefill_tokens_per_s=40000, step_s=0.008, gpu_idle_w=40, gpu_busy_w=520,
     host_w=45, embodied_kg=5600, lifetime_years=5, price_usd=27000, capacity_per_s=9.5, seed=9,
+    whole=4.0,
 )  # fmt: skip
-M40X4 = Toy(hardware="4xm40", replicas=4, capacity_per_s=1.24, host_w=130, embodied_kg=360, price_usd=360, seed=10)
+M40X4 = Toy(
+    hardware="4xm40", replicas=4, capacity_per_s=1.24, host_w=130, embodied_kg=360, price_usd=360, seed=10, whole=1.0
+)  # fmt: skip
 OVERLOADED = Toy(
     rate_per_s=0.8, unfinished_last=60, seed=11, trace="synth:chat?rate=0.35&n=2000&max_tokens=4096&seed=1"
 )
@@ -201,7 +206,20 @@ def draws_of(toy: Toy, timeline: dict[str, Any]) -> dict[str, Any]:
             new = allocation == "avoidable" and toy.lifetime_years < 8  # bought new: nothing of it is sunk
             share = 1.0 if new else part
             columns[f"embodied_gco2e__{method}__{allocation}"] = per_s * reserved_s * size * share * bias
-    return columns
+    other = {f"{name}__whole": toy.whole * grams for name, grams in columns.items() if name != "draw"}
+    return columns | (other if toy.whole != 1.0 else {})
+
+
+def _whole(breakeven: dict[str, Any], factor: float) -> dict[str, Any]:
+    per_s = breakeven["embodied_gco2e_per_reserved_s"]
+    run_j = breakeven["run_j_per_output_token"]
+    return breakeven | {
+        "run_j_per_output_token": run_j and factor * run_j,
+        "off_w": factor * breakeven["off_w"],
+        "embodied_gco2e_per_reserved_s": {
+            m: by and {a: factor * grams for a, grams in by.items()} for m, by in per_s.items()
+        },
+    }
 
 
 def _interval(values: Any) -> dict[str, float]:
@@ -226,6 +244,19 @@ def blocks_of(toy: Toy, run: Run, timeline: dict[str, Any], draws: dict[str, Any
     electricity = total_j / 3.6e6 * 0.15
     offered = toy.rate_per_s / toy.capacity_per_s
     cards = int(toy.hardware.split("x")[0]) if toy.hardware[0].isdigit() else 1
+    cost = {"hardware": hardware, "electricity": electricity, "total": hardware + electricity,
+            "per_million_output_tokens": 1e6 * (hardware + electricity) / tokens if tokens else None}  # fmt: skip
+    breakeven = {
+        "run_j_per_output_token": total_j / tokens if tokens else None, "off_w": 8.0,
+        "output_tokens_per_s": tokens / done["duration_s"], "intensity_gco2e_per_kwh": toy.intensity,
+        "embodied_gco2e_per_reserved_s": {
+            m: {a: float(np.median(draws[f"embodied_gco2e__{m}__{a}"])) / reserved_s for a in ALLOCATIONS}
+            for m in METHODS
+        } | {"vendor-pcf": None},
+        "duty_frac": 0.5, "between": "off",
+        "lives": {"card": {"acquired_s": 0.0, "service_s": toy.lifetime_years * 3.15576e7,
+                           "total_s": toy.lifetime_years * 3.15576e7, "second_hand": False, "owned": False}},
+    }  # fmt: skip
     return {
         "model": toy.model, "hardware": toy.hardware, "site": toy.site, "policies": {"batching": toy.policy},
         "load": {"offered_frac": offered, "capacity_requests_per_s": toy.capacity_per_s,
@@ -239,23 +270,19 @@ def blocks_of(toy: Toy, run: Run, timeline: dict[str, Any], draws: dict[str, Any
         "carbon_gco2e": {
             "operational": _interval(operational), "embodied": _interval(embodied),
             "total": _interval(operational + embodied), "embodied_method": "act", "allocation": "linear-total",
+            "host_share": "slots",
             "by_method": {
                 m: {a: _interval(draws[f"embodied_gco2e__{m}__{a}"]) for a in ALLOCATIONS} for m in METHODS
             },
         },
         "sci": {k: _interval((operational + embodied) / n) if n else nothing for k, n in per.items()},
-        "cost_usd": {"hardware": hardware, "electricity": electricity, "total": hardware + electricity,
-                     "per_million_output_tokens": 1e6 * (hardware + electricity) / tokens if tokens else None},
-        "breakeven": {
-            "run_j_per_output_token": total_j / tokens if tokens else None, "off_w": 8.0,
-            "output_tokens_per_s": tokens / done["duration_s"], "intensity_gco2e_per_kwh": toy.intensity,
-            "embodied_gco2e_per_reserved_s": {
-                m: {a: float(np.median(draws[f"embodied_gco2e__{m}__{a}"])) / reserved_s for a in ALLOCATIONS}
-                for m in METHODS
-            } | {"vendor-pcf": None},
-            "duty_frac": 0.5, "between": "off",
-            "lives": {"card": {"acquired_s": 0.0, "service_s": toy.lifetime_years * 3.15576e7,
-                               "total_s": toy.lifetime_years * 3.15576e7, "second_hand": False, "owned": False}},
+        "cost_usd": cost,
+        "breakeven": breakeven,
+        "other_host_share": {
+            "host_share": "whole", "energy_j": toy.whole * total_j,
+            "sci": {k: _interval(toy.whole * (operational + embodied) / n) if n else nothing for k, n in per.items()},
+            "cost_usd": {name: value if value is None else toy.whole * value for name, value in cost.items()},
+            "breakeven": _whole(breakeven, toy.whole),
         },
     }  # fmt: skip
 
@@ -359,6 +386,13 @@ def fleet(runs_dir: Path, m40: Run) -> list[Run]:
 @pytest.fixture(scope="session")
 def overloaded(runs_dir: Path) -> Run:
     return write_run(runs_dir / "overloaded", OVERLOADED)
+
+
+@pytest.fixture(scope="session")
+def swamped(runs_dir: Path) -> Run:
+    """A run of the fleet's own requests that burns least of all because it cannot keep up."""
+    toy = Toy(hardware="gtx1080", capacity_per_s=0.2, gpu_busy_w=40, gpu_idle_w=5, host_w=5, embodied_kg=9, seed=12)
+    return write_run(runs_dir / "swamped", toy)
 
 
 @pytest.fixture(scope="session")

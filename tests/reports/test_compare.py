@@ -1,6 +1,8 @@
 """Comparisons: closed forms against brute force, and rules that hold for any set of runs."""
 
 import dataclasses
+import itertools
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +13,23 @@ from hypothesis import strategies as st
 
 from afterwatt.reports.breakeven import Curve, crossings, curves, merged
 from afterwatt.reports.compare import (
-    Entry,
+    TIE_FRAC,
     common_choices,
     contenders,
-    entries,
     flips,
     headline_choice,
-    labels,
+    least,
     pareto,
     ranking,
+    ranks,
+    under_both,
     wins,
 )
+from afterwatt.reports.entry import Choice, Entry, entries, labels
 from afterwatt.reports.errors import ReportError
-from afterwatt.reports.rundir import Run
+from afterwatt.reports.format import listing
+from afterwatt.reports.questions import apart, questions
+from afterwatt.reports.rundir import Run, load_run
 from afterwatt.reports.versus import (
     METRICS,
     best,
@@ -31,10 +37,11 @@ from afterwatt.reports.versus import (
     crossing_table,
     flip_texts,
     ranking_table,
+    standings,
     verdicts,
 )
 
-HEADLINE = ("act", "linear-total")
+HEADLINE = Choice("act", "linear-total", "slots")
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)
 
 
@@ -81,17 +88,20 @@ class TestWins:
 
     def test_an_unknown_choice_is_refused(self, m40: Run) -> None:
         with pytest.raises(ReportError, match="no draws for tea × leaves"):
-            wins(entries([m40]), ("tea", "leaves"))
+            wins(entries([m40]), Choice("tea", "leaves", ""))
 
-    def test_ranks_follow_the_medians(self, fleet: list[Run]) -> None:
+    def test_the_rank_is_the_order_of_the_medians_under_each_way(self, fleet: list[Run]) -> None:
         group = entries(fleet)
-        medians = [np.median(entry.carbon_draws(HEADLINE)) for entry in group]
-        assert [medians[i] for i in np.argsort(ranking(group, HEADLINE))] == sorted(medians)
+        for choice in common_choices(group):
+            medians = [float(np.median(entry.carbon_draws(choice))) for entry in group]
+            for (a, one), (b, other) in itertools.permutations(zip(ranking(group, choice), medians, strict=True), 2):
+                assert (a < b) == (one * (1 + TIE_FRAC) < other) or a == b
+            assert min(medians) == medians[ranking(group, choice).index(1)] or ranking(group, choice).count(1) > 1
 
     def test_flips_are_pairs_that_really_change_places(self, fleet: list[Run]) -> None:
         group = entries(fleet)
         choices = common_choices(group)
-        assert len(choices) == 12
+        assert len(choices) == 24
         found = flips(group, choices)
         assert found
         by_label = {entry.label: entry for entry in group}
@@ -103,25 +113,114 @@ class TestWins:
         assert len(flip_texts(group, choices)) == len(found)
 
 
+class TestHostShare:
+    """How much of a server counts is one of the ways of counting, and is told wherever runs are ranked."""
+
+    def test_both_shares_are_among_the_choices_and_coincide_where_servers_are_full(self, fleet: list[Run]) -> None:
+        whole = HEADLINE._replace(host_share="whole")
+        for entry, factor in zip(entries(fleet), (1.5, 1.0, 1.5, 4.0), strict=True):
+            assert under_both(HEADLINE, common_choices([entry])) == [HEADLINE, whole]
+            np.testing.assert_allclose(entry.carbon_draws(whole), factor * entry.carbon_draws(HEADLINE))
+            assert entry.fills_its_hosts == (factor == 1.0)
+
+    def test_a_flip_is_said_if_and_only_if_the_orders_differ(self, fleet: list[Run]) -> None:
+        for group in (list(pair) for n in (2, 3, 4) for pair in itertools.combinations(entries(fleet), n)):
+            ways = under_both(HEADLINE, common_choices(group))
+            differ = len({tuple(ranking(group, way)) for way in ways}) > 1
+            first, _, order = standings(group)
+            assert ("changes with the host share" in order) == differ
+            for way, words in zip(ways, ("by the slots in use", "with whole servers"), strict=True):
+                winners = sorted(entry.label for entry in least(group, way))
+                assert f"{listing(winners)} (" in first
+                assert words in first
+
+    def test_the_order_of_the_runs_on_the_command_line_changes_nothing(self, fleet: list[Run], swamped: Run) -> None:
+        usual = entries([*fleet[1:], swamped])
+        choices = common_choices(usual)
+        for runs in itertools.permutations([*fleet[1:], swamped]):
+            told = entries(runs)
+            assert standings(told) == standings(usual)
+            assert flip_texts(told, choices) == flip_texts(usual, choices)
+            assert [card.big for card in verdicts(told)] == [card.big for card in verdicts(usual)]
+
+    def test_runs_are_shown_under_one_way_of_counting(self, tmp_path: Path, synthetic: ModuleType, m40: Run) -> None:
+        """A run whose headline counts whole servers stands beside one that counts slots, both by slots."""
+        toy = synthetic.Toy(seed=9, hardware="p40")
+        swapped = synthetic.write_run(tmp_path / "p40", toy)
+        summary = json.loads((swapped.path / "summary.json").read_text())
+        summary["carbon_gco2e"]["embodied_method"] = "card-lca"
+        (swapped.path / "summary.json").write_text(json.dumps(summary))
+        (part,) = questions(entries([m40, m40, load_run(swapped.path)]))
+        assert {entry.counted for entry in part.entries} == {HEADLINE}
+        last = part.entries[-1]
+        expected = float(np.median(last.carbon_draws(HEADLINE)))
+        assert last.band("per_output_token_gco2e").p50 == pytest.approx(expected)
+        whole = last.band("per_output_token_gco2e", "whole").p50
+        assert whole == pytest.approx(1.5 * expected)
+
+    @given(st.lists(st.floats(1.0, 10.0), min_size=1, max_size=6))
+    def test_what_differs_by_less_than_a_hundredth_shares_a_rank(self, values: list[float]) -> None:
+        found = ranks(values)
+        assert min(found) == 1
+        for (a, one), (b, other) in itertools.permutations(zip(found, values, strict=True), 2):
+            assert a <= b or one > other
+            if one * (1 + TIE_FRAC) < other:
+                assert a < b
+
+
+class TestQuestions:
+    def test_runs_are_parted_by_what_they_were_asked(self, fleet: list[Run], overloaded: Run) -> None:
+        parts = questions(entries([*fleet[:2], overloaded, *fleet[2:]]))
+        assert [len(part.entries) for part in parts] == [4, 1]
+        assert "load within" in parts[0].said
+        assert "m40 · overloaded" in apart(parts)
+        assert apart(parts[:1]) == ""
+
+    @pytest.mark.parametrize(
+        ("asked", "says"),
+        [
+            ({"model": "llama-2-13b"}, "model llama-2-13b"),
+            ({"slo": None}, "service level none"),
+            ({"rate_per_s": 0.3}, "load within"),
+            ({"requests": 1999}, "requests 1,999 of chat.parquet"),
+        ],
+    )
+    def test_each_part_of_a_question_tells_runs_apart(
+        self, asked: dict[str, object], says: str, tmp_path: Path, synthetic: ModuleType, m40: Run
+    ) -> None:
+        other = synthetic.write_run(tmp_path / "other", dataclasses.replace(synthetic.M40, **asked))
+        parts = questions(entries([m40, other]))
+        assert len(parts) == 2
+        assert says in parts[1].said
+
+    def test_hardware_site_and_policy_are_answers(self, tmp_path: Path, synthetic: ModuleType, m40: Run) -> None:
+        toy = dataclasses.replace(synthetic.M40, hardware="p40", site="pl", policy="chunked", seed=3)
+        assert len(questions(entries([m40, synthetic.write_run(tmp_path / "other", toy)]))) == 1
+
+
 class TestRules:
-    def test_the_best_is_sought_among_those_that_meet_the_slo(self, fleet: list[Run], overloaded: Run) -> None:
-        group = entries([*fleet, overloaded])
+    def test_the_best_is_sought_among_those_that_carry_the_load(self, fleet: list[Run], swamped: Run) -> None:
+        group = entries([*fleet, swamped])
         among, rule = contenders(group)
         assert [entry.label for entry in among] == [entry.label for entry in group[:-1]]
-        assert "overloaded does not" in rule
+        assert "gtx1080 (overloaded, 125 % of its capacity) does not" in rule
         carbon = next(metric for metric in METRICS if metric.name == "carbon per token")
         values = [carbon.read(entry) for entry in group]
         assert min(v for v in values if v is not None) == values[-1]  # the overloaded run is lowest, yet not best
         assert best(group, carbon, among) == {0}
         table = comparison_table(group)
         assert all(row != len(group) - 1 for row, _ in table.marked)
-        assert "misses the SLO" in table.rows[-1][0]
+        assert "overloaded" in table.rows[-1][0]
         assert [card.big for card in verdicts(group)] == ["h100-sxm", "a100-80", group[0].label]
+        assert all("gtx1080" not in line for line in standings(group))
 
-    def test_all_compete_where_none_meets_it(self, overloaded: Run) -> None:
-        among, rule = contenders(entries([overloaded, overloaded]))
-        assert len(among) == 2
-        assert rule.startswith("There are no runs that serve at least 90 %")
+    def test_nobody_is_best_where_nobody_keeps_up(self, overloaded: Run) -> None:
+        group = entries([overloaded, overloaded])
+        among, rule = contenders(group)
+        assert among == []
+        assert rule.startswith("No run is called best, as none does carry the load")
+        assert standings(group) == verdicts(group) == []
+        assert comparison_table(group).marked == frozenset()
 
     def test_without_an_slo_those_compete_that_carry_the_load(self, tmp_path: Path, synthetic: ModuleType) -> None:
         made = [
@@ -130,7 +229,11 @@ class TestRules:
         ]
         among, rule = contenders(entries(made))
         assert [entry.run.name for entry in among] == ["0.1", "0.2"]
-        assert rule.startswith("Runs compete that can carry the load")
+        assert rule.startswith("Runs compete that carry the load; ")
+
+    def test_a_run_that_turns_most_away_carries_no_load(self, tmp_path: Path, synthetic: ModuleType) -> None:
+        run = synthetic.write_run(tmp_path / "run", synthetic.Toy(requests=60, slo=None, unfinished_last=30))
+        assert entries([run])[0].fault == "finishes 50 % of what could be served"
 
     def test_requests_beyond_the_models_context_do_not_count_against_it(self, m40: Run) -> None:
         entry = entries([m40])[0]
@@ -149,6 +252,7 @@ lines = st.builds(
     slope=st.floats(0.01, 10),
     inverse=st.just(False),
     own_x=st.just(1.0),
+    fault=st.just(""),
 )
 
 
@@ -199,11 +303,11 @@ class TestBreakEven:
 
     def test_what_is_unknown_has_no_curve(self, empty: Run, m40: Run) -> None:
         assert curves(Entry("empty", empty), HEADLINE) is None
-        assert curves(Entry("m40", m40), ("vendor-pcf", "linear-total")) is None
+        assert curves(Entry("m40", m40), HEADLINE._replace(method="vendor-pcf")) is None
 
     def test_the_table_lists_every_crossing(self, fleet: list[Run]) -> None:
         group = entries(fleet)
-        table = crossing_table(group, HEADLINE)
+        table = crossing_table(group, [HEADLINE])
         found = [made for entry in group if (made := curves(entry, HEADLINE))]
         expected = [meet for meet in crossings([c.intensity for c in found]) if meet.x <= 2000]
         assert sum(row[0] == "grid intensity" for row in table.rows) == len(expected) > 0

@@ -22,8 +22,8 @@ SINGLE = {
 }  # fmt: skip
 COMPARED = {
     "fig-pareto-ttft", "fig-pareto-e2e", "fig-ttft", "fig-tpot", "fig-itl", "fig-e2e", "fig-energy-per-token",
-    "fig-carbon-per-token", "fig-wins", "fig-breakeven-intensity", "fig-breakeven-lifetime", "fig-breakeven-duty",
-    "fig-cost",
+    "fig-carbon-per-token", "fig-carbon-per-token-whole", "fig-wins", "fig-breakeven-intensity",
+    "fig-breakeven-intensity-whole", "fig-breakeven-lifetime", "fig-breakeven-duty", "fig-cost",
 }  # fmt: skip
 
 
@@ -154,19 +154,32 @@ def test_overload_is_told_before_all_else(overloaded: Run) -> None:
 
 def test_a_comparison_says_who_wins_and_by_which_rule(compared: Reader) -> None:
     words = compared.words
-    assert "Runs compete that serve at least 90 % of their servable requests within the SLO: all of them." in words
-    assert "is lowest in 100 % of 512 draws" in words
+    rule = "Runs compete that carry the load and serve at least 90 % of their servable requests within the SLO"
+    assert f"{rule}: all of them." in words
+    for way in ("by slots", "whole servers"):
+        assert re.search(f"Under act × linear-total × {way}, [^.]+ is lowest in [^.]+ % of 512 draws", words)
     assert "Break-even points" in words
     assert "Ranking under every way of counting" in words
 
 
-def test_an_overloaded_run_is_compared_but_not_trusted(fleet: list[Run], overloaded: Run) -> None:
-    reader = Reader(render([*fleet, overloaded]))
-    assert "m40 · overloaded is overloaded: its carbon per token is that of hardware which never rests." in reader.words
+def test_an_overloaded_run_is_compared_but_not_trusted(fleet: list[Run], swamped: Run) -> None:
+    reader = Reader(render([*fleet, swamped]))
+    assert "gtx1080 is overloaded: its carbon per token is that of hardware which never rests." in reader.words
     shares = {trace["name"] for trace in reader.figures["fig-wins"]["data"]}
     lines = {trace.get("name") for trace in reader.figures["fig-breakeven-duty"]["data"]}
-    assert "m40 · overloaded" not in shares
-    assert "m40 · overloaded" in lines
+    assert "gtx1080" not in shares
+    assert "gtx1080" in lines
+    for key in ("intensity", "intensity-whole", "lifetime", "duty"):
+        assert "gtx1080" not in reader.labels[f"fig-breakeven-{key}"]
+
+
+def test_runs_that_were_asked_something_else_have_a_part_of_their_own(fleet: list[Run], overloaded: Run) -> None:
+    reader = Reader(render([*fleet, overloaded]))
+    assert "Runs that were not asked the same are not ranked together" in reader.words
+    shares = {trace["name"] for trace in reader.figures["fig-wins"]["data"]}
+    assert shares == {"m40 · m40", "4xm40", "a100-80", "h100-sxm"}
+    assert {"fig-wins-2", "fig-pareto-ttft-2"}.isdisjoint(reader.figures)
+    assert "fig-ttft-2" in reader.figures
 
 
 def test_a_run_that_served_nothing_still_has_an_honest_page(empty: Run, m40: Run) -> None:
@@ -200,9 +213,9 @@ def test_curves_pass_through_the_quantiles(single: Reader, m40: Run) -> None:
 
 def test_the_crossings_drawn_are_those_computed(compared: Reader, fleet: list[Run]) -> None:
     from afterwatt.reports.breakeven import crossings, curves
-    from afterwatt.reports.compare import entries
+    from afterwatt.reports.entry import Choice, entries
 
-    found = [curves(entry, ("act", "linear-total")) for entry in entries(fleet)]
+    found = [curves(entry, Choice("act", "linear-total", "slots")) for entry in entries(fleet)]
     expected = [meet.x for meet in crossings([f.intensity for f in found if f]) if meet.x <= 1000]
     marks = compared.figures["fig-breakeven-intensity"]["data"][-1]
     assert marks["x"] == pytest.approx(expected)

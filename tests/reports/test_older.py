@@ -16,7 +16,7 @@ from rich.console import Console
 
 from afterwatt.reports.checksums import SUMS
 from afterwatt.reports.columns import LEDGER, REQUESTS, TIMELINE
-from afterwatt.reports.compare import Entry, entries
+from afterwatt.reports.entry import Entry, entries
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.html import comparison_context, run_context
 from afterwatt.reports.rundir import Run, load_run
@@ -85,7 +85,7 @@ def shown(run: Run, new: Run) -> None:
     """Make everything that is ever made of a run, alone and beside another."""
     group = entries([run, new])
     assert run_context(group[0])["cards"]
-    assert comparison_context(group, None)["outcomes"].rows
+    assert all(part["outcomes"].rows for part in comparison_context(group, None)["parts"])
     assert "nan" not in printed(run).replace("finance", "")
     assert printed(run, new)
 

@@ -114,8 +114,9 @@ class TestColumns:
 
     def test_draws_have_a_column_per_method_and_allocation(self, m40: Run) -> None:
         choices = m40.embodied_draws()
-        assert choices["act", "linear-total"] == "embodied_gco2e__act__linear-total"
-        assert len(choices) == 12
+        assert choices["act", "linear-total", ""] == "embodied_gco2e__act__linear-total"
+        assert choices["act", "linear-total", "whole"] == "embodied_gco2e__act__linear-total__whole"
+        assert len(choices) == 24
         with pytest.raises(ReportError, match="<method>__<allocation>"):
             TableWriter(m40.path.parent / "x", "draws").write(
                 {"draw": [0], "operational_gco2e": [1.0], "embodied_gco2e__act": [1.0]}
