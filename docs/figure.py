@@ -1,4 +1,4 @@
-"""The README's figure, drawn from a real run: carbon per token against the grid's intensity, for cards old and new.
+"""The README's figure, drawn from real runs: carbon per token against the grid's intensity, under both host shares.
 
 A hand-made SVG, because an image in a README must show without scripts, in light and in dark.
 """
@@ -7,14 +7,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from afterwatt.hwprofiles import load_site
-from afterwatt.reports.breakeven import Crossing, Curve, crossings, curves
+from afterwatt.reports.breakeven import Curve, crossings, curves
 from afterwatt.reports.entry import entries
 from afterwatt.reports.figures.style import GRID, INK, MUTED, PANEL, RUN_COLOURS
 from afterwatt.reports.rundir import load_run
@@ -22,16 +22,22 @@ from afterwatt.reports.rundir import load_run
 CARDS = ("m40", "l4", "h100-pcie")
 COMMAND = ("simulate", *(word for card in CARDS for word in ("--hw", card)), "--trace", "chat.parquet")
 SITES = ("fr", "gb", "world", "pl")
-WIDTH, HEIGHT = 820, 430
-LEFT, RIGHT, TOP, BOTTOM = 64, 118, 62, 66
+WIDTH, HEIGHT = 820, 700
+PANEL_HEIGHT = 330
+LEFT, RIGHT, TOP, BOTTOM = 64, 118, 62, 46
 MOST_G_PER_KWH = 800.0
+TITLES = {
+    "slots": "a server counts by its slots in use",
+    "whole": "the whole server counts, as if nothing else ran there",
+}
 FONT = 'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"'
 
 
 class Scale(NamedTuple):
-    """Where a grid intensity and a carbon figure stand in the picture, in pixels."""
+    """Where a grid intensity and a carbon figure stand in a panel that begins at some height, in pixels."""
 
     most: float
+    begin: float = 0.0
 
     def x(self, intensity: float) -> float:
         """From g/kWh."""
@@ -39,7 +45,7 @@ class Scale(NamedTuple):
 
     def y(self, grams: float) -> float:
         """From grams per token."""
-        return HEIGHT - BOTTOM - grams / self.most * (HEIGHT - TOP - BOTTOM)
+        return self.begin + PANEL_HEIGHT - BOTTOM - grams / self.most * (PANEL_HEIGHT - TOP - BOTTOM)
 
 
 def text(x: float, y: float, words: str, colour: str = INK, anchor: str = "start", extra: str = "") -> str:
@@ -52,10 +58,10 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str, extra: str = "
     return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" fill="none"{extra}/>'
 
 
-def axes(scale: Scale, step_mg: float) -> list[str]:
-    """Return the grid, the axes' labels and the places that stand at some intensities."""
+def axes(scale: Scale, step_mg: float, title: str) -> list[str]:
+    """Return the grid, the panel's title and the places that stand at some intensities."""
     parts = []
-    floor = scale.y(0.0)
+    floor, top = scale.y(0.0), scale.begin + TOP
     steps = int(scale.most * 1e3 / step_mg + 1e-9)
     for number in range(steps + 1):
         height = scale.y(number * step_mg / 1e3)
@@ -66,11 +72,9 @@ def axes(scale: Scale, step_mg: float) -> list[str]:
     for key in SITES:
         site = load_site(key)
         at = scale.x(float(site.intensity_gco2e_per_kwh("lifecycle")))
-        parts.append(line(at, TOP, at, floor, MUTED, ' stroke-dasharray="2 4"'))
-        parts.append(text(at, TOP - 6, site.name, MUTED, "middle"))
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(text(middle, HEIGHT - 26, "grid intensity, gCO₂e per kWh", INK, "middle"))
-    parts.append(text(LEFT - 44, TOP - 26, "mg CO₂e per output token, hardware's own footprint included"))
+        parts.append(line(at, top, at, floor, MUTED, ' stroke-dasharray="2 4"'))
+        parts.append(text(at, top - 6, site.name, MUTED, "middle"))
+    parts.append(text(LEFT - 44, top - 26, f"mg CO₂e per output token: {title}", extra=' font-weight="600"'))
     return parts
 
 
@@ -96,30 +100,49 @@ def lines(scale: Scale, group: Sequence[Curve]) -> list[str]:
     return parts
 
 
-def marks(scale: Scale, found: Sequence[Crossing]) -> list[str]:
-    """Return a dot and a sentence at each crossing that changes the best choice."""
+def marks(scale: Scale, group: Sequence[Curve]) -> list[str]:
+    """Return a dot and a sentence at each crossing that changes the best choice, or that there is none."""
+    found = [meet for meet in crossings(group) if meet.decides and meet.x < MOST_G_PER_KWH]
+    height = scale.begin + TOP + 0.3 * (PANEL_HEIGHT - TOP - BOTTOM)
+    if not found:
+        lowest = min(group, key=lambda curve: curve.at(MOST_G_PER_KWH))
+        return [text(scale.x(20), height, f"no crossing here: {lowest.label} is lowest throughout")]
     parts = []
-    for meet in found:
-        if meet.decides and meet.x < MOST_G_PER_KWH:
-            x, y = scale.x(meet.x), scale.y(meet.gco2e)
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{INK}"/>')
-            words = f"{meet.x:.0f} g/kWh: below it {meet.below}, above it {meet.above}"
-            parts.append(text(x + 10, y + 20, words))
+    for place, meet in enumerate(found):
+        x, y, at = scale.x(meet.x), scale.y(meet.gco2e), height + 20 * place
+        words = f"{meet.x:.0f} g/kWh: below it {meet.below} is lowest, above it {meet.above}"
+        parts.append(line(x, y, x, at + 6, INK, ' stroke-width="1"'))
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{INK}"/>')
+        parts.append(text(x - 4, at, words))
     return parts
 
 
-def draw(group: Sequence[Curve], caption: str) -> str:
-    """Return the picture as SVG."""
+def panel(group: Sequence[Curve], begin: float, title: str) -> list[str]:
+    """Return one panel, with a grid of its own."""
     highest = max(curve.at(MOST_G_PER_KWH) for curve in group) * 1e3
     step_mg = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0) if highest / step <= 7)
-    scale = Scale((int(highest / step_mg) + 1) * step_mg / 1e3)
+    scale = Scale((int(highest / step_mg) + 1) * step_mg / 1e3, begin)
+    return [*axes(scale, step_mg, title), *lines(scale, group), *marks(scale, group)]
+
+
+def draw(panels: Mapping[str, Sequence[Curve]], caption: str) -> str:
+    """Return the picture as SVG: a panel per host share."""
+    middle = (LEFT + WIDTH - RIGHT) / 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="13" {FONT}>',
         f"<title>{escape(caption)}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="{PANEL}"/>',
-        *axes(scale, step_mg),
-        *lines(scale, group),
-        *marks(scale, crossings(group)),
+    ]
+    for place, (share, group) in enumerate(panels.items()):
+        parts += panel(group, place * PANEL_HEIGHT, TITLES[share])
+    parts += [
+        text(
+            middle,
+            HEIGHT - 28,
+            "grid intensity, gCO₂e per kWh; the hardware's own footprint is included",
+            INK,
+            "middle",
+        ),
         text(LEFT - 44, HEIGHT - 8, caption, MUTED, extra=' font-size="11"'),
         "</svg>",
     ]
@@ -127,13 +150,16 @@ def draw(group: Sequence[Curve], caption: str) -> str:
 
 
 def of_runs(folders: Sequence[Path], caption: str) -> str:
-    """Return the picture of runs."""
-    group = []
-    for entry in entries([load_run(folder) for folder in folders]):
-        found = curves(entry, entry.choice) if entry.choice else None
-        if found is not None:
-            group.append(found.intensity)
-    return draw(group, caption)
+    """Return the picture of runs, cards by name and without their software."""
+    group = entries([load_run(folder) for folder in folders])
+    panels = {}
+    for share in TITLES:
+        found = [curves(entry, entry.choice._replace(host_share=share)) for entry in group if entry.choice]
+        named = zip(found, group, strict=True)
+        panels[share] = [
+            one.intensity._replace(label=entry.summary.hardware) for one, entry in named if one is not None
+        ]
+    return draw(panels, caption)
 
 
 def breakeven() -> str:

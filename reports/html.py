@@ -99,7 +99,7 @@ def run_context(entry: Entry) -> dict[str, Any]:
 def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
     """Give what the page of several runs shows: a part for each question that was asked."""
     parts = questions(group)
-    grids = dict.fromkeys(filter(None, (entry.run.manifest.electricity() for entry in group)))
+    said = [told() for entry in group for told in (entry.run.manifest.electricity, entry.run.manifest.grid)]
     drawn = [entry for entry in group if entry.choices]
     return {
         "title": _title(group),
@@ -107,7 +107,7 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
         "lead": apart(parts) or " ".join(versus.standings(parts[0].entries)[:2]),
         "alarms": _alarms(group),
         "parts": [_part(part, number, beside) for number, part in enumerate(parts, 1)],
-        "electricity": "; ".join(grids),
+        "electricity": "; ".join(dict.fromkeys(filter(None, said))),
         "interval": _subscripted(interval_text([entry.summary for entry in group])),
         "claims": view.claims(group[0]),
         "glossary_table": view.glossary_table(drawn[0]) if drawn else None,

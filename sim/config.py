@@ -30,7 +30,7 @@ class Slo:
     e2e_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CarbonOptions:
     """Choices of the carbon and cost account.
 

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from afterwatt.reports.rundir import load_run
@@ -174,9 +175,9 @@ def test_cells_of_one_seed_share_their_luck(folder: Path, simulate):
     runs = [load_run(folder / "s" / cell["runs"][0]["directory"]) for cell in study_of(folder / "s")["cells"]]
     assert len({tuple(run.column("requests", "prompt_tokens")) for run in runs}) == 1
     m40, t4 = runs[0], runs[2]
-    ratio = m40.column("draws", "operational_gco2e") / t4.column("draws", "operational_gco2e")
-    spread = m40.column("draws", "operational_gco2e")
-    assert ratio.std() / ratio.mean() < spread.std() / spread.mean()
+    grams = [np.log(run.column("draws", "operational_gco2e")) for run in (m40, t4)]
+    assert np.corrcoef(*grams)[0, 1] > 0.1
+    assert abs(np.corrcoef(grams[0], grams[1][::-1])[0, 1]) < 0.1
 
 
 def test_what_does_not_fit_is_left_out_and_told(folder: Path, simulate):

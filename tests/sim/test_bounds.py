@@ -93,6 +93,20 @@ def test_joules_are_unknown_without_an_error_of_power(tmp_path):
     assert bounded(tmp_path, times).prediction.range_90.energy_j is None
 
 
+def test_the_range_of_the_energy_is_in_the_interval_of_the_carbon(tmp_path):
+    """By either host share: what of the energy is uncertain is uncertain of its grams."""
+    summary = bounded(tmp_path, SPREAD)
+    found, carbon = summary.prediction.range_90, summary.carbon_gco2e
+    total_j = summary.energy_j.total
+    assert carbon.run_error_90.low == pytest.approx(found.energy_j.low / total_j)
+    assert carbon.run_error_90.high == pytest.approx(found.energy_j.high / total_j)
+    assert carbon.operational.p95 / carbon.operational.p50 >= found.energy_j.high / total_j
+    assert carbon.operational.p5 / carbon.operational.p50 <= found.energy_j.low / total_j
+    whole, sci = summary.other_host_share, summary.other_host_share.sci.per_output_token_gco2e
+    assert sci.p95 / sci.p50 >= 0.95 * found.other_host_share_energy_j.high / whole.energy_j
+    assert bounded(tmp_path / "b", SPREAD, bounds=False).carbon_gco2e.run_error_90 is None
+
+
 def test_a_class_of_models_that_was_seen_has_its_own_error_and_basis(tmp_path):
     assert load_model("llama-2-7b").experts == 1
     narrow = {phase: Spread(0.95, 1.05) for phase in SPREAD}
@@ -109,6 +123,8 @@ def test_a_bounding_run_says_what_the_summary_of_the_whole_run_says(tmp_path, tr
     config = make_config(TraceWorkload(trace), warmup_s=3.0, horizon_s=150.0, slowness=Slowness(1.4, 1.2))
     whole = simulate(config, tmp_path / "run").summary.model_dump()
     said = bounding_run(config, memory_of(config))
+    length_s = said.pop("duration_s")
+    assert length_s == whole["duration_s"]
     assert said == {name: {key: whole[name][key] for key in block} for name, block in said.items()}
-    assert set(said) == {"ttft_s", "tpot_s", "itl_s", "e2e_s", "throughput", "load", "energy_j"}
+    assert set(said) == {"ttft_s", "tpot_s", "itl_s", "e2e_s", "throughput", "load", "energy_j", "other_host_share"}
     assert all(set(said[name]) >= set(QUANTILES) for name in LATENCIES)
