@@ -31,6 +31,28 @@ def test_the_price_of_a_card_counts_by_what_it_exceeds_another(simulate):
     assert dear[0] < dear[1]
 
 
+def test_a_longer_life_of_something_new_is_a_smaller_part_of_it_and_a_dearer_server_counts_by_its_share(simulate):
+    def told(*words):
+        return summary(simulate(*CELL, "--bought", "new", *words))
+
+    short, long = told("--life", 2), told("--life", 8)
+    assert short["breakeven"]["lives"]["card"]["service_s"] == pytest.approx(2 * 365.25 * 86_400)
+    assert short["cost_usd"]["hardware"] == pytest.approx(4 * long["cost_usd"]["hardware"])
+    assert short["carbon_gco2e"]["assumed"]["embodied"] == pytest.approx(
+        4 * long["carbon_gco2e"]["assumed"]["embodied"]
+    )
+    cheap, dear = told("--server-price", 4000), told("--server-price", 12_000)
+    by_share = dear["cost_usd"]["hardware"] - cheap["cost_usd"]["hardware"]
+    whole = dear["other_host_share"]["cost_usd"]["hardware"] - cheap["other_host_share"]["cost_usd"]["hardware"]
+    assert whole == pytest.approx(4 * by_share), "one card in a server of four"
+
+
+def test_hours_a_day_are_a_share_of_all_time(simulate):
+    hours, share = (summary(simulate(*CELL, "--duty", word, "--between", "idle")) for word in ("6h", "0.25"))
+    assert hours == share
+    assert hours["breakeven"]["duty_frac"] == 0.25
+
+
 def test_the_server_is_the_one_that_is_named(simulate, folder: Path):
     assert simulate(*CELL, "--host", "ddr4-4u", "--out", "run").code == 0
     facts = [row["field"] for row in json.loads((folder / "run" / "manifest.json").read_text())["facts"]]
@@ -53,6 +75,9 @@ def test_a_study_file_has_the_same_words(simulate, folder: Path):
         (("--kwh-price", -1), "must be a number above 0"),
         (("--card-price", "x"), "must be a number above 0"),
         (("--host", "nope"), "unknown host 'nope'"),
+        (("--life", 0), "--life = '0' must be a number above 0"),
+        (("--duty", "25h"), "must be a number above 0 and up to 24"),
+        (("--bought", "stolen"), "--bought = 'stolen' is unknown"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(simulate, words, says: str):

@@ -304,7 +304,7 @@ def _grids() -> Iterator[Target]:
 
 def _results(sound: Path) -> Iterator[Target]:
     """The files of a run and a study, of which `sound` holds one; without checksums, which would tell them all."""
-    from afterwatt.reports.compare import entries
+    from afterwatt.reports.entry import entries
     from afterwatt.reports.html import comparison_context, run_context
     from afterwatt.reports.rundir import vouched_for
     from afterwatt.reports.terminal import default_console, print_runs
