@@ -39,6 +39,7 @@ def test_what_cannot_be_shared_out_is_named(model, precision, ways, why):
         ("qwen3-30b-a3b", "awq", (1, 2)),
         ("llama-3.1-70b", "awq", (1, 2, 4, 8, 16, 32)),
         ("gpt-oss-120b", "mxfp4", (1, 2, 4, 8, 16, 32, 64)),
+        ("gpt-oss-20b", "mxfp4-bf16", (1, 2, 4, 8, 16, 32, 64)),
     ],
 )
 def test_degrees_that_work(model, precision, works):
