@@ -20,17 +20,10 @@ _MOST_THREADS: Final = 1024
 
 
 def calibrate(
-    device: Annotated[
-        str,
-        typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1; auto takes a GPU if there is one."),
-    ] = "auto",
-    out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="Where the files go; earlier ones are replaced.")
-    ] = "local",
-    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")] = 1,
-    disk_dir: Annotated[
-        str | None, typer.Option("--disk-dir", metavar="DIR", help="Whose disk is read. [the folder of --out]")
-    ] = None,
+    device: Annotated[str, flags.opt("NAME", "auto, cpu, cuda or cuda:1; auto takes a GPU if there is one.")] = "auto",
+    out: Annotated[str, flags.opt("DIR", "Where the files go; earlier ones are replaced.")] = "local",
+    threads: flags.Threads = 1,
+    disk_dir: Annotated[str | None, flags.opt("DIR", "Whose disk is read. [the folder of --out]")] = None,
     no_disk: Annotated[bool, typer.Option("--no-disk", help="Leave the disk out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A quarter of the time, to try it out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,

@@ -1,13 +1,13 @@
 """`afterwatt doctor`: what this machine can do for the engine, and what stands in its way."""
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from afterwatt.cli import flags
+from afterwatt.cli.output import print_json
 from afterwatt.studies.errors import OptionError
 
 
@@ -29,9 +29,7 @@ def doctor(
         facts = torch_facts()
     findings = examine(Path(folder), facts)
     if json:
-        from afterwatt.reports.schema import to_json
-
-        sys.stdout.write(to_json([dataclasses.asdict(one) for one in findings]))
+        print_json([dataclasses.asdict(one) for one in findings])
         return
     from afterwatt.cli.tables import Column, print_table
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afterwatt.cli import complete, flags
+from afterwatt.cli.output import print_json
 from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,33 +35,23 @@ def fit(
     ] = None,
     stack: Annotated[
         str | None,
-        typer.Option(
-            "--stack",
-            metavar="NAME",
+        flags.opt(
+            "NAME",
+            "Fit only the points of this stack. [every stack that the table speaks of]",
             autocompletion=complete.stack,
-            help="Fit only the points of this stack. [every stack that the table speaks of]",
         ),
     ] = None,
     prior: Annotated[
-        str,
-        typer.Option(
-            "--prior", metavar="PROFILE", help="Where to start: shipped, generic, a stack's name or its .toml."
-        ),
+        str, flags.opt("PROFILE", "Where to start: shipped, generic, a stack's name or its .toml.")
     ] = "shipped",
     kernels: Annotated[
         str | None,
-        typer.Option(
-            "--kernels",
-            metavar="FILE",
-            help="Kernel times of own cards (.csv, .parquet), told to the prior first; needs --stack.",
-        ),
+        flags.opt("FILE", "Kernel times of own cards (.csv, .parquet), told to the prior first; needs --stack."),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out",
-            metavar="PATH",
-            help="Profile to write: a .toml if one stack is fitted, else a folder that gets one for each. [none]",
+        flags.opt(
+            "PATH", "Profile to write: a .toml if one stack is fitted, else a folder that gets one for each. [none]"
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace profiles that stand there.")] = False,
@@ -88,9 +79,7 @@ def fit(
         report = fit_table(points, start, stack, FOLDS)
         written = [] if out is None else _write(report, Path(out), overwrite)
         if json:
-            from afterwatt.reports.schema import to_json
-
-            sys.stdout.write(to_json({"prior": prior, "kernels": kernels, **_as_json(report, written)}))
+            print_json({"prior": prior, "kernels": kernels, **_as_json(report, written)})
         elif not quiet:
             _print(report, written)
 

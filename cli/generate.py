@@ -8,6 +8,7 @@ import typer
 
 from afterwatt.cli import flags
 from afterwatt.cli.extra import needs_engine
+from afterwatt.cli.output import print_json
 from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,26 +23,20 @@ BLOCK_TOKENS: Final = 16
 
 
 def generate(
-    model: Annotated[str, typer.Option("--model", metavar="DIR", help="A checkpoint: config.json and safetensors.")],
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="Text to go on from; - reads it.")
-    ] = None,
-    ids: Annotated[str | None, typer.Option("--ids", metavar="N,...", help="The prompt as token ids.")] = None,
-    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Most tokens to produce.")] = 128,
-    temperature: Annotated[float, typer.Option("--temperature", metavar="T", help="0 takes the likeliest.")] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Among so many of the likeliest; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the choice of tokens.")] = 0,
+    model: Annotated[str, flags.opt("DIR", "A checkpoint: config.json and safetensors.")],
+    prompt: Annotated[str | None, flags.opt("TEXT", "Text to go on from; - reads it.")] = None,
+    ids: Annotated[str | None, flags.opt("N,...", "The prompt as token ids.")] = None,
+    tokens: Annotated[int, flags.opt("N", "Most tokens to produce.")] = 128,
+    temperature: Annotated[float, flags.opt("T", "0 takes the likeliest.")] = 0.0,
+    top_k: Annotated[int, flags.opt("K", "Among so many of the likeliest; 0: all.")] = 0,
+    seed: Annotated[int, flags.opt("N", "Of the choice of tokens.")] = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")] = False,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")] = 1,
+    device: flags.Device = "auto",
+    dtype: flags.Dtype = "auto",
+    threads: flags.Threads = 1,
     hw: Annotated[
         str | None,
-        typer.Option(
-            "--hw",
-            metavar="DIR",
-            help="What `afterwatt calibrate` wrote: its watts stand in for a meter that is not there.",
-        ),
+        flags.opt("DIR", "What `afterwatt calibrate` wrote: its watts stand in for a meter that is not there."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print tokens and figures as JSON.")] = False,
     quiet: flags.Quiet = False,
@@ -178,10 +173,9 @@ def _told(
 
 def _print(told: dict[str, Any], info: "ComputeInfo", json: bool, quiet: bool) -> None:
     from afterwatt.reports.format import duration, number
-    from afterwatt.reports.schema import to_json
 
     if json:
-        sys.stdout.write(to_json(told))
+        print_json(told)
         return
     if quiet:
         sys.stdout.write(f"{told['text'] if told['text'] is not None else told['output_ids']}\n")

@@ -1,6 +1,5 @@
 """`afterwatt hw`: hardware profiles, every number with where it comes from."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from afterwatt.cli import complete, flags
+from afterwatt.cli.output import print_json
 from afterwatt.studies.errors import OptionError, near
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ _TRUST: Final = ("datasheet", "measured", "fitted", "assumed")
 
 
 def list_profiles(
-    kind: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help="gpus, hosts, storage, links, sites or all.")
-    ] = "gpus",
+    kind: Annotated[str, flags.opt("KIND", "gpus, hosts, storage, links, sites or all.")] = "gpus",
     json: flags.ListJson = False,
 ) -> None:
     """List the profiles that ship: GPUs, hosts, disks, links, sites."""
@@ -38,7 +36,7 @@ def list_profiles(
         raise OptionError(f"--kind {kind!r} is unknown{near(kind, [*KINDS, 'all'])}")
     rows = [row for row in describe_catalogue() if kind == "all" or row.noun == KINDS[kind]]
     if json:
-        _print_json([row._asdict() | {"facts": _trust_of(row)} for row in rows])
+        print_json([row._asdict() | {"facts": _trust_of(row)} for row in rows])
     elif kind == "gpus":
         _print_gpus([row.key for row in rows])
     else:
@@ -50,15 +48,13 @@ def show(
         str,
         typer.Argument(metavar="NAME", autocompletion=complete.profile, help="A name of `hw list`, or a .toml."),
     ],
-    kind: Annotated[
-        str, typer.Option("--kind", metavar="KIND", help="What a .toml describes: gpus, hosts, ... [gpus]")
-    ] = "gpus",
+    kind: Annotated[str, flags.opt("KIND", "What a .toml describes: gpus, hosts, ... [gpus]")] = "gpus",
     json: flags.ListJson = False,
 ) -> None:
     """Print a profile: every number with its source and date."""
     rows = describe(name, kind)
     if json:
-        _print_json([_row_json(row) for row in rows])
+        print_json([_row_json(row) for row in rows])
     else:
         _print_profile(rows)
 
@@ -215,12 +211,6 @@ def _row_json(row: "Row") -> dict[str, Any]:
         "checked": row.checked or None,
         "note": getattr(row.value, "note", "") or None,
     }
-
-
-def _print_json(data: object) -> None:
-    from afterwatt.reports.schema import to_json
-
-    sys.stdout.write(to_json(data))
 
 
 COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (

@@ -9,6 +9,7 @@ import typer
 
 from afterwatt.cli import complete, flags
 from afterwatt.cli.extra import needs_engine
+from afterwatt.cli.output import print_json
 
 
 def list_models(json: flags.ListJson = False) -> None:
@@ -17,9 +18,7 @@ def list_models(json: flags.ListJson = False) -> None:
 
     found = describe_catalogue()
     if json:
-        from afterwatt.reports.schema import to_json
-
-        sys.stdout.write(to_json([row._asdict() for row in found]))
+        print_json([row._asdict() for row in found])
         return
     from afterwatt.cli.tables import Column, print_table
     from afterwatt.reports.format import quantity
@@ -54,9 +53,7 @@ def show(
 
     rows = describe_model(name)
     if json:
-        from afterwatt.reports.schema import to_json
-
-        sys.stdout.write(to_json([row._asdict() for row in rows]))
+        print_json([row._asdict() for row in rows])
         return
     from afterwatt.cli.tables import Column, Footnotes, print_table
 
@@ -71,15 +68,9 @@ _Size = Annotated[int | None, typer.Option(min=1, metavar="N", show_default=Fals
 
 def make_random(
     like: Annotated[
-        str,
-        typer.Option(
-            "--like",
-            metavar="NAME",
-            autocompletion=complete.model,
-            help="Whose shape; of the Llama, Mistral or Qwen2 family.",
-        ),
+        str, flags.opt("NAME", "Whose shape; of the Llama, Mistral or Qwen2 family.", autocompletion=complete.model)
     ],
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Directory to make.")],
+    out: Annotated[str, flags.opt("DIR", "Directory to make.")],
     layers: _Size = None,
     hidden: _Size = None,
     heads: _Size = None,
@@ -88,9 +79,9 @@ def make_random(
     ffn: _Size = None,
     vocab: _Size = None,
     max_context: _Size = None,
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="fp32, fp16 or bf16.")] = "fp16",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of its values.")] = 0,
-    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, metavar="N", help="Size of a shard.")] = 512,
+    dtype: Annotated[str, flags.opt("NAME", "fp32, fp16 or bf16.")] = "fp16",
+    seed: Annotated[int, flags.opt("N", "Of its values.")] = 0,
+    shard_mb: Annotated[int, flags.opt("N", "Size of a shard.", min=1)] = 512,
 ) -> None:
     """Write a random checkpoint of a model's shape, for work on speed; sizes that are not given stay the model's.
 

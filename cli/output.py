@@ -16,6 +16,13 @@ def complain(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def print_json(data: object) -> None:
+    """Print data as JSON on standard output."""
+    from afterwatt.reports.schema import to_json
+
+    sys.stdout.write(to_json(data))
+
+
 def print_study(study: "Study") -> None:
     """Print the table of a run or a study, the intervals over seeds, and where the report lies."""
     from afterwatt.reports.terminal import default_console, print_runs
@@ -32,16 +39,16 @@ def print_study(study: "Study") -> None:
         console.print(f"{kind}: {study.path}", highlight=False, soft_wrap=True, markup=False)
 
 
-def print_json(study: "Study") -> None:
+def print_summaries(study: "Study") -> None:
     """Print summary.json of a single run, a list of them for a study (cell by cell, seed by seed)."""
     from afterwatt.reports.rundir import Run
-    from afterwatt.reports.schema import read_json, to_json
+    from afterwatt.reports.schema import read_json
 
     def summary(run: Run) -> Any:  # noqa: ANN401 - JSON
         return read_json(run.path / "summary.json")
 
     said = summary(study.runs[0]) if study.plan.single else [summary(run) for run in study.every_run]
-    sys.stdout.write(to_json(said))
+    print_json(said)
     _print_remarks(study)
 
 
@@ -99,9 +106,7 @@ def print_plan(plan: "StudyPlan") -> None:
     """Print the runs of a study without running them."""
     rows = [_plan_row(plan, cell) for cell in plan.cells]
     if plan.study.json_output:
-        from afterwatt.reports.schema import to_json
-
-        sys.stdout.write(to_json({"path": str(plan.path), "seeds": list(plan.seeds), "cells": rows}))
+        print_json({"path": str(plan.path), "seeds": list(plan.seeds), "cells": rows})
         return
     from afterwatt.reports.format import plural
 

@@ -2,11 +2,11 @@
 
 import ast
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from afterwatt.cli import flags
+from afterwatt.cli.output import print_json
 from afterwatt.compiled import HOME
 
 _PREEMPTION: Final = {
@@ -27,11 +27,7 @@ def list_policies(json: flags.ListJson = False) -> None:
     """List the words that --policy joins by +."""
     rows = policies()
     if json:
-        from afterwatt.reports.schema import to_json
-
-        sys.stdout.write(
-            to_json([dict(zip(("question", "word", "default", "about"), row, strict=True)) for row in rows])
-        )
+        print_json([dict(zip(("question", "word", "default", "about"), row, strict=True)) for row in rows])
         return
     from afterwatt.cli.tables import Column, print_table
 

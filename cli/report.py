@@ -1,6 +1,5 @@
 """`afterwatt report`: write the page of one run or study, or a comparison of several, from their files."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afterwatt.cli import flags
+from afterwatt.cli.output import print_json
 
 if TYPE_CHECKING:
     from afterwatt.reports.rundir import Run
@@ -27,10 +27,10 @@ def report(
     """Write report.html for a run or study, or compare several."""
     found, page = write(runs, None if out is None else Path(out))
     if json:
-        from afterwatt.reports.schema import read_json, to_json
+        from afterwatt.reports.schema import read_json
 
         summaries = [read_json(run.path / "summary.json") for run in found]
-        sys.stdout.write(to_json(summaries[0] if len(summaries) == 1 else summaries))
+        print_json(summaries[0] if len(summaries) == 1 else summaries)
     elif not quiet:
         from afterwatt.reports.rundir import vouched_for
         from afterwatt.reports.terminal import default_console, print_runs

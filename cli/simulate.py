@@ -47,7 +47,7 @@ def run_command(study: "StudyConfig", dry_run: bool = False) -> int:
     with watching(study.quiet) as watch:
         result = run_study(study, watch=watch, spare_core=True)
     if study.json_output:
-        output.print_json(result)
+        output.print_summaries(result)
     elif not study.quiet:
         output.print_study(result)
     if study.strict_slo and not _kept(result):

@@ -1,5 +1,6 @@
 """`afterwatt trace`: look at a trace, convert one, draw one."""
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from afterwatt.cli import complete, flags
+from afterwatt.cli.output import print_json
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.values import number, whole
 
@@ -18,95 +20,59 @@ _INPUT = "How the input is read"
 Text = str | None
 PathArgument = Annotated[str, typer.Argument(metavar="TRACE", help="A file, or an address such as synth:chat?n=2000.")]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT", help="File to write: .parquet or .csv.")]
-Format = Annotated[
-    Text,
-    typer.Option(
-        "--format",
-        metavar="NAME",
-        autocompletion=complete.trace_format,
-        rich_help_panel=_INPUT,
-        help="Reader to use. [recognised by content]",
-    ),
-]
-Unit = Annotated[
-    Text, typer.Option("--unit", metavar="UNIT", rich_help_panel=_INPUT, help="Of arrivals: s, ms, us or ns.")
-]
-Sort = Annotated[bool, typer.Option("--sort", rich_help_panel=_INPUT, help="Put rows in order of arrival.")]
-DropEmpty = Annotated[
-    bool,
-    typer.Option("--drop-empty", rich_help_panel=_INPUT, help="Leave out requests without tokens; says how many."),
-]
-Rate = Annotated[
-    Text,
-    typer.Option(
-        "--rate", metavar="PER_S", rich_help_panel=_INPUT, help="Mean requests per second: stretches or draws arrivals."
-    ),
-]
-Cv = Annotated[
-    Text,
-    typer.Option(
-        "--cv", metavar="X", rich_help_panel=_INPUT, help="Variation of drawn gaps: 1 is Poisson, 0 evenly spaced."
-    ),
-]
-Limit = Annotated[Text, typer.Option("--limit", metavar="N", rich_help_panel=_INPUT, help="Only the first N requests.")]
-Duration = Annotated[
-    Text, typer.Option("--duration", metavar="SECONDS", rich_help_panel=_INPUT, help="Only arrivals up to then.")
-]
-Start = Annotated[
-    Text, typer.Option("--start", metavar="SECONDS", rich_help_panel=_INPUT, help="Where in a rate table to begin.")
-]
-Lengths = Annotated[
-    Text, typer.Option("--lengths", metavar="FILE", rich_help_panel=_INPUT, help="Length tables of a rate table.")
-]
-Seed = Annotated[Text, typer.Option("--seed", metavar="N", rich_help_panel=_INPUT, help="Root of what is drawn. [0]")]
+_READING: Final[Mapping[str, Any]] = {
+    "format": flags.opt("NAME", "Reader to use. [recognised by content]", autocompletion=complete.trace_format),
+    "unit": flags.opt("UNIT", "Of arrivals: s, ms, us or ns."),
+    "sort": typer.Option("--sort", help="Put rows in order of arrival."),
+    "drop_empty": typer.Option("--drop-empty", help="Leave out requests without tokens; says how many."),
+    "rate": flags.opt("PER_S", "Mean requests per second: stretches or draws arrivals."),
+    "cv": flags.opt("X", "Variation of drawn gaps: 1 is Poisson, 0 evenly spaced."),
+    "limit": flags.opt("N", "Only the first N requests."),
+    "duration": flags.opt("SECONDS", "Only arrivals up to then."),
+    "start": flags.opt("SECONDS", "Where in a rate table to begin."),
+    "lengths": flags.opt("FILE", "Length tables of a rate table."),
+    "seed": flags.opt("N", "Root of what is drawn. [0]"),
+}
+"""How the input is read, by parameter."""
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")]
 
 
-def describe(
-    trace: PathArgument,
-    format: Format = None,  # noqa: A002 - the option's name
-    unit: Unit = None,
-    sort: Sort = False,
-    drop_empty: DropEmpty = False,
-    rate: Rate = None,
-    cv: Cv = None,
-    limit: Limit = None,
-    duration: Duration = None,
-    start: Start = None,
-    lengths: Lengths = None,
-    seed: Seed = None,
-    json: flags.ListJson = False,
-) -> None:
+def _reading(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_READING` before those of its own that may be left out."""
+    options = []
+    for name, option in _READING.items():
+        option.rich_help_panel = _INPUT
+        kind = bool if option.metavar is None else Text
+        default = False if kind is bool else None
+        options.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+        )
+    own = [one for one in inspect.signature(command).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    own.sort(key=lambda one: one.default is not one.empty)
+    arguments = [one for one in own if one.default is one.empty]
+    rest = [one.replace(kind=one.KEYWORD_ONLY) for one in own[len(arguments) :]]
+    command.__signature__ = inspect.Signature([*arguments, *options, *rest])  # type: ignore[attr-defined]
+    return command
+
+
+@_reading
+def describe(trace: PathArgument, json: flags.ListJson = False, **given: Any) -> None:  # noqa: ANN401 - see _READING
     """Measure a trace: rates, burstiness, lengths, daily cycle, shared prefixes."""
     from afterwatt.traces import describe as measure
 
-    found = measure(open_input(trace, format, _wishes(locals())))
+    found = measure(open_input(trace, given["format"], _wishes(given)))
     if json:
-        _print_json(found)
+        print_json(found)
     else:
         from afterwatt.cli.tracetable import print_description
 
         print_description(found)
 
 
-def convert(
-    trace: PathArgument,
-    out: OutArgument,
-    format: Format = None,  # noqa: A002 - the option's name
-    unit: Unit = None,
-    sort: Sort = False,
-    drop_empty: DropEmpty = False,
-    rate: Rate = None,
-    cv: Cv = None,
-    limit: Limit = None,
-    duration: Duration = None,
-    start: Start = None,
-    lengths: Lengths = None,
-    seed: Seed = None,
-    overwrite: Overwrite = False,
-) -> None:
+@_reading
+def convert(trace: PathArgument, out: OutArgument, overwrite: Overwrite = False, **given: Any) -> None:  # noqa: ANN401
     """Write a trace in our own format, as .parquet or .csv."""
-    write(open_input(trace, format, _wishes(locals())), Path(out), overwrite)
+    write(open_input(trace, given["format"], _wishes(given)), Path(out), overwrite)
 
 
 def synth(
@@ -117,20 +83,18 @@ def synth(
         ),
     ],
     out: OutArgument,
-    rate: Annotated[Text, typer.Option("--rate", metavar="PER_S", help="Requests per second. [the source's]")] = None,
-    n: Annotated[Text, typer.Option("--n", metavar="N", help="How many requests.")] = None,
-    duration: Annotated[Text, typer.Option("--duration", metavar="SECONDS", help="For how long.")] = None,
-    seed: Annotated[Text, typer.Option("--seed", metavar="N", help="Root of all draws. [0]")] = None,
-    cv: Annotated[Text, typer.Option("--cv", metavar="X", help="Gamma gaps of this variation. [the source's]")] = None,
+    rate: Annotated[Text, flags.opt("PER_S", "Requests per second. [the source's]")] = None,
+    n: Annotated[Text, flags.opt("N", "How many requests.")] = None,
+    duration: Annotated[Text, flags.opt("SECONDS", "For how long.")] = None,
+    seed: Annotated[Text, flags.opt("N", "Root of all draws. [0]")] = None,
+    cv: Annotated[Text, flags.opt("X", "Gamma gaps of this variation. [the source's]")] = None,
     daily: Annotated[bool, typer.Option("--daily/--no-daily", help="Follow the source's daily cycle.")] = True,
-    hour: Annotated[Text, typer.Option("--hour", metavar="H", help="Hour of day at the first arrival. [12]")] = None,
-    max_tokens: Annotated[
-        Text, typer.Option("--max-tokens", metavar="N", help="Most that prompt and output have together.")
-    ] = None,
-    prompt_scale: Annotated[Text, typer.Option("--prompt-scale", metavar="X", help="Multiply prompt lengths.")] = None,
-    output_scale: Annotated[Text, typer.Option("--output-scale", metavar="X", help="Multiply output lengths.")] = None,
-    prompt: Annotated[Text, typer.Option("--prompt", metavar="TOKENS", help="Constant prompt length of fixed.")] = None,
-    output: Annotated[Text, typer.Option("--output", metavar="TOKENS", help="Constant output length of fixed.")] = None,
+    hour: Annotated[Text, flags.opt("H", "Hour of day at the first arrival. [12]")] = None,
+    max_tokens: Annotated[Text, flags.opt("N", "Most that prompt and output have together.")] = None,
+    prompt_scale: Annotated[Text, flags.opt("X", "Multiply prompt lengths.")] = None,
+    output_scale: Annotated[Text, flags.opt("X", "Multiply output lengths.")] = None,
+    prompt: Annotated[Text, flags.opt("TOKENS", "Constant prompt length of fixed.")] = None,
+    output: Annotated[Text, flags.opt("TOKENS", "Constant output length of fixed.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a synthetic trace from a preset and write it."""
@@ -149,7 +113,7 @@ def presets(json: flags.ListJson = False) -> None:
 
     found = [load_preset(name) for name in preset_names()]
     if json:
-        _print_json([{"name": p.name, "about": p.about, "rate_per_s": p.rate_per_s, "source": p.source} for p in found])
+        print_json([{"name": p.name, "about": p.about, "rate_per_s": p.rate_per_s, "source": p.source} for p in found])
         return
     sources = Footnotes()
     rows = [
@@ -167,7 +131,7 @@ def formats(json: flags.ListJson = False) -> None:
 
     found = [{"name": form.name, "about": form.about, "columns": list(form.required)} for form in FORMATS.values()]
     if json:
-        _print_json(found)
+        print_json(found)
         return
     columns = [Column("format", folds=False), Column("what"), Column("known by its columns")]
     print_table(columns, [[str(f["name"]), str(f["about"]), ", ".join(f["columns"])] for f in found])
@@ -219,12 +183,6 @@ def _wishes(given: dict[str, Any]) -> dict[str, Any]:
         if given[name] is not None:
             wishes[field] = parse(given[name], f"--{name}")
     return wishes
-
-
-def _print_json(data: object) -> None:
-    from afterwatt.reports.schema import to_json
-
-    sys.stdout.write(to_json(data))
 
 
 COMMANDS: Final[tuple[str, Mapping[str, Callable[..., Any]]]] = (

@@ -21,35 +21,18 @@ LOCAL: Final = "local"
 OUTSIDE: Final = 4
 """Exit code of a validation in which a stated bound is passed."""
 
-Model = Annotated[
-    str,
-    typer.Option("--model", metavar="DIR", help="A checkpoint: config.json and safetensors."),
-]
+Model = Annotated[str, flags.opt("DIR", "A checkpoint: config.json and safetensors.")]
 Hw = Annotated[
-    str,
-    typer.Option(
-        "--hw", metavar="DIR", help="What `afterwatt calibrate` wrote; where the folder is not there it is made first."
-    ),
+    str, flags.opt("DIR", "What `afterwatt calibrate` wrote; where the folder is not there it is made first.")
 ]
-Loads = Annotated[str, typer.Option("--loads", metavar="PERCENT,...", help="Shares of the measured capacity.")]
-Repetitions = Annotated[int, typer.Option("--repetitions", metavar="N", help="Runs of the engine at each load.")]
-Requests = Annotated[int, typer.Option("--requests", metavar="N", help="How many of the trace's requests.")]
-Shrink = Annotated[
-    float,
-    typer.Option(
-        "--shrink", metavar="K", help="Divide prompts and outputs by K, so that a small device can take part."
-    ),
-]
-Policy = Annotated[str, typer.Option("--policy", metavar="NAME", help="As `simulate` takes it.")]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, fp32, fp16 or bf16.")]
-Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of the processor, for its own work.")]
-Rounds = Annotated[int, typer.Option("--rounds", metavar="N", help="Of the calibration load between runs.")]
-Within = Annotated[
-    float | None,
-    typer.Option("--within", metavar="S", help="Begin no run that may end later than so many seconds. [no limit]"),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of prompts and synthetic traces.")]
+Loads = Annotated[str, flags.opt("PERCENT,...", "Shares of the measured capacity.")]
+Repetitions = Annotated[int, flags.opt("N", "Runs of the engine at each load.")]
+Requests = Annotated[int, flags.opt("N", "How many of the trace's requests.")]
+Shrink = Annotated[float, flags.opt("K", "Divide prompts and outputs by K, so that a small device can take part.")]
+Policy = Annotated[str, flags.opt("NAME", "As `simulate` takes it.")]
+Rounds = Annotated[int, flags.opt("N", "Of the calibration load between runs.")]
+Within = Annotated[float | None, flags.opt("S", "Begin no run that may end later than so many seconds. [no limit]")]
+Seed = Annotated[int, flags.opt("N", "Of prompts and synthetic traces.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +65,13 @@ def validate(
     requests: Requests = 100,
     shrink: Shrink = 1.0,
     policy: Policy = "chunked",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = 1,
+    device: flags.Device = "auto",
+    dtype: flags.Dtype = "auto",
+    threads: flags.Threads = 1,
     rounds: Rounds = 1,
     seed: Seed = 0,
     within: Within = None,
-    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go. [validations/...]")] = None,
+    out: Annotated[str | None, flags.opt("DIR", "Where results go. [validations/...]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print validation.json.")] = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -99,6 +82,7 @@ def validate(
         afterwatt model make-random --like llama-2-7b --layers 2 --out tiny
         afterwatt validate --model tiny --shrink 16 --requests 20
     """
+    given = dict(locals())
     needs_engine("validate")
     fracs = _fracs(loads)
     for name, value in (("--repetitions", repetitions), ("--requests", requests), ("--rounds", rounds)):
@@ -110,23 +94,8 @@ def validate(
         raise OptionError(f"--within {within:g} is no time; give seconds above 0, or leave it out")
     if not 1.0 <= shrink <= 1e6:
         raise OptionError(f"--shrink {shrink:g} must lie in 1..1,000,000; 1 leaves lengths as they are")
-    wishes = Wishes(
-        model=Path(model),
-        trace=trace,
-        hw=hw,
-        fracs=fracs,
-        repetitions=repetitions,
-        requests=requests,
-        shrink=shrink,
-        policy=policy,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        rounds=rounds,
-        seed=seed,
-        within_s=float("inf") if within is None else within,
-        out=out,
-    )
+    given |= {"model": Path(model), "fracs": fracs, "within_s": float("inf") if within is None else within}
+    wishes = Wishes(**{name: given[name] for name in Wishes.__slots__})
     result, page = _run(wishes, _nothing if quiet or json else _say)
     if json:
         sys.stdout.write((page.parent / "validation.json").read_text(encoding="utf-8"))
