@@ -7,9 +7,9 @@
     python benchmarks/fidelity.py --replay RUN            # a measured serving run instead (see fidelity/serving/run.py)
 
 Prints how many rows can be run and why the others cannot; errors by software, card and metric; how often the 90 %
-intervals hold, and how wide they are; and the rows farthest off. docs/fidelity.md and its figure are made of the same
-numbers. Published points are those of fidelity/data/points.csv; a table of one's own has the same columns
-(docs/stacks.md). Tables of kernels and runs are not part of this repository: they are looked for in ../shared.
+intervals hold, and how wide they are; and the rows farthest off: in Markdown, as docs/fidelity.md has it.
+Published points are those of fidelity/data/points.csv; a table of one's own has the same columns (docs/stacks.md).
+Tables of kernels and runs are not part of this repository: they are looked for in ../shared.
 """
 
 import argparse
@@ -21,10 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from afterwatt.fidelity.page.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
-from afterwatt.fidelity.page.page import fidelity_page, summary_of  # noqa: E402
+from afterwatt.fidelity.page.page import fidelity_page, points_part, summary_of  # noqa: E402
 from afterwatt.fidelity.page.parity import parity_plot  # noqa: E402
 from afterwatt.fidelity.page.sections import other_sections  # noqa: E402
-from afterwatt.fidelity.page.terminal import as_text  # noqa: E402
 from afterwatt.fidelity.points.table import PUBLISHED, PointsError, read_points  # noqa: E402
 from afterwatt.fidelity.serving.replay import replay  # noqa: E402
 from afterwatt.fidelity.serving.replay_score import replay_text  # noqa: E402
@@ -87,7 +86,7 @@ def main() -> int:
     if chosen.json == "-":
         sys.stdout.write(json.dumps(summary_of(found), indent=1, allow_nan=False) + "\n")
     else:
-        sys.stdout.write(as_text(found))
+        sys.stdout.write(points_part(found))
         if chosen.json:
             Path(chosen.json).write_text(
                 json.dumps(summary_of(found), indent=1, allow_nan=False) + "\n", encoding="utf-8"

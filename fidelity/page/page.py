@@ -1,5 +1,6 @@
 """The fidelity page: what was measured, how far off predictions are, and why. Written by a program, never by hand."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -90,7 +91,7 @@ def fidelity_page(found: Assessment, sections: Sequence[Section], image: str) ->
             ("what", "asked", "reached", ""),
             ((claim.what, claim.asked, claim.reached, _mark(claim.met)) for claim in claims),
         ),
-        _points(found, image),
+        points_part(found, f"![Predicted over measured]({image})\n"),
         *(f"## {section.title}\n\n{section.text.strip()}\n" for section in sections),
     ]
     return "\n".join(parts)
@@ -140,7 +141,13 @@ def _mark(met: bool | None) -> str:
     return "not measured" if met is None else ("met" if met else "**missed**")
 
 
-def _points(found: Assessment, image: str) -> str:
+def points_part(found: Assessment, picture: str = "") -> str:
+    """Return what came of the points: errors by software, card and metric, intervals, and the rows without a run.
+
+    Args:
+        found: what came of them.
+        picture: Markdown of the parity plot.
+    """
     judged = found.tests.get(CROSS, found.tests[IN_SAMPLE])
     parts = [
         "## Published points\n",
@@ -150,7 +157,7 @@ def _points(found: Assessment, image: str) -> str:
             "*cross-validated* predictions come from fits without any row of the same source, card and model; with a "
             "*device left out*, without any row of the card."
         ),
-        f"![Predicted over measured]({image})\n",
+        picture,
         _tests(found),
         "### By software\n",
         _by_group(found, STACK, "software"),
@@ -304,15 +311,8 @@ def _assumptions(found: Assessment) -> str:
 
 def wrapped(text: str) -> str:
     """Return prose broken into lines."""
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > LONGEST_LINE:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    return "\n".join([*lines, line]) + "\n"
+    whole = " ".join(text.split())
+    return textwrap.fill(whole, LONGEST_LINE, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def summary_of(found: Assessment) -> Mapping[str, object]:
