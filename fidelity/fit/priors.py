@@ -6,9 +6,11 @@ needed again.
 """
 
 import functools
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from math import log
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -71,67 +73,16 @@ QUANTISED_IN: Final[Mapping[str, str]] = MappingProxyType({"llama.cpp-cuda": "in
 (llama.cpp's MMQ kernels by dp4a: ggml-org/llama.cpp PR 4766); the others scale weights back to 16 bits."""
 
 
-EAGER: Final[Mapping[str, Guess]] = MappingProxyType(
-    {
-        "launch_s": Guess(
-            4.5e-4, 1.5e-4, 1.4e-3, "eager PyTorch: 15 to 20 kernels a layer, 10 to 30 us of Python each", True
-        ),
-        "prompt_launch_s": Guess(
-            7e-4, 2.3e-4, 2.1e-3, "eager PyTorch: prompts launch more kernels than decoding does", True
-        ),
-        "sequence_overhead_s": Guess(1e-4, 2e-5, 5e-4, "sampling in Python, sequence by sequence", True),
-    }
-)
-"""Engines that launch each kernel from Python, without CUDA graphs. The host's time then hides the device's: a fit can
-only find that from a start where launching matters."""
-LLAMA_CPP: Final[Mapping[str, Guess]] = MappingProxyType(
-    {
-        "step_overhead_s": Guess(4e-4, 5e-5, 3e-3, "a loop in C++; logits come to the host, which samples from them"),
-        "layer_overhead_s": Guess(2e-5, 4e-6, 1e-4, "small kernels of a layer, one by one or in a CUDA graph"),
-        "attention_score_bytes": Guess(
-            20.0, 5.0, 60.0, "without flash attention scores of 4 bytes are written, scaled, masked, read, narrowed"
-        ),
-        "quantised_compute_efficiency": Guess(0.15, 0.05, 0.45, "share of the tensor cores' peak, scales apart"),
-        "dequant_int4_ops_per_weight": Guess(3.0, 1.0, 9.0, "about 1.3 instructions by dp4a, issued at 0.2 to 0.9"),
-        "dequant_int8_ops_per_weight": Guess(2.5, 0.8, 8.0, "about 1 instruction by dp4a, issued at 0.2 to 0.9"),
-        "activation_bytes_per_element": Guess(4.0, 2.0, 4.0, "ggml's graphs keep hidden states in 32 bits"),
-    }
-)
-"""llama.cpp's own kernels, which kernel tables do not hold."""
-LLAMA_CPP_BY_DP4A: Final[Mapping[str, Guess]] = MappingProxyType(
-    {**LLAMA_CPP, "quantised_compute_efficiency": Guess(0.3, 0.12, 0.7, "share of the dp4a peak, with scales apart")}
-)
-"""The same where int8 products are vector instructions, a dp4a each: unpacking and scaling weigh less beside them than
-beside tensor cores."""
-WITHOUT_DP4A: Final = "5 to 6 instructions: a product of 3, its two bytes to extract; issued at 0.25 to 0.9"
-LLAMA_CPP_WITHOUT_DP4A: Final[Mapping[str, Guess]] = MappingProxyType(
-    {
-        **LLAMA_CPP,
-        "quantised_compute_efficiency": Guess(0.3, 0.1, 0.8, "share of the fp16 or fp32 peak, weights unpacked before"),
-        "dequant_int4_ops_per_weight": Guess(13.0, 7.0, 25.0, WITHOUT_DP4A),
-        "dequant_int8_ops_per_weight": Guess(11.0, 6.0, 21.0, WITHOUT_DP4A),
-    }
-)
-"""The same where dp4a (four products of bytes in one instruction: Pascal GP102 and newer) has to be put together from
-32-bit multiplications, which Maxwell and Pascal do in three instructions each."""
-_RAY: Final = "Vidur's measured overheads of vLLM over Ray on A100 (cpu_overheads_a100.csv): 8 to 9 ms an iteration"
-OWN: Final[Mapping[str, Mapping[str, Guess]]] = MappingProxyType(
-    {
-        "splitwise": {
-            **EAGER,
-            "step_overhead_s": Guess(8.5e-3, 5e-3, 1.5e-2, _RAY, True),
-            "comm_bulk_efficiency": Guess(0.3, 0.05, 1.0, "prompts beyond a batch of 2048 tokens, as assumed"),
-            "comm_latency_s": Guess(2e-6, 5e-7, 8e-6, "NCCL called from Python, as assumed"),
-            "comm_bulk_bytes": Guess(33554432.0, 33554432.0, 33554432.0, "2048 tokens of 8192 halves of 2 bytes"),
-        },
-        "llama.cpp-cuda": LLAMA_CPP,
-        "transformers": EAGER,
-        "petals": EAGER,
-        "flexgen": EAGER,
-        "zero-inference": EAGER,
-    }
-)
+OWN_FILE: Final = Path(__file__).with_name("priors.toml")
 """What is known of a stack beforehand that its prior's profile does not know; a stack's own profile replaces it."""
+
+
+@functools.cache
+def own_guesses(name: str) -> Mapping[str, Guess]:
+    """Return what `OWN_FILE` says of a stack, by parameter; nothing of one that it does not name."""
+    said = tomllib.loads(OWN_FILE.read_text(encoding="utf-8")).get(name, {})
+    above = own_guesses(said.pop("inherits")) if "inherits" in said else {}
+    return {**above, **{parameter: Guess(**guess) for parameter, guess in said.items()}}
 
 
 def base_stack(device: str, stack: str, prior: str = DEFAULT_STACK) -> Stack:
@@ -147,9 +98,7 @@ def base_stack(device: str, stack: str, prior: str = DEFAULT_STACK) -> Stack:
     base = pools[device] if device in pools else load_stack(load_device(device), profile)
     if profile != DEFAULT_STACK:
         return replace(base, name=stack)
-    guesses = OWN.get(stack, {})
-    if guesses is LLAMA_CPP:
-        guesses = {"none": LLAMA_CPP_WITHOUT_DP4A, "dp4a": LLAMA_CPP_BY_DP4A}.get(int8_of(device), LLAMA_CPP)
+    guesses = own_guesses(f"{stack}, {int8_of(device)}") or own_guesses(stack)
     own: dict[str, Any] = {name: guess.fact(year_of(device)) for name, guess in guesses.items()}
     return replace(base, name=stack, quantised_in=QUANTISED_IN.get(stack, base.quantised_in), **own)
 
