@@ -33,7 +33,6 @@ from afterwatt.hwprofiles.power import ANCHORS_FILE, PowerModel, anchors_of
 
 KERNELS: Final = "kernels/aiconfigurator/h200_sxm"
 SPLITWISE: Final = "traces/splitwise_sim/perf_model_llama2_70b.csv"
-CHECKED: Final = "2026-11-20"
 SEVERAL_RATES: Final = 0.3
 """Runs of a card tell a line where their rates spread over at least this share of the largest."""
 BYTE_FACTOR: Final = 1.3
@@ -246,90 +245,21 @@ def _card_of(law: Law) -> PoweredCard:
 
 # -- the file ---------------------------------------------------------------------------------------------------------
 
-HEADER: Final = """\
-# What kinds of work draw, as shares of a GPU's power limit (TDP).
-# Written by: python -m afterwatt.fidelity.power.anchors --write
-#
-#   busy_frac       on top of idling, while an iteration runs
-#   j_per_byte      joules per byte moved to or from memory; or, as a share,
-#   stream_frac     on top of that, memory streaming at the datasheet's bandwidth
-#                   (a pool that holds both is one that nobody measured: the geometric mean of the two rules)
-#   compute_frac    on top, matrix products at the datasheet's FLOP rate; fp8_compute_frac the same in fp8
-#   attention_frac, expert_frac, unpack_frac    on top, while such kernels run, or weights are scaled back
-#   cap_frac        the highest mean power
-#   cached_j_per_byte    joules per byte from the L2 cache; of use to kernel tables only
-#
-# Pools: a device, an architecture with its memory (-hbm, -gddr), an architecture; the first that there is holds.
-"""
-
-
-_H200_TEXT: Final = (
-    "ai-dynamo/aiconfigurator @095f58a, H200 SXM, vLLM 0.22.0, tables with measured power (limit 700 W): 35,742 "
-    "bf16 GEMMs tell busy watts, joules and cap (median error on held-out shapes 9 %), 113,830 attention and "
-    "30,456 fp8 expert kernels the rest. Readings are one-second averages that hold the kernels before: the same "
-    "attention kernel, measured twice, differs by 14 to 31 %"
-)
-_SPLITWISE_TEXT: Final = (
-    "Splitwise (Mutinifni/splitwise-sim @8f99e7d, data/perf_model.csv): A100-80GB SXM, Llama-2-70B over 2, 4 and "
-    "8 GPUs, 195 runs with average and peak power, at their measured times; median error 3 %, leaving one tensor-"
-    "parallel degree out 6 %"
-)
-_EXPERTS_TEXT: Final = (
-    "ML.ENERGY leaderboard @0cd52da, Qwen3-30B-A3B on an H100 at batch 8 and 32, at the measured speed; the H200 "
-    "expert kernels of aiconfigurator @095f58a say {table:.2f}, which includes what ran before them; the interval"
-    " holds both"
-)
-_UNPACKING_TEXT: Final = (
-    "No measurement by itself: what is left of quantised decoding on a wall meter or nvidia-smi (RTX 2080 Ti and "
-    "RTX 3060, geerlingguy/ai-benchmarks 46, 40; RTX 5060 Ti, inventivehq.com/blog/gpu-power-limit-tokens-per-"
-    "watt)"
-)
-_RUNS_TEXT: Final = (
-    "Decoding runs of fp16 models at batch 1 on an RTX 4090D and an RTX 5090, four each, NVML (hongping-"
-    "zh/ecocompute-dynamic-eval @06bbcdd); a line in bytes per second. An RTX 4090 that was not fitted "
-    "(noonghunna/club-3090 697) is met within 2 %"
-)
-_AS_HOPPER_TEXT: Final = (
-    "As Hopper's joules per FLOP, and those per byte of all measured chips with HBM. Check, not fitted: ML.ENERGY"
-    " leaderboard @0cd52da, B200, Llama-3.1-8B, 639, 617 and 577 W at batch 8, 64, 512"
-)
-_POOLED_TEXT: Final = (
-    "No measurement of this generation: geometric means over H200, A100, RTX 4090D and RTX 5090. Leaving the "
-    "architecture out, the rule misses their watts of streaming by {errors} (medians)"
-)
-_LIMIT_TEXT: Final = "The board's power limit, which readings follow within a few per cent (A100 1.02, H200 0.99)"
-
-
-def sources_of(fitted: FittedPower) -> dict[str, tuple[str, str]]:
-    """Return source id -> (text, kind)."""
-    left = [one for one in leave_one_architecture_out(fitted) if one.runs > 1]
-    errors = ", ".join(f"{one.name} {one.median:.0%}" for one in left)
-    table = fitted.kernels.expert_w / load_device("h200").tdp_w
-    return {
-        "h200-kernels": (_H200_TEXT, "fitted"),
-        "splitwise": (_SPLITWISE_TEXT, "fitted"),
-        "experts": (_EXPERTS_TEXT.format(table=table), "fitted"),
-        "unpacking": (_UNPACKING_TEXT, "assumed"),
-        "runs": (_RUNS_TEXT, "fitted"),
-        "as-hopper": (_AS_HOPPER_TEXT, "assumed"),
-        "pooled": (_POOLED_TEXT.format(errors=errors), "assumed"),
-        "limit": (_LIMIT_TEXT, "assumed"),
-    }
+HEAD_FILE: Final = Path(__file__).with_name("head.toml")
+"""What the file begins with: what its words mean, and its sources, with places for two figures."""
 
 
 def text_of(fitted: FittedPower) -> str:
     """Return the file."""
-    pools = pools_of(fitted)
-    lines = [HEADER, "[sources]"]
-    for name, (text, kind) in sources_of(fitted).items():
-        lines.append(f'{name} = {{ text = "{text}", checked = {CHECKED}, kind = "{kind}" }}')
-    for pool in pools:
+    left = [one for one in leave_one_architecture_out(fitted) if one.runs > 1]
+    errors = ", ".join(f"{one.name} {one.median:.0%}" for one in left)
+    table = fitted.kernels.expert_w / load_device("h200").tdp_w
+    head = HEAD_FILE.read_text(encoding="utf-8").replace("{table}", f"{table:.2f}").replace("{errors}", errors)
+    lines = [head.rstrip()]
+    for pool in pools_of(fitted):
         lines += ["", f"[{pool.pool}]"]
         for name, (value, low, high, source) in pool.facts.items():
-            numbers = ", ".join(
-                f"{key} = {number:.4g}"
-                for key, number in zip(("value", "low", "high"), (value, low, high), strict=True)
-            )
+            numbers = f"value = {value:.4g}, low = {low:.4g}, high = {high:.4g}"
             lines.append(f'{name} = {{ {numbers}, source = "{source}" }}')
     return "\n".join(lines) + "\n"
 

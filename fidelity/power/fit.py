@@ -253,7 +253,7 @@ class PoweredCard(NamedTuple):
     memory: str
     tdp_w: float
     idle_w: float
-    bandwidth_bytes_per_s: float
+    peak_bytes_per_s: float
     rates: Floats
     watts: Floats
 
@@ -282,14 +282,14 @@ class PowerRule(NamedTuple):
     stream_frac: float
     j_per_byte: dict[str, float]
 
-    def joules(self, memory: str, tdp_w: float, bandwidth_bytes_per_s: float) -> float:
+    def joules(self, memory: str, tdp_w: float, peak_bytes_per_s: float) -> float:
         """Return joules per byte: the geometric mean of the two rules."""
-        by_share = self.stream_frac * tdp_w / bandwidth_bytes_per_s
+        by_share = self.stream_frac * tdp_w / peak_bytes_per_s
         return sqrt(by_share * self.j_per_byte.get(memory, by_share))
 
     def watts(self, card: PoweredCard) -> Floats:
         """Return predicted watts of a card's runs."""
-        joules = self.joules(card.memory, card.tdp_w, card.bandwidth_bytes_per_s)
+        joules = self.joules(card.memory, card.tdp_w, card.peak_bytes_per_s)
         watts: Floats = np.minimum(card.tdp_w, card.idle_w + self.busy_frac * card.tdp_w + joules * card.rates)
         return watts
 
@@ -304,7 +304,7 @@ def read_cards(path: Path = RUNS_FILE) -> list[PoweredCard]:
         first = mine[0]
         rates = np.array([float(row["weight_bytes"]) * float(row["passes_per_s"]) for row in mine])
         watts = np.array([float(row["watts"]) for row in mine])
-        tdp_w, idle_w, bandwidth = (float(first[key]) for key in ("tdp_w", "idle_w", "bandwidth_bytes_per_s"))
+        tdp_w, idle_w, bandwidth = (float(first[key]) for key in ("tdp_w", "idle_w", "peak_bytes_per_s"))
         cards.append(PoweredCard(name, first["architecture"], first["memory"], tdp_w, idle_w, bandwidth, rates, watts))
     return cards
 
@@ -316,7 +316,7 @@ def law_of(card: PoweredCard) -> Law:
         start=(0.07 * card.tdp_w, 2e-10),
         most=(0.5 * card.tdp_w, 2e-9),
     )
-    share = found[1] * card.bandwidth_bytes_per_s / card.tdp_w
+    share = found[1] * card.peak_bytes_per_s / card.tdp_w
     return Law(card.name, card.architecture, card.memory, found[0] / card.tdp_w, found[1], share)
 
 

@@ -186,6 +186,6 @@ def test_published_runs_of_cards_are_read_with_their_source():
     cards = read_cards()
     assert len(cards) == len({one.name for one in cards})
     for one in cards:
-        assert (one.rates < one.bandwidth_bytes_per_s).all()
+        assert (one.rates < one.peak_bytes_per_s).all()
         assert ((one.idle_w < one.watts) & (one.watts <= one.tdp_w)).all()
     assert UNMEASURED_FACTOR > 1.0
