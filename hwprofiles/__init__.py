@@ -26,11 +26,7 @@ if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import make_deployment as make_deployment
     from afterwatt.hwprofiles.deployment import parse_deployment as parse_deployment
     from afterwatt.hwprofiles.describe import describe_catalogue as describe_catalogue
-    from afterwatt.hwprofiles.describe import describe_device as describe_device
-    from afterwatt.hwprofiles.describe import describe_host as describe_host
-    from afterwatt.hwprofiles.describe import describe_link as describe_link
-    from afterwatt.hwprofiles.describe import describe_site as describe_site
-    from afterwatt.hwprofiles.describe import describe_storage as describe_storage
+    from afterwatt.hwprofiles.describe import describe_profile as describe_profile
     from afterwatt.hwprofiles.devices import Device as Device
     from afterwatt.hwprofiles.embodied import METHODS as METHODS
     from afterwatt.hwprofiles.embodied import EmbodiedFact as EmbodiedFact
@@ -51,10 +47,7 @@ _HOME: Final = {
         *("load_device", "load_host", "load_link", "load_site", "load_storage"),
     ),
     "deployment": ("Deployment", "Pool", "make_deployment", "parse_deployment"),
-    "describe": (
-        *("describe_catalogue", "describe_device", "describe_host", "describe_link", "describe_site"),
-        "describe_storage",
-    ),
+    "describe": ("describe_catalogue", "describe_profile"),
     "devices": ("Device",),
     "embodied": ("METHODS", "EmbodiedFact"),
     "errors": ("HardwareError",),

@@ -74,31 +74,6 @@ def unit_of(field: str) -> str:
     return next((unit for suffix, unit in _UNITS if field.endswith(suffix)), "")
 
 
-def describe_device(key: str) -> list[Row]:
-    """Return all facts of a device; errors as `load_device`."""
-    return list(describe_profile(catalogue.load_device(key)))
-
-
-def describe_host(key: str) -> list[Row]:
-    """Return all facts of a host; errors as `load_host`."""
-    return list(describe_profile(catalogue.load_host(key)))
-
-
-def describe_storage(key: str) -> list[Row]:
-    """Return all facts of a disk; errors as `load_storage`."""
-    return list(describe_profile(catalogue.load_storage(key)))
-
-
-def describe_link(key: str) -> list[Row]:
-    """Return all facts of a link; errors as `load_link`."""
-    return list(describe_profile(catalogue.load_link(key)))
-
-
-def describe_site(key: str) -> list[Row]:
-    """Return all facts of a site; errors as `load_site`."""
-    return list(describe_profile(catalogue.load_site(key)))
-
-
 def describe_profile(profile: Device | Host | Link | Site | Storage) -> Iterator[Row]:
     """Yield all facts of a profile that is loaded already."""
     for field in dataclasses.fields(profile):

@@ -382,14 +382,14 @@ def test_a_users_site_may_bring_an_hourly_series(tmp_path: Path) -> None:
 
 
 def test_descriptions_show_every_fact_with_its_provenance() -> None:
-    for describe, key, folder in (
-        (hw.describe_device, "m40", "gpus"),
-        (hw.describe_host, "ddr3-2u", "hosts"),
-        (hw.describe_site, "fr", "sites"),
-        (hw.describe_storage, "sata", "storage"),
-        (hw.describe_link, "pcie3", "links"),
+    for load_one, key, folder in (
+        (hw.load_device, "m40", "gpus"),
+        (hw.load_host, "ddr3-2u", "hosts"),
+        (hw.load_site, "fr", "sites"),
+        (hw.load_storage, "sata", "storage"),
+        (hw.load_link, "pcie3", "links"),
     ):
-        rows = describe(key)
+        rows = list(hw.describe_profile(load_one(key)))
         shown = [row for row in rows if row.kind]
         profile = load(folder, hw.ALIASES.get(key, key))
         assert sorted(float(row.value) for row in shown) == sorted(float(fact) for fact in facts_in(profile))

@@ -9,8 +9,8 @@ import torch
 
 from afterwatt.engine.model.compute import load_model
 from afterwatt.engine.model.options import ComputeOptions
-from afterwatt.engine.model.quality import nats_per_token, perplexity
 from afterwatt.engine.runtime.errors import EngineError
+from tests.engine.model.quality import nats_per_token, perplexity
 
 DATA = Path(__file__).parents[2] / "data"
 MODELS = sorted(path.parent.name for path in DATA.glob("*/eval.json"))
