@@ -26,7 +26,7 @@ from scipy import optimize, special, stats
 
 from afterwatt.traces.arrivals import Family, Gaps
 from afterwatt.traces.opening import open_trace
-from afterwatt.traces.presets import DAY_S, Lengths, Preset, parse_preset
+from afterwatt.traces.presets import DAY_S, LengthCurve, Preset, parse_preset
 from afterwatt.traces.schema import Batch, Floats, Ints
 from afterwatt.traces.stats import describe
 from afterwatt.traces.synth import SyntheticTrace
@@ -43,15 +43,15 @@ _AZURE = "github.com/Azure/AzurePublicDataset b469a113 (Patel et al., Splitwise,
 _SERVEGEN = "github.com/alibaba/ServeGen f891d118"
 
 
-def lengths(tokens: Ints) -> Lengths:
+def lengths(tokens: Ints) -> LengthCurve:
     """The quantile table of a sample, its outer knots at half a row from either end."""
     edge = 0.5 / len(tokens)
     probabilities = (edge, *(p for p in _PROBABILITIES if edge < p < 1 - edge), 1 - edge)
     values = np.quantile(tokens, probabilities, method="inverted_cdf")
-    return Lengths(tuple(round(p, 8) for p in probabilities), tuple(float(v) for v in values))
+    return LengthCurve(tuple(round(p, 8) for p in probabilities), tuple(float(v) for v in values))
 
 
-def table_mean(table: Lengths) -> float:
+def table_mean(table: LengthCurve) -> float:
     """Mean of the distribution a table stands for, by a fine midpoint sum over probability."""
     steps = 200_000
     scores = special.ndtri((np.arange(steps) + 0.5) / steps)

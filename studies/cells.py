@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from afterwatt.studies.config import AUTO, StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.overrides import own_hardware, own_hardware_lives, own_site
-from afterwatt.studies.workloads import Arrivals
+from afterwatt.studies.workloads import StudyWorkload
 
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Deployment
@@ -38,7 +38,7 @@ def cross(study: StudyConfig) -> list[Cell]:
     return [Cell(*names) for names in crossed]
 
 
-def resolve(study: StudyConfig, cell: Cell, arrivals: Arrivals, seed: int, grids: "GridFile") -> "RunConfig":
+def resolve(study: StudyConfig, cell: Cell, arrivals: StudyWorkload, seed: int, grids: "GridFile") -> "RunConfig":
     """Look up everything a cell names and check the choices of its account, before anything is simulated.
 
     Args:
@@ -140,7 +140,7 @@ def _carbon(study: StudyConfig, grid: "HourlyGrid | None") -> "CarbonOptions":
     return CarbonOptions(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _check_intensity(config: "RunConfig", arrivals: Arrivals) -> None:
+def _check_intensity(config: "RunConfig", arrivals: StudyWorkload) -> None:
     """See that the grid's intensity is known from the first arrival to the last."""
     grid, start_s = config.carbon.grid, config.start_utc_s
     if grid is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from afterwatt.sim.config import RunConfig
     from afterwatt.studies.cells import Cell
     from afterwatt.studies.config import StudyConfig
-    from afterwatt.studies.workloads import Arrivals
+    from afterwatt.studies.workloads import StudyWorkload
 
 SOURCES: Final = ("hwprofiles", "modelspecs", "policies", "reports", "sim", "traces")
 """The packages that a simulated run is made of: `sim` and all that it may import."""
@@ -89,7 +89,7 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def workload_identity(arrivals: "Arrivals") -> dict[str, Any]:
+def workload_identity(arrivals: "StudyWorkload") -> dict[str, Any]:
     """Describe a workload: its sizes, and the trace by its content rather than by its place."""
     from afterwatt.sim.provenance import sha256_of
 

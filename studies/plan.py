@@ -17,7 +17,7 @@ from afterwatt.studies.errors import OptionError
 from afterwatt.studies.grids import GridFile
 from afterwatt.studies.identity import asked_of, digest_of, workload_identity
 from afterwatt.studies.places import RUNS, crossed, free, numbered, run_names, slug, takes_study
-from afterwatt.studies.workloads import Arrivals, open_arrivals, same_for_every_seed
+from afterwatt.studies.workloads import StudyWorkload, open_arrivals, same_for_every_seed
 
 if TYPE_CHECKING:
     from afterwatt.sim.config import RunConfig
@@ -30,7 +30,7 @@ FIXED_NOTE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PlannedRun:
     """One run to come: a cell under one seed.
 
     Attributes:
@@ -56,7 +56,7 @@ class PlannedCell:
     cell: Cell
     names: Cell
     label: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[PlannedRun, ...]
     refusal: str | None = None
 
 
@@ -76,7 +76,7 @@ class StudyPlan:
         return len(self.cells) == len(self.seeds) == 1
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[PlannedRun]:
         """All runs, cell by cell."""
         return [job for cell in self.cells for job in cell.jobs]
 
@@ -107,7 +107,7 @@ def plan_study(study: StudyConfig) -> StudyPlan:
     return StudyPlan(study, seeds, tuple(cells), path, note)
 
 
-def _arrivals(study: StudyConfig, seeds: list[int]) -> tuple[list[Arrivals], str | None]:
+def _arrivals(study: StudyConfig, seeds: list[int]) -> tuple[list[StudyWorkload], str | None]:
     """Open the workload of every seed; a fixed one is opened once, and the note says so."""
     first = open_arrivals(study, seeds[0])
     if len(seeds) == 1:
@@ -144,7 +144,7 @@ def _planned(
     names: Cell,
     label: str,
     configs: Sequence["RunConfig"],
-    arrivals: Sequence[Arrivals],
+    arrivals: Sequence[StudyWorkload],
     identities: Sequence[dict[str, object]],
 ) -> PlannedCell:
     from afterwatt.sim.errors import Infeasible
@@ -160,7 +160,7 @@ def _planned(
     for config, one, identity in zip(configs, arrivals, identities, strict=True):
         digest = digest_of(config, identity) if identity else ""
         asked = asked_of(study, cell, config.seed, identity) if identity else ""
-        jobs.append(Job(config.seed, digest, asked, _directory(names, config.seed, digest), config, one.total))
+        jobs.append(PlannedRun(config.seed, digest, asked, _directory(names, config.seed, digest), config, one.total))
     return PlannedCell(cell, names, label, tuple(jobs))
 
 
@@ -209,7 +209,7 @@ def _choose_path(study: StudyConfig, base: Path, single: bool, directories: set[
     return path
 
 
-def with_config(study: StudyConfig, cell: Cell, seed: int) -> Job:
+def with_config(study: StudyConfig, cell: Cell, seed: int) -> PlannedRun:
     """Plan one run alone, as a worker process does that was told its cell and seed."""
     names = {field: (getattr(cell, field),) for field in Cell.__slots__}
     own = study.model_copy(update={**names, "seed": seed, "replications": 1})

@@ -23,7 +23,7 @@ from afterwatt.reports.schema import read_json
 from afterwatt.studies.config import StudyConfig
 from afterwatt.studies.errors import OptionError
 from afterwatt.studies.places import STUDY_FILE, no_litter
-from afterwatt.studies.plan import Job, PlannedCell, StudyPlan, plan_study, with_config
+from afterwatt.studies.plan import PlannedCell, PlannedRun, StudyPlan, plan_study, with_config
 from afterwatt.studies.replications import Estimate, estimates
 from afterwatt.studies.watch import Watch
 
@@ -110,7 +110,9 @@ def _run_one(plan: StudyPlan, watch: Watch, spare_core: bool) -> Study:
     return Study(plan, (run,), (run,), {}, None if plan.study.no_report else plan.path / "report.html")
 
 
-def _simulate(job: Job, path: Path, study: StudyConfig, watch: Watch, label: str, spare_core: bool = False) -> Run:
+def _simulate(
+    job: PlannedRun, path: Path, study: StudyConfig, watch: Watch, label: str, spare_core: bool = False
+) -> Run:
     from afterwatt.sim.run import simulate
 
     with watch.run(label, job.total) as advance:
@@ -218,7 +220,7 @@ def runs_in(places: Sequence[str | Path]) -> list[Run]:
     return runs
 
 
-def _stands(plan: StudyPlan, job: Job) -> bool:
+def _stands(plan: StudyPlan, job: PlannedRun) -> bool:
     return _is_run(plan.path / job.directory)
 
 
@@ -226,7 +228,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def _in_parallel(plan: StudyPlan, todo: Sequence[tuple[PlannedCell, Job]], backend: str | None) -> Iterator[str]:
+def _in_parallel(plan: StudyPlan, todo: Sequence[tuple[PlannedCell, PlannedRun]], backend: str | None) -> Iterator[str]:
     """Run cells in processes of their own; each looks up its cell anew, so that only names travel."""
     import joblib
     from joblib.externals.loky import get_reusable_executor

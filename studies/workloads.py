@@ -15,7 +15,7 @@ _COMPARED = 256
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class StudyWorkload:
     """A workload and what is known of it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Arrivals:
     trace: "Trace | None" = None
 
 
-def open_arrivals(study: StudyConfig, seed: int) -> Arrivals:
+def open_arrivals(study: StudyConfig, seed: int) -> StudyWorkload:
     """Build the workload of one seed.
 
     Raises:
@@ -50,7 +50,7 @@ def open_arrivals(study: StudyConfig, seed: int) -> Arrivals:
         assert study.prompt is not None
         assert study.output is not None
         batch = StaticBatch(study.batch, study.prompt, study.output)
-        return Arrivals(batch, f"batch{study.batch}-{study.prompt}in-{study.output}out", "", study.batch)
+        return StudyWorkload(batch, f"batch{study.batch}-{study.prompt}in-{study.output}out", "", study.batch)
     address = trace_address(study.trace)
     if study.users is None:
         trace = _open(address, study, seed, study.limit)
@@ -58,13 +58,13 @@ def open_arrivals(study: StudyConfig, seed: int) -> Arrivals:
         limit = study.limit
         total = info.rows if limit is None or info.rows is None else min(info.rows, limit)
         workload = TraceWorkload(trace, limit)
-        return Arrivals(workload, trace_slug(address), address, total, info.span_s, info.start_utc, trace)
+        return StudyWorkload(workload, trace_slug(address), address, total, info.span_s, info.start_utc, trace)
     lengths = _open_lengths(address, study, seed)
     requests = study.requests or lengths.info.rows
     if requests is None:
         raise OptionError(f"how many requests {address} holds is not known beforehand; say how many: --requests 1000")
     loop = ClosedLoop(study.users, lengths, requests, study.think_s or 0.0)
-    return Arrivals(loop, f"{study.users}users-{trace_slug(address)}", address, requests, trace=lengths)
+    return StudyWorkload(loop, f"{study.users}users-{trace_slug(address)}", address, requests, trace=lengths)
 
 
 def trace_address(said: str | None) -> str:
@@ -83,7 +83,7 @@ def trace_slug(address: str) -> str:
     return f"synth-{place.removeprefix('synth:')}" if place.startswith("synth:") else Path(place).stem
 
 
-def same_for_every_seed(study: StudyConfig, arrivals: Arrivals, seeds: list[int]) -> bool:
+def same_for_every_seed(study: StudyConfig, arrivals: StudyWorkload, seeds: list[int]) -> bool:
     """Tell whether the workload is a fixed one: its first requests do not depend on the seed."""
     if arrivals.trace is None:
         return True

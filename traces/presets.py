@@ -27,7 +27,7 @@ _PRESETS_FILE = "data/presets.toml"
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class LengthCurve:
     """A distribution of token counts: quantiles, joined by straight lines in (standard normal score, log tokens).
 
     A lognormal is one straight line in these coordinates; any other smooth distribution is close to one between knots.
@@ -134,14 +134,14 @@ class Preset:
     source: str
     licence: str
     checked: str
-    rate_per_s: float | None
+    rate_per_s: float | None = None
     gaps: Gaps
-    prompt: Lengths
-    output: Lengths
+    prompt: LengthCurve
+    output: LengthCurve
     correlation: float
-    max_total_tokens: int | None
+    max_total_tokens: int | None = None
     daily: Daily
-    sharing: Sharing | None
+    sharing: Sharing | None = None
     fit: Mapping[str, Any]
 
 
@@ -153,35 +153,9 @@ def _presets() -> dict[str, Preset]:
 
 def parse_preset(name: str, said: Mapping[str, Any]) -> Preset:
     """A preset from its table in presets.toml."""
+    from pydantic import TypeAdapter
 
-    def lengths(key: str) -> Lengths:
-        return Lengths(tuple(said[key]["probabilities"]), tuple(said[key]["tokens"]))
-
-    sharing = said.get("sharing")
-    return Preset(
-        name=name,
-        about=said["about"],
-        source=said["source"],
-        licence=said["licence"],
-        checked=said["checked"],
-        rate_per_s=said.get("rate_per_s"),
-        gaps=Gaps(said["gaps"]["family"], said["gaps"]["shape"]),
-        prompt=lengths("prompt"),
-        output=lengths("output"),
-        correlation=said["correlation"],
-        max_total_tokens=said.get("max_total_tokens"),
-        daily=Daily(tuple(said["daily"]["amplitude_frac"]), tuple(said["daily"]["peak_hour"])),
-        sharing=None
-        if sharing is None
-        else Sharing(
-            sharing["block_tokens"],
-            tuple(sharing["follow_frac"]),
-            tuple(sharing["share_frac"]),
-            sharing["live_prompts"],
-            sharing["hit_frac"],
-        ),
-        fit=said["fit"],
-    )
+    return TypeAdapter(Preset).validate_python({"name": name, **said})
 
 
 def preset_names() -> tuple[str, ...]:

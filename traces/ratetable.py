@@ -28,7 +28,7 @@ _MOST_EXPECTED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class ClientRates:
     """One client's windows with traffic.
 
     Attributes:
@@ -43,14 +43,14 @@ class Rates:
     family: list[Family]
     shape: Floats
 
-    def only(self, keep: NDArray[np.bool_]) -> Rates:
+    def only(self, keep: NDArray[np.bool_]) -> ClientRates:
         """The windows marked."""
         family = [name for name, kept in zip(self.family, keep, strict=True) if kept]
-        return Rates(self.start_s[keep], self.rate_per_s[keep], family, self.shape[keep])
+        return ClientRates(self.start_s[keep], self.rate_per_s[keep], family, self.shape[keep])
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class CountTable:
     """A distribution of token counts: values and their cumulative weights (any total)."""
 
     tokens: Ints
@@ -73,10 +73,10 @@ class ClientLengths:
         image: tokens per image.
     """
 
-    prompt: Table
-    output: Table
-    images: Table | None = None
-    image: Table | None = None
+    prompt: CountTable
+    output: CountTable
+    images: CountTable | None = None
+    image: CountTable | None = None
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, Ints]:
         """Prompt and output lengths of n requests, drawn independently; at least 1 token each."""
@@ -95,7 +95,7 @@ class RateTableTrace(Trace):
     def __init__(
         self,
         path: str,
-        clients: Mapping[int, Rates],
+        clients: Mapping[int, ClientRates],
         lengths: Mapping[int, Mapping[int, ClientLengths]],
         options: Options,
         notes: tuple[str, ...],
@@ -140,7 +140,7 @@ class RateTableTrace(Trace):
         check_batch_size(size)
         return map(to_batch, rechunk(self._records(), size))
 
-    def _expected(self, rates: Rates) -> float:
+    def _expected(self, rates: ClientRates) -> float:
         """Requests expected of a client in the span asked for, before scaling."""
         from_s = np.maximum(rates.start_s, self._options.start_s)
         to_s = np.minimum(rates.start_s + WINDOW_S, self._end_s)
@@ -196,7 +196,7 @@ class RateTableTrace(Trace):
 class _Walker:
     """One client's renewal process on its way through the windows."""
 
-    def __init__(self, rates: Rates) -> None:
+    def __init__(self, rates: ClientRates) -> None:
         self._rates = rates
         self._place = {int(start_s): index for index, start_s in enumerate(rates.start_s)}
         self._left: float | None = None  # units of operational time to the next arrival

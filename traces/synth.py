@@ -18,7 +18,7 @@ from afterwatt.traces.arrivals import BLOCK_ROWS, gamma_gaps, stream, unit_arriv
 from afterwatt.traces.errors import TraceError, shown
 from afterwatt.traces.options import Options, parse_value, split_query
 from afterwatt.traces.peek import closest
-from afterwatt.traces.presets import Daily, Lengths, Preset, load_preset, preset_names
+from afterwatt.traces.presets import Daily, LengthCurve, Preset, load_preset, preset_names
 from afterwatt.traces.records import rechunk, to_batch, to_record
 from afterwatt.traces.schema import (
     DEFAULT_BATCH_ROWS,
@@ -217,7 +217,7 @@ def _fixed(prompt: int | None, output: int | None) -> Preset:
     for name, tokens in (("prompt", prompt), ("output", output)):
         if tokens is None or not 1 <= tokens <= MAX_TOKENS:
             raise TraceError(f"{name} = {tokens} is no length; synth:fixed needs prompt=512&output=128&rate=4&n=10000")
-    flat = [Lengths((0.5,), (float(tokens or 1),)) for tokens in (prompt, output)]
+    flat = [LengthCurve((0.5,), (float(tokens or 1),)) for tokens in (prompt, output)]
     return Preset(
         name=FIXED,
         about=f"prompts of {prompt} and outputs of {output} tokens",

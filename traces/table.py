@@ -30,7 +30,7 @@ _ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class RowChunk:
     """Consecutive rows of a file: some of its columns, and where they stood.
 
     Attributes:
@@ -44,7 +44,7 @@ class Chunk:
     columns: dict[str, Cells]
 
 
-def read_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[Chunk]:
+def read_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[RowChunk]:
     """Read some columns of the file, in order.
 
     Args:
@@ -61,7 +61,7 @@ def read_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[Chunk]:
     return _json_chunks(peek.path, columns)
 
 
-def _parquet_chunks(path: str, columns: Sequence[str]) -> Iterator[Chunk]:
+def _parquet_chunks(path: str, columns: Sequence[str]) -> Iterator[RowChunk]:
     row = 1
     try:
         # Read-ahead by column chunk would hold a huge row group whole; a buffered stream holds a page.
@@ -91,15 +91,15 @@ def _check_text(batch: pa.RecordBatch, path: str) -> None:
             ) from error
 
 
-def _chunk(path: str, batch: pa.RecordBatch, row: int, text: bool) -> Chunk:
+def _chunk(path: str, batch: pa.RecordBatch, row: int, text: bool) -> RowChunk:
     cells = {
         name: Cells(path, name, row, column, text)
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     }
-    return Chunk(row, batch.num_rows, cells)
+    return RowChunk(row, batch.num_rows, cells)
 
 
-def _csv_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[Chunk]:
+def _csv_chunks(peek: Peek, columns: Sequence[str]) -> Iterator[RowChunk]:
     ragged: list[pa_csv.InvalidRow] = []
 
     def remember(row: pa_csv.InvalidRow) -> str:
@@ -148,7 +148,7 @@ def _holds_quotes(peek: Peek) -> bool:
     return False
 
 
-def _check_lines(chunk: Chunk) -> None:
+def _check_lines(chunk: RowChunk) -> None:
     for cells in chunk.columns.values():
         broken = np.asarray(pc.match_substring_regex(cells.values, "[\r\n]"))
         cells.fail_where(broken, "spans lines; is a quote left open?")
@@ -172,12 +172,12 @@ def _blame_csv(peek: Peek, ragged: list[pa_csv.InvalidRow], row: int, error: Exc
     ) from error
 
 
-def _json_chunks(path: str, columns: Sequence[str]) -> Iterator[Chunk]:
+def _json_chunks(path: str, columns: Sequence[str]) -> Iterator[RowChunk]:
     row = 1
     objects = json_objects(path)
     while rows := list(islice(objects, _JSON_CHUNK_ROWS)):
         cells = {name: Cells(path, name, row, _pluck(rows, name, path, row)) for name in columns}
-        yield Chunk(row, len(rows), cells)
+        yield RowChunk(row, len(rows), cells)
         row += len(rows)
 
 

@@ -21,10 +21,10 @@ from afterwatt.traces.options import UNITS, Options
 from afterwatt.traces.peek import Kind, Peek
 from afterwatt.traces.records import CLASS, OUTPUT, PREFIXES, PROMPT, SESSION
 from afterwatt.traces.schema import MAX_TOKENS, Trace
-from afterwatt.traces.table import Chunk, duplicate_columns, read_chunks
+from afterwatt.traces.table import RowChunk, duplicate_columns, read_chunks
 
 Fields: TypeAlias = dict[str, Any]
-Rules: TypeAlias = Callable[[Chunk, Fields], None]
+Rules: TypeAlias = Callable[[RowChunk, Fields], None]
 
 SORT_HINT = "sort it with `afterwatt trace convert IN OUT --sort`"
 _LATEST_S = 1e11  # seconds since 1970 stay below 1e10; epochs in ms, us or ns lie beyond
@@ -184,7 +184,7 @@ class TableFormat:
             form = replace(self, block_tokens=options.block_tokens)
         return FileTrace(form, peek, options)
 
-    def chunks(self, peek: Peek) -> Iterator[Chunk]:
+    def chunks(self, peek: Peek) -> Iterator[RowChunk]:
         """The file's rows as columns of cells."""
         return read_chunks(peek, self.columns(peek))
 
@@ -209,7 +209,7 @@ class TableFormat:
             rules(chunk, fields)
             yield _kept(ticks, fields)
 
-    def _fields(self, chunk: Chunk, options: Options) -> Fields:
+    def _fields(self, chunk: RowChunk, options: Options) -> Fields:
         least = 0 if self.failures or options.drop_empty else 1
         cells = chunk.columns
         fields: Fields = {
@@ -228,7 +228,7 @@ class TableFormat:
         return fields
 
 
-def _no_rule(chunk: Chunk, fields: Fields) -> None:
+def _no_rule(chunk: RowChunk, fields: Fields) -> None:
     """Accept any row."""
     del chunk, fields
 

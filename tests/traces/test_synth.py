@@ -14,7 +14,7 @@ from scipy import stats
 
 from afterwatt.traces import SyntheticTrace, TraceError, describe, open_trace, preset_names, write_parquet
 from afterwatt.traces.arrivals import Gaps, Tap, gamma_gaps, unit_arrivals
-from afterwatt.traces.presets import DAY_S, Daily, Lengths, load_preset
+from afterwatt.traces.presets import DAY_S, Daily, LengthCurve, load_preset
 
 DIGEST = """
 import hashlib
@@ -170,7 +170,7 @@ def test_the_clock_of_the_daily_cycle_runs_back_exactly(time_s):
 
 def test_a_lognormal_table_is_a_lognormal():
     probabilities = tuple(stats.norm.cdf(np.linspace(-4, 4, 9)))
-    table = Lengths(probabilities, tuple(np.exp(6 + 0.8 * np.linspace(-4, 4, 9))))
+    table = LengthCurve(probabilities, tuple(np.exp(6 + 0.8 * np.linspace(-4, 4, 9))))
     scores = np.random.default_rng(0).standard_normal(50_000)
     np.testing.assert_array_equal(table.at_scores(scores), np.rint(np.exp(6 + 0.8 * np.clip(scores, -4, 4))))
 

@@ -13,11 +13,11 @@ from afterwatt.traces.cells import ints
 from afterwatt.traces.peek import Peek
 from afterwatt.traces.records import OUTPUT, PROMPT
 from afterwatt.traces.schema import MAX_TOKENS
-from afterwatt.traces.table import Chunk
+from afterwatt.traces.table import RowChunk
 from afterwatt.traces.tableformat import Fields, Rules, TableFormat
 
 
-def check_sum(chunk: Chunk, fields: Fields, column: str) -> None:
+def check_sum(chunk: RowChunk, fields: Fields, column: str) -> None:
     """Refuse a row whose total is not prompt plus output: one of the three is wrong, and it is unknown which.
 
     Raises:

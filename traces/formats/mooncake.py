@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from afterwatt.traces.cells import ints
 from afterwatt.traces.peek import Peek
 from afterwatt.traces.records import PREFIXES, PROMPT, SESSION
-from afterwatt.traces.table import Chunk
+from afterwatt.traces.table import RowChunk
 from afterwatt.traces.tableformat import MILLISECONDS, Fields, Rules, TableFormat
 
 _BLOCK = 512
 
 
 def check_block_counts(
-    chunk: Chunk, fields: Fields, column: str, block_tokens: int, way_out: str = ""
+    chunk: RowChunk, fields: Fields, column: str, block_tokens: int, way_out: str = ""
 ) -> NDArray[np.int64]:
     """Refuse a row with more hash ids than its prompt has blocks.
 
@@ -57,7 +57,7 @@ class _Mooncake(TableFormat):
         size = self.block_tokens or _BLOCK
         way_out = ", or say block=16 if its blocks are of another size"
 
-        def check(chunk: Chunk, fields: Fields) -> None:
+        def check(chunk: RowChunk, fields: Fields) -> None:
             have = check_block_counts(chunk, fields, "hash_ids", size, way_out)
             whole = size == _BLOCK
             least = -(-fields[PROMPT] // size) if whole else fields[PROMPT] // size
@@ -74,7 +74,7 @@ class _Qwen(TableFormat):
         del peek
         root_of: dict[int, int] = {}
 
-        def check(chunk: Chunk, fields: Fields) -> None:
+        def check(chunk: RowChunk, fields: Fields) -> None:
             check_block_counts(chunk, fields, "hash_ids", 16)
             chats = ints(chunk.columns["chat_id"], 0, 2**62, "chat ids").tolist()
             parents = ints(chunk.columns["parent_chat_id"], -1, 2**62, "chat ids").tolist()

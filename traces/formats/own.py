@@ -21,7 +21,7 @@ from afterwatt.traces.formats.mooncake import check_block_counts
 from afterwatt.traces.peek import Peek
 from afterwatt.traces.records import ARRIVAL, CLASS, OUTPUT, PREFIXES, PROMPT, SESSION
 from afterwatt.traces.schema import MAX_TOKENS
-from afterwatt.traces.table import Chunk, read_chunks
+from afterwatt.traces.table import RowChunk, read_chunks
 from afterwatt.traces.tableformat import Fields, Rules, TableFormat
 
 FORMAT_VERSION = 1
@@ -69,7 +69,7 @@ class _Own(TableFormat):
         last_id = -1
         block = self.block_tokens_of(peek)
 
-        def check(chunk: Chunk, fields: Fields) -> None:
+        def check(chunk: RowChunk, fields: Fields) -> None:
             nonlocal last_id
             if _ID in chunk.columns:
                 cells = chunk.columns[_ID]

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 
 from afterwatt.traces.cells import floats, ints, labels
 from afterwatt.traces.errors import TraceError
-from afterwatt.traces.formats.servegen_lengths import Lengths, read_lengths
+from afterwatt.traces.formats.servegen_lengths import PeriodLengths, read_lengths
 from afterwatt.traces.options import Options
 from afterwatt.traces.peek import Peek, chunk_number, look, trace_chunks
-from afterwatt.traces.ratetable import WINDOW_S, Rates, RateTableTrace
+from afterwatt.traces.ratetable import WINDOW_S, ClientRates, RateTableTrace
 from afterwatt.traces.schema import Trace
 from afterwatt.traces.table import read_chunks
 
@@ -61,10 +61,10 @@ class _ServeGen:
         usable = {client: {at: made for at, made in periods.items() if made} for client, periods in lengths.items()}
         return RateTableTrace(peek.path, served, usable, options, (*said, *notes))
 
-    def _clients(self, peek: Peek) -> dict[int, Rates]:
+    def _clients(self, peek: Peek) -> dict[int, ClientRates]:
         if peek.kind == "directory":
             chunks = {chunk_number(file): file for file in trace_chunks(peek.path)}
-            clients: dict[int, Rates] = {}
+            clients: dict[int, ClientRates] = {}
             for client, file in chunks.items():
                 clients |= _read(replace(look(str(file)), header_lines=0, columns=_COLUMNS), client)
         elif peek.kind == "csv":
@@ -86,7 +86,7 @@ def _is_number(peek: Peek) -> bool:
         return False
 
 
-def _read(peek: Peek, client: int | None) -> dict[int, Rates]:
+def _read(peek: Peek, client: int | None) -> dict[int, ClientRates]:
     """Windows with traffic by client; a file of one client says no client."""
     columns = _COLUMNS if client is not None else ("client", *_COLUMNS)
     parts: list[dict[str, np.ndarray]] = []
@@ -111,7 +111,7 @@ def _read(peek: Peek, client: int | None) -> dict[int, Rates]:
     return _by_client({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, peek.path)
 
 
-def _by_client(column: dict[str, np.ndarray], path: str) -> dict[int, Rates]:
+def _by_client(column: dict[str, np.ndarray], path: str) -> dict[int, ClientRates]:
     order = np.lexsort((column["start_s"], column["who"]))
     column = {name: values[order] for name, values in column.items()}
     twice = (np.diff(column["who"]) == 0) & (np.diff(column["start_s"]) == 0)
@@ -127,7 +127,7 @@ def _by_client(column: dict[str, np.ndarray], path: str) -> dict[int, Rates]:
     clients = {}
     for client, start, stop in zip(who.tolist(), first.tolist(), [*first[1:].tolist(), len(order)], strict=True):
         part = slice(start, stop)
-        clients[client] = Rates(
+        clients[client] = ClientRates(
             column["start_s"][part],
             column["rate"][part],
             ["weibull" if weibull else "gamma" for weibull in column["weibull"][part]],
@@ -136,10 +136,12 @@ def _by_client(column: dict[str, np.ndarray], path: str) -> dict[int, Rates]:
     return clients
 
 
-def _served(clients: dict[int, Rates], lengths: Lengths, path: str) -> tuple[dict[int, Rates], tuple[str, ...]]:
+def _served(
+    clients: dict[int, ClientRates], lengths: PeriodLengths, path: str
+) -> tuple[dict[int, ClientRates], tuple[str, ...]]:
     """The windows that can be drawn, and remarks on those that cannot."""
     total = sum(float(rates.rate_per_s.sum()) for rates in clients.values())
-    served: dict[int, Rates] = {}
+    served: dict[int, ClientRates] = {}
     unknown, unanswered = [0, 0.0], 0.0
     for client, rates in clients.items():
         if client not in lengths:

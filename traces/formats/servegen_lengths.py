@@ -17,7 +17,7 @@ from afterwatt.traces.cells import Cells, floats, ints, labels
 from afterwatt.traces.errors import TraceError, shown
 from afterwatt.traces.options import Options
 from afterwatt.traces.peek import Peek, chunk_number, look, trace_chunks
-from afterwatt.traces.ratetable import ClientLengths, Table
+from afterwatt.traces.ratetable import ClientLengths, CountTable
 from afterwatt.traces.schema import MAX_TOKENS, Floats, Ints
 from afterwatt.traces.table import read_chunks
 
@@ -26,20 +26,20 @@ _PROMPT, _TEXT, _OUTPUT, _IMAGES, _IMAGE = "input_tokens", "text_tokens", "outpu
 _USED = (_PROMPT, _TEXT, _OUTPUT, _IMAGES, _IMAGE)
 _SLACK = 1e-3
 
-Lengths = dict[int, dict[int, ClientLengths | None]]
-Tables = dict[tuple[int, int], dict[str, Table]]
+PeriodLengths = dict[int, dict[int, ClientLengths | None]]
+CountTables = dict[tuple[int, int], dict[str, CountTable]]
 
 
-def read_lengths(peek: Peek, options: Options, clients: tuple[int, ...]) -> tuple[Lengths, tuple[str, ...]]:
+def read_lengths(peek: Peek, options: Options, clients: tuple[int, ...]) -> tuple[PeriodLengths, tuple[str, ...]]:
     """Length tables by client and period start (None where the period knows only requests of 0 tokens), with remarks.
 
     Raises:
         TraceError: where there is no file of tables, or one of them breaks a rule.
     """
-    tables: Tables = {}
+    tables: CountTables = {}
     for file, client in _files(peek, options, clients):
         tables |= _read_json(file, client) if client is not None else _read_parquet(look(file))
-    lengths: Lengths = {}
+    lengths: PeriodLengths = {}
     notes: set[str] = set()
     for (client, start_s), fields in tables.items():
         made = _client_lengths(fields, f"client {client}, period {start_s} s", peek.path, notes)
@@ -71,7 +71,7 @@ def _files(peek: Peek, options: Options, clients: tuple[int, ...]) -> Iterator[t
         yield str(tables), chunk_number(chunk)
 
 
-def _read_parquet(peek: Peek) -> Tables:
+def _read_parquet(peek: Peek) -> CountTables:
     missing = [name for name in _COLUMNS if name not in peek.columns]
     if missing:
         raise TraceError(
@@ -91,7 +91,7 @@ def _read_parquet(peek: Peek) -> Tables:
     code = np.searchsorted(sorted(_USED), field.astype(str))
     order = np.lexsort((tokens, code, start_s, who))
     edges = np.flatnonzero(np.any([np.diff(column[order]) != 0 for column in (who, start_s, code)], axis=0)) + 1
-    tables: Tables = {}
+    tables: CountTables = {}
     for group in np.split(order, edges):
         head = group[0]
         key = (int(who[head]), int(start_s[head]))
@@ -109,13 +109,13 @@ def _bins(cells: Cells, used: np.ndarray) -> Ints:
     return ints(picked, 0, MAX_TOKENS, "tokens") if len(index) else np.empty(0, np.int64)
 
 
-def _read_json(path: str, client: int) -> Tables:
+def _read_json(path: str, client: int) -> CountTables:
     try:
         said = json.loads(Path(path).read_text(encoding="utf-8"))
         periods = {int(start_s): dict(fields) for start_s, fields in said.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise TraceError("this is not ServeGen's JSON of {period: {field: table}}; get it again", path=path) from error
-    tables: Tables = {}
+    tables: CountTables = {}
     for start_s, fields in periods.items():
         for name in fields:
             if name in _USED:
@@ -138,14 +138,14 @@ def _literal_table(text: object, where: str, path: str) -> tuple[Ints, Floats]:
     return tokens[order].astype(np.int64), prob[order]
 
 
-def _table(tokens: Ints, prob: Floats, where: str, path: str) -> Table:
+def _table(tokens: Ints, prob: Floats, where: str, path: str) -> CountTable:
     total = float(prob.sum())
     if abs(total - 1) > _SLACK:
         raise TraceError(f"{where}: the probabilities add up to {total:.6g}, not 1; repair the table", path=path)
-    return Table(tokens, np.cumsum(prob))
+    return CountTable(tokens, np.cumsum(prob))
 
 
-def _client_lengths(fields: Mapping[str, Table], where: str, path: str, notes: set[str]) -> ClientLengths | None:
+def _client_lengths(fields: Mapping[str, CountTable], where: str, path: str, notes: set[str]) -> ClientLengths | None:
     name = _PROMPT if _PROMPT in fields else _TEXT
     if name not in fields or _OUTPUT not in fields:
         raise TraceError(f"{where}: a table of {name if name not in fields else _OUTPUT} is missing", path=path)
@@ -161,7 +161,7 @@ def _client_lengths(fields: Mapping[str, Table], where: str, path: str, notes: s
     return ClientLengths(prompt, output, fields.get(_IMAGES), fields.get(_IMAGE))
 
 
-def _without_zero(table: Table, notes: set[str]) -> Table | None:
+def _without_zero(table: CountTable, notes: set[str]) -> CountTable | None:
     """The table given that there is at least one token; None where there never is."""
     weights = np.diff(table.cumulative, prepend=0.0)
     some = table.tokens > 0
@@ -169,4 +169,4 @@ def _without_zero(table: Table, notes: set[str]) -> Table | None:
         return None
     if weights[~some].sum() > 0:
         notes.add("bins of 0 tokens are left out of the length tables: such requests failed")
-    return Table(table.tokens[some], np.cumsum(weights[some]))
+    return CountTable(table.tokens[some], np.cumsum(weights[some]))

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from afterwatt.traces.cells import Cells
 from afterwatt.traces.errors import TraceError, shown
 from afterwatt.traces.peek import Peek
-from afterwatt.traces.table import Chunk
+from afterwatt.traces.table import RowChunk
 from afterwatt.traces.tableformat import NANOSECONDS, TableFormat
 
 _READ_CHARS = 1 << 20
@@ -55,7 +55,7 @@ class _ShareGpt(TableFormat):
         del peek
         return ("each answer is a request whose prompt is all turns before it; an opening answer only adds context",)
 
-    def chunks(self, peek: Peek) -> Iterator[Chunk]:
+    def chunks(self, peek: Peek) -> Iterator[RowChunk]:
         """Requests from conversations, in file order."""
         rows: list[tuple[int, int, str]] = []
         first_row = 1
@@ -79,9 +79,11 @@ SHAREGPT = _ShareGpt(
 )
 
 
-def _as_chunk(rows: list[tuple[int, int, str]], path: str, first_row: int) -> Chunk:
+def _as_chunk(rows: list[tuple[int, int, str]], path: str, first_row: int) -> RowChunk:
     columns = zip(("prompt_tokens", "output_tokens", "session"), zip(*rows, strict=True), strict=True)
-    return Chunk(first_row, len(rows), {name: Cells(path, name, first_row, list(values)) for name, values in columns})
+    return RowChunk(
+        first_row, len(rows), {name: Cells(path, name, first_row, list(values)) for name, values in columns}
+    )
 
 
 def _requests(item: object, path: str, number: int) -> Iterator[tuple[int, int, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from afterwatt.traces.cells import ints
 from afterwatt.traces.peek import Peek
-from afterwatt.traces.table import Chunk
+from afterwatt.traces.table import RowChunk
 from afterwatt.traces.tableformat import Fields, Rules, TableFormat
 
 _LLM = 2
@@ -20,7 +20,7 @@ class _Splitwise(TableFormat):
         del peek
         seen: set[int] = set()
 
-        def check(chunk: Chunk, fields: Fields) -> None:
+        def check(chunk: RowChunk, fields: Fields) -> None:
             del fields
             cells = chunk.columns
             kinds = ints(cells["request_type"], 0, 2**31, "request types")
