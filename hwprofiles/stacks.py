@@ -22,7 +22,7 @@ import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 from afterwatt.hwprofiles.catalogue import device_names, load_device
 from afterwatt.hwprofiles.devices import Device
@@ -59,58 +59,20 @@ class Parameter(NamedTuple):
     """One parameter of a stack.
 
     Attributes:
-        name: field of `Stack`.
         rule: bounds outside of which a value is a slip of the unit.
         low, high: bounds within which a fit may look for it; equal for what is a fact of a format and not fitted.
         when: iterations that it acts on: "always", "attention" (part of every iteration, told by long contexts), "tp"
             (split models), "quantised", "fp8", "moe", "mixed" (decoding beside prompts), "batch" (many sequences).
         kernel: part of a kernel's own law, which kernel tables tell; else the engine's around it.
+        name: field of `Stack`.
     """
 
-    name: str
     rule: Rule
     low: float
     high: float
     when: str = "always"
     kernel: bool = False
-
-
-PARAMETERS: Final = (
-    Parameter("mem_efficiency", _REACHED, 0.02, 1.0, kernel=True),
-    Parameter("compute_efficiency", _REACHED, 0.005, 1.0, kernel=True),
-    Parameter("few_rows", Rule(0.0, 1024.0), 0.0, 0.0, kernel=True),
-    Parameter("few_rows_mem_efficiency", _REACHED, 1.0, 1.0, kernel=True),
-    Parameter("kernel_latency_s", _TIME, 1e-7, 2e-4, kernel=True),
-    Parameter("roofline_sharpness", _SHARPNESS, 1.0, 20.0, kernel=True),
-    Parameter("attention_mem_efficiency", _REACHED, 0.005, 1.0, "attention", kernel=True),
-    Parameter("attention_compute_efficiency", _REACHED, 0.005, 1.0, "attention", kernel=True),
-    Parameter("attention_latency_s", _TIME, 1e-7, 5e-4, "attention", kernel=True),
-    Parameter("attention_block_s", _TIME, 1e-10, 1e-6, "batch", kernel=True),
-    Parameter("attention_score_bytes", Rule(0.0, 200.0), 0.01, 100.0, "attention"),
-    Parameter("quantised_compute_efficiency", _SHARE, 0.005, 1.0, "quantised"),
-    Parameter("fp8_compute_efficiency", _SHARE, 0.005, 1.0, "fp8"),
-    Parameter("dequant_int8_ops_per_weight", _OPS, 0.05, 300.0, "quantised"),
-    Parameter("dequant_int4_ops_per_weight", _OPS, 0.05, 300.0, "quantised"),
-    Parameter("dequant_fp8_ops_per_weight", _OPS, 0.05, 300.0, "quantised"),
-    Parameter("expert_efficiency", _SHARE, 0.01, 1.0, "moe"),
-    Parameter("router_overhead_s", _TIME, 1e-7, 5e-3, "moe"),
-    Parameter("mixed_query_rows", Rule(1.0, QUERY_TILE), 1.0, QUERY_TILE, "mixed"),
-    Parameter("layer_overhead_s", _TIME, 1e-7, 2e-2),
-    Parameter("launch_s", _TIME, 1e-7, 2e-2),
-    Parameter("prompt_launch_s", _TIME, 1e-7, 2e-2),
-    Parameter("step_overhead_s", _TIME, 1e-6, 0.5),
-    Parameter("sequence_overhead_s", _TIME, 1e-7, 1e-2, "batch"),
-    Parameter("wake_s", _TIME, 0.0, 0.0),
-    Parameter("wake_after_s", Rule(1e-3, 100.0, ((1e-3, "milliseconds"),)), 1.0, 1.0),
-    Parameter("comm_efficiency", _SHARE, 0.01, 1.0, "tp"),
-    Parameter("comm_latency_s", _TIME, 1e-8, 1e-3, "tp"),
-    Parameter("comm_bulk_efficiency", _SHARE, 0.01, 1.0, "tp"),
-    Parameter("comm_bulk_bytes", Rule(1.0, 1e15, ((1e6, "MB"),)), 1e15, 1e15),
-    Parameter("kv_bytes_per_element", _BYTES, 2.0, 2.0),
-    Parameter("activation_bytes_per_element", _BYTES, 2.0, 2.0),
-)
-FREE: Final = tuple(parameter for parameter in PARAMETERS if parameter.low < parameter.high)
-"""What a fit may vary."""
+    name: str = ""
 
 
 class Spread(NamedTuple):
@@ -161,38 +123,38 @@ class Stack:
 
     name: str
     pool: str
-    mem_efficiency: Fact
-    compute_efficiency: Fact
-    few_rows: Fact
-    few_rows_mem_efficiency: Fact
-    kernel_latency_s: Fact
-    roofline_sharpness: Fact
-    attention_mem_efficiency: Fact
-    attention_compute_efficiency: Fact
-    attention_latency_s: Fact
-    attention_block_s: Fact
-    attention_score_bytes: Fact
-    quantised_compute_efficiency: Fact
-    fp8_compute_efficiency: Fact
-    dequant_int8_ops_per_weight: Fact
-    dequant_int4_ops_per_weight: Fact
-    dequant_fp8_ops_per_weight: Fact
-    expert_efficiency: Fact
-    router_overhead_s: Fact
-    mixed_query_rows: Fact
-    layer_overhead_s: Fact
-    launch_s: Fact
-    prompt_launch_s: Fact
-    step_overhead_s: Fact
-    sequence_overhead_s: Fact
-    wake_s: Fact
-    wake_after_s: Fact
-    comm_efficiency: Fact
-    comm_latency_s: Fact
-    comm_bulk_efficiency: Fact
-    comm_bulk_bytes: Fact
-    kv_bytes_per_element: Fact
-    activation_bytes_per_element: Fact
+    mem_efficiency: Annotated[Fact, Parameter(_REACHED, 0.02, 1.0, kernel=True)]
+    compute_efficiency: Annotated[Fact, Parameter(_REACHED, 0.005, 1.0, kernel=True)]
+    few_rows: Annotated[Fact, Parameter(Rule(0.0, 1024.0), 0.0, 0.0, kernel=True)]
+    few_rows_mem_efficiency: Annotated[Fact, Parameter(_REACHED, 1.0, 1.0, kernel=True)]
+    kernel_latency_s: Annotated[Fact, Parameter(_TIME, 1e-7, 2e-4, kernel=True)]
+    roofline_sharpness: Annotated[Fact, Parameter(_SHARPNESS, 1.0, 20.0, kernel=True)]
+    attention_mem_efficiency: Annotated[Fact, Parameter(_REACHED, 0.005, 1.0, "attention", kernel=True)]
+    attention_compute_efficiency: Annotated[Fact, Parameter(_REACHED, 0.005, 1.0, "attention", kernel=True)]
+    attention_latency_s: Annotated[Fact, Parameter(_TIME, 1e-7, 5e-4, "attention", kernel=True)]
+    attention_block_s: Annotated[Fact, Parameter(_TIME, 1e-10, 1e-6, "batch", kernel=True)]
+    attention_score_bytes: Annotated[Fact, Parameter(Rule(0.0, 200.0), 0.01, 100.0, "attention")]
+    quantised_compute_efficiency: Annotated[Fact, Parameter(_SHARE, 0.005, 1.0, "quantised")]
+    fp8_compute_efficiency: Annotated[Fact, Parameter(_SHARE, 0.005, 1.0, "fp8")]
+    dequant_int8_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
+    dequant_int4_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
+    dequant_fp8_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
+    expert_efficiency: Annotated[Fact, Parameter(_SHARE, 0.01, 1.0, "moe")]
+    router_overhead_s: Annotated[Fact, Parameter(_TIME, 1e-7, 5e-3, "moe")]
+    mixed_query_rows: Annotated[Fact, Parameter(Rule(1.0, QUERY_TILE), 1.0, QUERY_TILE, "mixed")]
+    layer_overhead_s: Annotated[Fact, Parameter(_TIME, 1e-7, 2e-2)]
+    launch_s: Annotated[Fact, Parameter(_TIME, 1e-7, 2e-2)]
+    prompt_launch_s: Annotated[Fact, Parameter(_TIME, 1e-7, 2e-2)]
+    step_overhead_s: Annotated[Fact, Parameter(_TIME, 1e-6, 0.5)]
+    sequence_overhead_s: Annotated[Fact, Parameter(_TIME, 1e-7, 1e-2, "batch")]
+    wake_s: Annotated[Fact, Parameter(_TIME, 0.0, 0.0)]
+    wake_after_s: Annotated[Fact, Parameter(Rule(1e-3, 100.0, ((1e-3, "milliseconds"),)), 1.0, 1.0)]
+    comm_efficiency: Annotated[Fact, Parameter(_SHARE, 0.01, 1.0, "tp")]
+    comm_latency_s: Annotated[Fact, Parameter(_TIME, 1e-8, 1e-3, "tp")]
+    comm_bulk_efficiency: Annotated[Fact, Parameter(_SHARE, 0.01, 1.0, "tp")]
+    comm_bulk_bytes: Annotated[Fact, Parameter(Rule(1.0, 1e15, ((1e6, "MB"),)), 1e15, 1e15)]
+    kv_bytes_per_element: Annotated[Fact, Parameter(_BYTES, 2.0, 2.0)]
+    activation_bytes_per_element: Annotated[Fact, Parameter(_BYTES, 2.0, 2.0)]
     quantised_in: str = "fp16"
     basis: str = "assumed"
     seen: tuple[str, ...] = ()
@@ -228,6 +190,13 @@ class Stack:
         return fact
 
 
+PARAMETERS: Final = tuple(
+    hint.__metadata__[0]._replace(name=name)
+    for name, hint in Stack.__annotations__.items()
+    if hasattr(hint, "__metadata__")
+)
+FREE: Final = tuple(parameter for parameter in PARAMETERS if parameter.low < parameter.high)
+"""What a fit may vary."""
 _BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
 
 
