@@ -63,13 +63,13 @@ def write_report(runs: Sequence[Run], path: str | Path) -> Path:
 def run_context(entry: Entry) -> dict[str, Any]:
     """Give what the page of one run shows."""
     summary, manifest = entry.summary, entry.run.manifest
-    series = RunSeries(entry.run)
+    series, told = RunSeries(entry.run), notices(summary, manifest)
     return {
         "title": f"{summary.hardware} · {summary.model}",
         "subtitle": _subtitle(entry),
         "lead": view.sentence(entry),
-        "notices": [notice for notice in notices(summary, manifest) if notice.level != "info"],
-        "footnotes": manifest.warnings,
+        "notices": [notice for notice in told if notice.level != "info"],
+        "footnotes": [notice.text for notice in told if notice.level == "info"],
         "cards": view.cards(entry),
         "latency": _there(*latency.distributions([entry])),
         "activity": _there(*activity.activity(entry.run, series)),

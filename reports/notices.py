@@ -3,7 +3,7 @@
 Shared by the page and the terminal, so that both warn of the same things in the same words.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from afterwatt.reports.format import count, number, percent, plural
 from afterwatt.reports.schema import Manifest, Summary
@@ -36,6 +36,10 @@ class Notice(NamedTuple):
     text: str
 
 
+_PRICED: Final = {"cards": {"price_used_usd", "price_new_usd"}, "servers": {"price_usd"}}
+"""Things with a price -> fields of their profiles."""
+
+
 def notices(summary: Summary, manifest: Manifest) -> list[Notice]:
     """Collect what a reader must know about a run, the gravest first."""
     found = [*_load(summary), *_lost(summary)]
@@ -47,7 +51,7 @@ def notices(summary: Summary, manifest: Manifest) -> list[Notice]:
         found.append(
             Notice("warn", "Energy is unknown", "Energy, carbon and cost of this run are not known; they are not 0.")
         )
-    return found + [Notice("info", "Note", text) for text in manifest.warnings]
+    return found + [Notice("info", "Note", text) for text in (*manifest.warnings, *_prices(summary, manifest))]
 
 
 def _load(summary: Summary) -> list[Notice]:
@@ -89,6 +93,15 @@ def _lost(summary: Summary) -> list[Notice]:
         text = f"{share} of all were still waiting or running when the run ended; no latency includes them."
         found.append(Notice("warn", f"{plural(requests.unfinished, 'request')} unfinished", text))
     return found
+
+
+def _prices(summary: Summary, manifest: Manifest) -> list[str]:
+    """Say whose price is nobody's but this project's guess, where cost is told."""
+    guessed = {fact.field.rpartition(": ")[2] for fact in manifest.facts if fact.kind == "assumed"}
+    whose = [name for name, fields in _PRICED.items() if guessed & fields and summary.cost_usd.hardware is not None]
+    return (
+        [f"the price of {' and of '.join(whose)} is an assumption without a source; cost rests on it"] if whose else []
+    )
 
 
 def _share(some: int, arrived: int | None) -> str:
