@@ -99,6 +99,7 @@ def run_context(entry: Entry) -> dict[str, Any]:
 def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
     """Give what the page of several runs shows: a part for each question that was asked."""
     parts = questions(group)
+    group = [entry for part in parts for entry in part.entries]
     said = [told() for entry in group for told in (entry.run.manifest.electricity, entry.run.manifest.grid)]
     drawn = [entry for entry in group if entry.choices]
     return {

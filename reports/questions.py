@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from afterwatt.reports.compare import headline_choice
-from afterwatt.reports.entry import Entry
+from afterwatt.reports.entry import SEPARATOR, Entry, labels
 from afterwatt.reports.format import count, duration, listing, percent, setting
 from afterwatt.reports.rundir import Run
 
@@ -34,16 +34,21 @@ class Question(NamedTuple):
 
 
 def questions(group: Sequence[Entry]) -> list[Question]:
-    """Part runs by what they were asked, in order of the first run of each."""
+    """Part runs by what they were asked, in order of the first run of each; of several, labels end in Q1, Q2, ..."""
     asked = [_asked(entry.run) for entry in group]
     differing = [noun for noun in asked[0] if len({one[noun] for one in asked}) > 1] if asked else []
     parts: dict[tuple[Asked, ...], list[Entry]] = {}
     for entry, one in zip(group, asked, strict=True):
         parts.setdefault(tuple(one[noun] for noun in differing), []).append(entry)
-    return [
-        Question(_counted(members), listing([f"{noun} {one.said}" for noun, one in zip(differing, key, strict=True)]))
-        for key, members in parts.items()
-    ]
+    if len(parts) < 2:
+        return [Question(_counted(members), "") for members in parts.values()]
+    found = []
+    for number, (key, members) in enumerate(parts.items(), 1):
+        said = listing([f"{noun} {one.said}" for noun, one in zip(differing, key, strict=True)])
+        names = labels([entry.run for entry in members])
+        named = [replace(one, label=f"{name}{SEPARATOR}Q{number}") for one, name in zip(members, names, strict=True)]
+        found.append(Question(_counted(named), f"Q{number}: {said}"))
+    return found
 
 
 def _counted(members: Sequence[Entry]) -> list[Entry]:

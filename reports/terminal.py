@@ -265,7 +265,7 @@ def _rankings(parts: Sequence[Question]) -> Iterator[str]:
     yield apart(parts)
     for part in parts:
         if len(part.entries) > 1:
-            whose = f"{part.said}: " if part.said else ""
+            whose = f"{part.said.partition(':')[0]}: " if part.said else ""
             yield f"{whose}* the best, or within 1 % of it. {contenders(part.entries).rule}"
             yield from standings(part.entries)
 

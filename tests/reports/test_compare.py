@@ -173,7 +173,8 @@ class TestQuestions:
         parts = questions(entries([*fleet[:2], overloaded, *fleet[2:]]))
         assert [len(part.entries) for part in parts] == [4, 1]
         assert "load within" in parts[0].said
-        assert "m40 · overloaded" in apart(parts)
+        assert "load within 41 min 27 s" in apart(parts)
+        assert "(m40 · Q2)" in apart(parts)
         assert apart(parts[:1]) == ""
 
     @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_runs_that_were_asked_something_else_have_a_part_of_their_own(fleet: lis
     reader = Reader(render([*fleet, overloaded]))
     assert "Runs that were not asked the same are not ranked together" in reader.words
     shares = {trace["name"] for trace in reader.figures["fig-wins"]["data"]}
-    assert shares == {"m40 · m40", "4xm40", "a100-80", "h100-sxm"}
+    assert shares == {"m40 · Q1", "4xm40 · Q1", "a100-80 · Q1", "h100-sxm · Q1"}
     assert {"fig-wins-2", "fig-pareto-ttft-2"}.isdisjoint(reader.figures)
     assert "fig-ttft-2" in reader.figures
 

@@ -61,7 +61,7 @@ def test_the_best_is_marked_among_those_that_meet_the_slo(fleet: list[Run], swam
 def test_another_load_is_another_question(fleet: list[Run], overloaded: Run) -> None:
     text = " ".join(printed([*fleet, overloaded], 120).split())
     assert "Runs that were not asked the same are not ranked together: " in text
-    assert "m40 · overloaded)" in text
+    assert "(m40 · Q2)" in text
     assert text.count("* the best, or within 1 % of it") == 1
 
 
