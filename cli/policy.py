@@ -18,6 +18,7 @@ _SIZES: Final = {
     "seqs=N": ("max_seqs", "Most sequences at a time."),
     "block=N": ("block_tokens", "Tokens per block of the KV cache."),
     "kv=N": ("kv_blocks", "Blocks of the KV cache per replica, as an engine's log states them."),
+    "utilisation=N": ("utilisation_frac", "Share of a GPU's memory for weights, activations and the cache."),
     "watermark=N": ("watermark_frac", "Share of these blocks that admission leaves free, in percent."),
     "queue=N": ("max_queue", "Most requests waiting per replica; further ones are turned away."),
 }
@@ -55,7 +56,7 @@ def policies() -> list[tuple[str, str, bool, str]]:
 
 def _usual_size(word: str, value: float | None) -> str:
     if value is None:
-        return "what fits" if word == "kv=N" else "no bound"
+        return {"kv=N": "what fits", "utilisation=N": "as the stack has it"}.get(word, "no bound")
     return f"{100.0 * value:g}" if word == "watermark=N" else f"{value:g}"
 
 

@@ -17,7 +17,8 @@ ARCHITECTURES: Final = (
     "kepler", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "gcn5", "cdna2", "cdna3",
     "xehpg", "xe2", "cpu",
 )  # fmt: skip
-PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4", "fp16-fp16")
+"""Arithmetic of matrix products; the last one adds up in fp16 as well, which GeForce cards do at twice the rate."""
 SOCKET: Final = "socket"
 """What a processor sits in: it brings the host's memory along, and no link lies between it and that."""
 SLOTS: Final = ("pcie", "sxm2", "sxm4", "sxm5", "sxm6", "oam", SOCKET)

@@ -35,6 +35,10 @@ class GemmRates(NamedTuple):
         few_rows: products of so many rows or fewer run in a kernel of their own: a processor's libraries stream the
             matrix past a few vectors, and repack it for more.
         few_bytes_per_s: traffic in those.
+        vector_rows: quantised products of so many rows or fewer multiply in vector instructions, row by row.
+        vector_s: time of one weight in those, for each row after the first.
+        unpack_rows: quantised matrices are unpacked by a kernel of their own from so many rows on, and multiplied wide.
+        wide_flops_per_s, wide_bytes: arithmetic and bytes per weight in those.
     """
 
     bytes_per_s: float
@@ -45,6 +49,11 @@ class GemmRates(NamedTuple):
     narrow: bool = False
     few_rows: float = 0.0
     few_bytes_per_s: float = 1.0
+    vector_rows: float = 0.0
+    vector_s: float = 0.0
+    unpack_rows: float = float("inf")
+    wide_flops_per_s: float = 1.0
+    wide_bytes: float = 2.0
 
 
 class AttentionRates(NamedTuple):
@@ -107,15 +116,24 @@ def gemm_s(
     """
     weights = inputs * outputs * copies
     input_bytes = 1.0 if rates.narrow else activation_bytes
-    moved = weights * weight_bytes + rows * (inputs * input_bytes + outputs * activation_bytes)
-    memory_s = moved / rates.bytes_per_s
+    passing = rows * (inputs * input_bytes + outputs * activation_bytes)
+    memory_s = (weights * weight_bytes + passing) / rates.bytes_per_s
     if rates.few_rows:
-        memory_s = _where(rows <= rates.few_rows, moved / rates.few_bytes_per_s, memory_s)
+        memory_s = _where(rows <= rates.few_rows, memory_s * rates.bytes_per_s / rates.few_bytes_per_s, memory_s)
     compute_s = 2.0 * rows * inputs * outputs / rates.flops_per_s
     product_s = rates.latency_s + smooth_max(memory_s, compute_s, weights * rates.dequant_s, rates.sharpness)
-    if not rates.narrow:
+    if rates.vector_rows:
+        more_s = (rows - copies) * inputs * outputs * rates.vector_s
+        product_s = _where(rows <= rates.vector_rows * copies, product_s + more_s, product_s)
+    if rates.narrow:
+        product_s = product_s + rates.latency_s + rows * inputs * (activation_bytes + 1.0) / rates.bytes_per_s
+    if rates.unpack_rows == float("inf"):
         return product_s
-    return product_s + rates.latency_s + rows * inputs * (activation_bytes + 1.0) / rates.bytes_per_s
+    unpacked_s = rates.latency_s + weights * (weight_bytes + rates.wide_bytes) / rates.bytes_per_s
+    wide_s = (weights * rates.wide_bytes + rows * (inputs + outputs) * activation_bytes) / rates.bytes_per_s
+    compute_s = 2.0 * rows * inputs * outputs / rates.wide_flops_per_s
+    wide_s = unpacked_s + rates.latency_s + smooth_max(wide_s, compute_s, 0.0 * compute_s, rates.sharpness)
+    return _where(rows >= rates.unpack_rows * copies, wide_s, product_s)
 
 
 def experts_s(
@@ -149,6 +167,8 @@ def experts_s(
 
 
 def _where(here: bool | NDArray[np.bool_], one: Real, other: Real) -> Real:
+    if isinstance(here, bool):
+        return one if here else other
     return cast("Real", np.where(here, one, other)[()])
 
 

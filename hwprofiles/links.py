@@ -26,6 +26,8 @@ class Link:
         bytes_per_s: line rate, unidirectional.
         efficiency_frac: share of the line rate that a large transfer reaches.
         latency_s: time from start to first byte of one transfer.
+        peer_latency_s: the same where a kernel writes to another GPU's memory itself, without the host starting it
+            (None: no less).
     """
 
     key: str
@@ -34,6 +36,7 @@ class Link:
     bytes_per_s: Annotated[Fact, facts.LINK_BANDWIDTH]
     efficiency_frac: Annotated[Fact, facts.EFFICIENCY]
     latency_s: Annotated[Fact, facts.LATENCY]
+    peer_latency_s: Annotated[Fact | None, facts.LATENCY] = None
 
     @property
     def effective_bytes_per_s(self) -> float:
@@ -86,4 +89,4 @@ def narrowed(link: Link, lanes_frac: float) -> Link:
     low, high = rate.interval
     note = f"{lanes_frac:g} of {link.name}" + (f"; {rate.note}" if rate.note else "")
     narrow = Fact(rate * lanes_frac, rate.source, rate.checked, rate.kind, low * lanes_frac, high * lanes_frac, note)
-    return Link(link.key, link.name, link.kind, narrow, link.efficiency_frac, link.latency_s)
+    return Link(link.key, link.name, link.kind, narrow, link.efficiency_frac, link.latency_s, link.peer_latency_s)

@@ -177,8 +177,9 @@ class AllReduces:
     def seconds(self, tokens: int) -> float:
         """Return the seconds of all."""
         link, stack = self.serving.tensor_link, self.serving.stack
-        rate, latency_s = float(link.bytes_per_s), link.latency_s + stack.comm_latency_s
-        bulk = (stack.comm_bulk_bytes, rate * stack.comm_bulk_efficiency)
+        rate, start_s = float(link.bytes_per_s), link.latency_s if link.peer_latency_s is None else link.peer_latency_s
+        latency_s = start_s + stack.comm_latency_s
+        bulk = (stack.comm_bulk_tokens * self.token_bytes, rate * stack.comm_bulk_efficiency)
         payload = tokens * self.token_bytes
         return self.count * all_reduce_s(payload, self.serving.pool.tp, rate * stack.comm_efficiency, latency_s, *bulk)
 

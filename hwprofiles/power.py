@@ -44,7 +44,7 @@ class Anchors:
         j_per_byte: the same as joules per byte moved to or from memory: chips of one kind, under whatever limit, agree
             on that. Where a pool gives both, it is about chips that nobody measured: see `stream`.
         compute_frac: on top, matrix products run at the datasheet's FLOP rate.
-        fp8_compute_frac: the same in fp8; None: as `compute_frac`.
+        fp8_compute_frac: the same in fp8 and fp4; None: as `compute_frac`.
         attention_frac, expert_frac: on top, while attention kernels, or grouped products of experts, run: they keep
             more of the chip awake than their bytes and FLOPs tell.
         unpack_frac: on top, while quantised weights are scaled back.
@@ -66,7 +66,11 @@ class Anchors:
 
     def computing(self, arithmetic: str) -> Fact:
         """Return the fact that tells what matrix products in an arithmetic cost."""
-        return self.fp8_compute_frac if arithmetic == "fp8" and self.fp8_compute_frac is not None else self.compute_frac
+        return (
+            self.fp8_compute_frac
+            if arithmetic in ("fp8", "fp4") and self.fp8_compute_frac is not None
+            else self.compute_frac
+        )
 
     def streaming(self, device: "Device") -> Fact:
         """Return joules per byte of a device's memory.

@@ -9,6 +9,9 @@ from afterwatt.modelspecs.precision import Precision
 
 WIDE = ("fp16", "fp32")
 """What attention and matrices that are not quantised are computed in: the first that the device is fast at."""
+NARROW_FLOATS = ("fp8", "fp4")
+NEVER = 1e12
+"""Rows from which on nobody unpacks."""
 
 
 class Rates(NamedTuple):
@@ -50,11 +53,18 @@ def reached_rates(device: Device, ecc_on: bool, precision: Precision, stack: Sta
     bandwidth = device.peak_bytes_per_s(ecc_on)
     computed, matrices = _matrix_rates(device, bandwidth, precision, stack)
     wide_in = next(name for name in WIDE if name in device.flops_per_s)
-    wide_flops = float(device.flops_per_s[wide_in])
-    wide = matrices._replace(flops_per_s=wide_flops * stack.compute_efficiency, dequant_s=0.0, narrow=False)
+    wide = GemmRates(
+        matrices.bytes_per_s,
+        _peak(device, wide_in, stack) * stack.compute_efficiency,
+        0.0,
+        matrices.latency_s,
+        matrices.sharpness,
+        few_rows=matrices.few_rows,
+        few_bytes_per_s=matrices.few_bytes_per_s,
+    )
     attention = AttentionRates(
         bandwidth * stack.attention_mem_efficiency,
-        wide_flops * stack.attention_compute_efficiency,
+        device.flops_per_s[wide_in] * stack.attention_compute_efficiency,
         float(stack.attention_latency_s),
         float(stack.attention_block_s),
         float(stack.attention_score_bytes),
@@ -65,6 +75,7 @@ def reached_rates(device: Device, ecc_on: bool, precision: Precision, stack: Sta
         bytes_per_s=matrices.bytes_per_s * share,
         flops_per_s=matrices.flops_per_s * share,
         few_bytes_per_s=matrices.few_bytes_per_s * share,
+        wide_flops_per_s=matrices.wide_flops_per_s * share,
     )
     return Rates(computed, matrices, experts, matrices if narrow_head else wide, wide, attention)
 
@@ -72,20 +83,42 @@ def reached_rates(device: Device, ecc_on: bool, precision: Precision, stack: Sta
 def _matrix_rates(device: Device, bandwidth: float, precision: Precision, stack: Stack) -> tuple[str, GemmRates]:
     computed = computed_precision(device, precision, stack.quantised_in)
     share, dequant_s = stack.compute_efficiency, 0.0
-    if computed == "fp8":
+    vector_ops_per_s = device.flops_per_s["fp32"] / 2.0
+    if computed in NARROW_FLOATS:
         share = stack.fp8_compute_efficiency
     elif precision.quantised:
         share = stack.quantised_compute_efficiency
     if precision.quantised and not (computed == precision.family and computed in precision.arithmetic):
-        multiply_adds_per_s = device.flops_per_s["fp32"] / 2.0
-        dequant_s = getattr(stack, dequant_parameter(precision.family)) / multiply_adds_per_s
-    return computed, GemmRates(
+        dequant_s = getattr(stack, dequant_parameter(precision.family)) * precision.unpacking / vector_ops_per_s
+    rates = GemmRates(
         bandwidth * stack.mem_efficiency,
-        device.flops_per_s[computed] * share,
+        _peak(device, computed, stack) * share,
         dequant_s,
         float(stack.kernel_latency_s),
         float(stack.roofline_sharpness),
-        narrow=computed in ("int8", "fp8"),
+        narrow=computed in ("int8", *NARROW_FLOATS),
         few_rows=float(stack.few_rows),
         few_bytes_per_s=bandwidth * stack.few_rows_mem_efficiency,
     )
+    return computed, _own_kernels(rates, device, stack) if precision.quantised else rates
+
+
+def _peak(device: Device, arithmetic: str, stack: Stack) -> float:
+    """Return the datasheet's rate of matrix products, by what the stack adds them up in."""
+    summed = f"{arithmetic}-{stack.sums_in}"
+    return float(device.flops_per_s[summed if summed in device.flops_per_s else arithmetic])
+
+
+def _own_kernels(rates: GemmRates, device: Device, stack: Stack) -> GemmRates:
+    """Return the rates of quantised products with what runs few rows, and many, where those kernels are others."""
+    if stack.vector_rows:
+        vector_s = stack.vector_ops_per_weight / (device.flops_per_s["fp32"] / 2.0)
+        rates = rates._replace(vector_rows=float(stack.vector_rows), vector_s=vector_s)
+    if stack.unpack_rows < NEVER:
+        wide_in = next(name for name in WIDE if name in device.flops_per_s)
+        rates = rates._replace(
+            unpack_rows=float(stack.unpack_rows),
+            wide_flops_per_s=_peak(device, wide_in, stack) * stack.compute_efficiency,
+            wide_bytes=2.0 if wide_in == "fp16" else 4.0,
+        )
+    return rates

@@ -44,6 +44,7 @@ _OLD: Final = ("kepler", "maxwell", "pascal", "volta", "turing")
 BASES: Final = ("measured", "fitted", "pooled", "assumed")
 PHASES: Final = ("prefill", "decode", "energy")
 QUANTISED_IN: Final = ("fp16", "int8")
+SUMS_IN: Final = ("fp32", "fp16")
 
 _SHARE: Final = Rule(0.002, 1.0, ((0.01, "percent"),))
 _REACHED: Final = Rule(0.002, 1.5, ((0.01, "percent"),))
@@ -101,6 +102,9 @@ class Stack:
         fp8_compute_efficiency: the same for fp8 on devices that compute in it.
         dequant_int8_ops_per_weight, dequant_int4_ops_per_weight, dequant_fp8_ops_per_weight: vector instructions to
             scale a weight back, in units of the device's fp32 multiply-adds; int4's holds below 8 bits.
+        vector_rows, vector_ops_per_weight: quantised products of so many rows or fewer run in vector instructions, as
+            many for each weight and each row after the first; 0: they run as all others do.
+        unpack_rows: from so many rows on quantised matrices are unpacked first, and multiplied in 16 or 32 bits.
         expert_efficiency: share of these rates in grouped products of experts.
         router_overhead_s: routing, sorting and merging per mixture-of-experts layer.
         mixed_query_rows: smallest tile of queries in the kernel for prompts, which decoding queries beside prompts
@@ -113,9 +117,13 @@ class Stack:
         wake_s, wake_after_s: what the first iteration after a long rest takes longer, and within what time of rest most
             of it comes about: caches are lost to others, clocks sink.
         comm_efficiency, comm_latency_s: share of a link's bandwidth in collectives, and software latency per hop.
-        comm_bulk_efficiency, comm_bulk_bytes: the share for what a payload has beyond so many bytes.
+        comm_bulk_efficiency, comm_bulk_tokens: the share for what an iteration has beyond so many tokens.
         kv_bytes_per_element, activation_bytes_per_element: as cached, and as moved between kernels and GPUs.
+        front_s: what a request spends outside of the scheduler before its first token is out; no time of the GPU.
+        memory_utilisation: share of a GPU's memory that weights, activations and cache may take together.
+        free_memory_share: share of the memory left beside weights and activations that the cache takes.
         quantised_in: arithmetic of weight-only formats, one of `QUANTISED_IN`.
+        sums_in: what products in fp16 are added up in, one of `SUMS_IN`.
         basis: what the values stand on, one of `BASES`; seen: model classes among the points fitted to.
         spread: phase (of `PHASES`) -> factors of the 90 % interval; absent where unknown.
         spread_seen: the same for the model classes in `seen`, where it was found apart.
@@ -139,6 +147,9 @@ class Stack:
     dequant_int8_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
     dequant_int4_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
     dequant_fp8_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
+    vector_rows: Annotated[Fact, Parameter(Rule(0.0, 1024.0), 0.0, 0.0, kernel=True)]
+    vector_ops_per_weight: Annotated[Fact, Parameter(_OPS, 0.05, 300.0, "quantised")]
+    unpack_rows: Annotated[Fact, Parameter(Rule(1.0, 1e12), 1e12, 1e12, kernel=True)]
     expert_efficiency: Annotated[Fact, Parameter(_SHARE, 0.01, 1.0, "moe")]
     router_overhead_s: Annotated[Fact, Parameter(_TIME, 1e-7, 5e-3, "moe")]
     mixed_query_rows: Annotated[Fact, Parameter(Rule(1.0, QUERY_TILE), 1.0, QUERY_TILE, "mixed")]
@@ -152,10 +163,14 @@ class Stack:
     comm_efficiency: Annotated[Fact, Parameter(_SHARE, 0.01, 1.0, "tp")]
     comm_latency_s: Annotated[Fact, Parameter(_TIME, 1e-8, 1e-3, "tp")]
     comm_bulk_efficiency: Annotated[Fact, Parameter(_SHARE, 0.01, 1.0, "tp")]
-    comm_bulk_bytes: Annotated[Fact, Parameter(Rule(1.0, 1e15, ((1e6, "MB"),)), 1e15, 1e15)]
+    comm_bulk_tokens: Annotated[Fact, Parameter(Rule(1.0, 1e12), 1e12, 1e12)]
     kv_bytes_per_element: Annotated[Fact, Parameter(_BYTES, 2.0, 2.0)]
     activation_bytes_per_element: Annotated[Fact, Parameter(_BYTES, 2.0, 2.0)]
+    front_s: Annotated[Fact, Parameter(_TIME, 0.0, 0.0)]
+    memory_utilisation: Annotated[Fact, Parameter(_SHARE, 1.0, 1.0)]
+    free_memory_share: Annotated[Fact, Parameter(_SHARE, 1.0, 1.0)]
     quantised_in: str = "fp16"
+    sums_in: str = "fp32"
     basis: str = "assumed"
     seen: tuple[str, ...] = ()
     spread: Mapping[str, Spread] = field(default_factory=dict, hash=False)
@@ -208,6 +223,11 @@ def _varied(fact: Fact, value: float) -> Fact:
 def model_class(model: ModelSpec, precision: Precision) -> str:
     """Return how points are pooled: "dense:int4", "moe:fp16", ..."""
     return f"{'moe' if model.experts > 1 else 'dense'}:{precision.family}"
+
+
+def software_of(stack: str) -> str:
+    """Return the software of which a stack is a version: "vllm" of "vllm@2023" and of "vllm", which is today's."""
+    return stack.partition("@")[0]
 
 
 def dequant_parameter(family: str) -> str:
@@ -361,7 +381,7 @@ def _stated(table: Table) -> dict[str, Any]:
         for parameter in PARAMETERS
         if table.has(parameter.name)
     }
-    for name, choices in (("quantised_in", QUANTISED_IN), ("basis", BASES)):
+    for name, choices in (("quantised_in", QUANTISED_IN), ("sums_in", SUMS_IN), ("basis", BASES)):
         if table.has(name):
             found[name] = table.text(name, choices)
     if table.has("seen"):
@@ -407,9 +427,15 @@ def _absent(value: float, text: str) -> Fact:
 
 
 _ABSENT: Final = {
-    "comm_bulk_bytes": _absent(1e15, "no payload is as large: one share of the link holds for all"),
+    "comm_bulk_tokens": _absent(1e12, "no iteration is as large: one share of the link holds for all"),
+    "front_s": _absent(0.0, "nothing is known to happen outside of the scheduler"),
+    "memory_utilisation": _absent(1.0, "takes all there is"),
+    "free_memory_share": _absent(1.0, "the cache takes all that is free"),
     "few_rows": _absent(0.0, "products of few rows run as all others do"),
     "few_rows_mem_efficiency": _absent(1.0, "of no use where few_rows is 0"),
+    "vector_rows": _absent(0.0, "quantised products of few rows run as all others do"),
+    "vector_ops_per_weight": _absent(2.0, "of no use where vector_rows is 0"),
+    "unpack_rows": _absent(1e12, "quantised matrices are never unpacked whole"),
     "wake_s": _absent(0.0, "a rest costs nothing that is known"),
     "wake_after_s": _absent(1.0, "of no use where wake_s is 0"),
     "attention_score_bytes": _absent(0.01, "flash attention: scores stay on the chip; not 0, so that a fit can start"),

@@ -9,15 +9,13 @@ from typing import Final
 
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.facts import Fact, Rule
-from afterwatt.hwprofiles.stacks import DEFAULT_STACK, default_stack, holds
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, default_stack, holds, software_of
 from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_profile
 from afterwatt.modelspecs.gguf import FORMATS as GGUF_FORMATS
 from afterwatt.modelspecs.precision import PRECISIONS, Precision
 
 _NUMBER: Final = re.compile(r"[0-9]{1,2}(\.[0-9])?")
 _CAPABILITY: Final = Rule(0.0, 20.0)
-_SAME_CODE: Final = {"llama.cpp-2024": "llama.cpp-cuda"}
-"""Profiles of the same software as another."""
 _USUAL: Final = ("llama.cpp-cuda", "vllm")
 """What takes the place of a card's usual stack where that cannot run what is asked for, in this order."""
 
@@ -76,8 +74,7 @@ def _read(table: Table) -> Support:
 
 def obstacle(stack: str, device: Device, precision: Precision) -> str | None:
     """Say why a stack (`vllm`, `vllm@2023`) cannot run a precision on a card; None if it can or claims nothing."""
-    name = stack.partition("@")[0]
-    known = supports().get(_SAME_CODE.get(name, name))
+    known = supports().get(software_of(stack))
     return None if known is None else known.obstacle(device, precision)
 
 

@@ -38,6 +38,7 @@ class Precision:
             only weights are unpacked to fp16.
         head_bits: of the LM head where it differs from `bits_per_other`.
         attention_bits: of the attention's matrices where they differ from the experts'.
+        unpacking: vector instructions that a weight takes to unpack, in those of a plain block of 4 bits and a scale.
         group: weights of a row that share a scale, where GPUs must split rows between groups; None: any split will do.
     """
 
@@ -51,6 +52,7 @@ class Precision:
     arithmetic: tuple[str, ...] = ("fp16", "fp32")
     head_bits: float | None = None
     attention_bits: float | None = None
+    unpacking: float = 1.0
     group: int | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +80,12 @@ class Precision:
         return (self.bits_per_other if self.head_bits is None else self.head_bits) / BITS_PER_BYTE
 
 
+_BELOW_4_BITS: Final = 6.5
+"""On a P40, Q2_K and Q3_K decode as if a weight took six to seven times the instructions of one in Q4_0: its bits lie
+in two planes, 16 weights have a scale of their own, and that one a scale above it. The other formats of so few bits
+look weights up in a code book, and are taken to cost as much."""
+
+
 def _gguf_family(name: str) -> str:
     """Return the family by the bits in the name: q4_k_m and iq4_xs are int4, mxfp4 is fp4."""
     if name == "mxfp4":
@@ -95,6 +103,8 @@ def _gguf_precision(name: str, form: gguf.GgufFormat) -> Precision:
         family=_gguf_family(name),
         head_bits=form.head,
         attention_bits=form.attention,
+        arithmetic=("fp4", "fp16", "fp32") if name == "mxfp4" else ("fp16", "fp32"),
+        unpacking=_BELOW_4_BITS if _gguf_family(name) in ("int3", "int2") else 1.0,
     )
 
 

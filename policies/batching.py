@@ -7,14 +7,14 @@ from mypy_extensions import mypyc_attr
 from afterwatt.policies.views import BatchDecision, BatchPolicy, BatchView, Chunk, chunk_of
 
 DECODE_ALL = BatchDecision(decode=True)
+_NO_BUDGET = 1 << 60
 
 
-def _whole_prompts(view: BatchView) -> tuple[Chunk, ...]:
+def _whole_prompts(view: BatchView, tokens_left: int) -> tuple[Chunk, ...]:
     """Take waiting sequences in order, each with its whole prompt, while sequences, tokens and blocks last."""
     seats = view.limits.max_seqs - view.decoding - len(view.prefilling)
     if seats <= 0:
         return ()
-    tokens_left = view.limits.token_budget
     blocks_left = view.free_blocks
     chunks: list[Chunk] = []
     for seq_id, tokens, blocks in view.queue:
@@ -40,7 +40,7 @@ class PrefillFirst:
 
     def select(self, view: BatchView) -> BatchDecision:
         """Admit what fits; decode when nothing does."""
-        chunks = _whole_prompts(view)
+        chunks = _whole_prompts(view, view.limits.token_budget)
         return BatchDecision(decode=False, chunks=chunks) if chunks else DECODE_ALL
 
 
@@ -48,7 +48,8 @@ class PrefillFirst:
 class DecodeFirst:
     """A batch decodes to its end before the next prompts are admitted (request-level batching, FasterTransformer).
 
-    No stream ever stalls; TTFT pays for it.
+    A batch is all that seats and blocks take, its prompts computed at once, whatever the budget of tokens. No stream
+    ever stalls; TTFT pays for it.
     """
 
     steady = True
@@ -57,7 +58,7 @@ class DecodeFirst:
         """Admit only when nothing decodes."""
         if view.decoding:
             return DECODE_ALL
-        return BatchDecision(decode=False, chunks=_whole_prompts(view))
+        return BatchDecision(decode=False, chunks=_whole_prompts(view, _NO_BUDGET))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -1,6 +1,7 @@
 """A policy set: every choice a run makes among policies, by name."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,9 +21,10 @@ _NUMBERS = {
     "kv": "kv_blocks",
     "queue": "max_queue",
 }
+_LEAST_UTILISATION = 0.05
 _MOST_DIGITS = 12
 """Of a size: Python reads no number of thousands of them."""
-_OPTIONS = [*_NUMBERS, "watermark"]
+_OPTIONS = [*_NUMBERS, "watermark", "utilisation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class PolicySet:
         token_budget: most tokens per iteration; max_seqs: most sequences admitted at a time.
         block_tokens: tokens per KV block.
         kv_blocks: KV blocks per replica, as an engine's log states them (None: what the memory model finds room for).
+        utilisation_frac: share of a GPU's memory that weights, activations and cache take (None: as the stack does).
         watermark_frac: share of the KV blocks that admission leaves free.
         max_queue: most waiting requests per replica (None: no bound).
         own: words of the chosen policies' own, each with its value.
@@ -51,6 +54,7 @@ class PolicySet:
     max_seqs: int = 256
     block_tokens: int = 16
     kv_blocks: int | None = None
+    utilisation_frac: float | None = None
     watermark_frac: float = 0.01
     max_queue: int | None = None
     own: tuple[tuple[str, str], ...] = ()
@@ -70,6 +74,11 @@ class PolicySet:
                 raise PolicyError(
                     f"policy option {word} = {value} is out of range; expected a whole number from 1 to 10,000,000"
                 )
+        if self.utilisation_frac is not None and self.kv_blocks is not None:
+            raise PolicyError(
+                f"kv={self.kv_blocks} and utilisation={self.utilisation_frac:.10g} both say how large the cache is; "
+                "keep one of them"
+            )
         if not 0.0 <= self.watermark_frac < 1.0:
             raise PolicyError(
                 f"watermark_frac = {self.watermark_frac:.10g} is out of range; expected 0 up to, not including, 1 "
@@ -132,6 +141,8 @@ class PolicySet:
                 words.append(f"{word}={getattr(self, field)}")
         if self.watermark_frac != default.watermark_frac:
             words.append(f"watermark={100.0 * self.watermark_frac:.10g}")
+        if self.utilisation_frac is not None:
+            words.append(f"utilisation={self.utilisation_frac:.10g}")
         return "+".join([*words, *(f"{word}={value}" for word, value in self.own)])
 
     def record(self) -> dict[str, Any]:
@@ -165,8 +176,8 @@ def parse_policies(text: str) -> PolicySet:
 
     Words joined by `+` in any order: a batching, a routing, a preemption policy, `no-prefix`, and sizes `budget=`
     (tokens per iteration), `seqs=` (sequences), `block=` (tokens per KV block), `kv=` (KV blocks per replica),
-    `queue=` (waiting requests), `watermark=` (percent of the KV blocks that admission leaves free). Any other
-    `name=value` is a word of the chosen policies' own.
+    `queue=` (waiting requests), `watermark=` (percent of the KV blocks that admission leaves free), `utilisation=`
+    (share of a GPU's memory). Any other `name=value` is a word of the chosen policies' own.
 
     Raises:
         PolicyError: a word is unknown or a size is not a number in range.
@@ -206,6 +217,13 @@ def _sized(word: str, name: str, value: str) -> tuple[str, int | float]:
         if not (whole.isdecimal() and (part.isdecimal() or "." not in value)):
             raise PolicyError(f"policy option {word!r}: {value!r} is not a percentage; write for example watermark=0.5")
         return "watermark_frac", float(value) / 100.0
+    if name == "utilisation":
+        if not re.fullmatch(r"1(\.0{1,6})?|0\.[0-9]{1,6}", value) or float(value) < _LEAST_UTILISATION:
+            raise PolicyError(
+                f"policy option {word[:60]!r}: {value[:40]!r} is not a share from {_LEAST_UTILISATION} to 1; write for "
+                "example utilisation=0.9"
+            )
+        return "utilisation_frac", float(value)
     field = _NUMBERS[name]
     if not (value.isdecimal() and len(value) <= _MOST_DIGITS):
         raise PolicyError(f"policy option {name} = {value[:40]!r} is not a whole number; write for example {name}=512")

@@ -89,7 +89,7 @@ class Body:
         self._meter = meter
         self._progress = progress
         self._env = env = VirtualEnvironment(config.shuffle_ties)
-        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S))
+        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S), round(config.stack.front_s * PS_PER_S))
         self._costs = PhysicalCosts(config, memory)
         self._router = config.policies.make_routing(self._costs)
         self._log = InOrder(log) if log else None

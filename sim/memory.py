@@ -18,11 +18,17 @@ from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.support import refusal
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
 from afterwatt.modelspecs.split import split_obstacles, splits_that_work
+from afterwatt.policies.config import PolicySet
 from afterwatt.policies.sizes import Holding
 from afterwatt.sim.errors import Infeasible
 
 RUNTIME_BYTES = 600e6
 """Driver context, libraries and slack on each GPU: 0.5-0.7 GB with PyTorch and CUDA (assumption of this project)."""
+UNSEEN_BYTES = 0.5e9
+"""What the driver keeps of a card before a framework sees any: of an RTX 4090's 24 GiB, torch sees 25,250,627,584 bytes
+(casys-kaist/LLMServingSim 5daddb2, RTX4090 meta.json)."""
+LOGIT_BYTES = 10.0
+"""Per word and sequence while an engine tries out how much it needs: logits in 16 bits, and their like in 32 twice."""
 FRAGMENTATION_FRAC = 0.03
 """Share of memory that no block fits into (assumed; paged caches waste under 4 %, arXiv:2309.06180)."""
 _GIGA = 1e9
@@ -35,9 +41,10 @@ class MemoryPlan:
     Attributes:
         capacity_bytes: usable, ECC's share taken off.
         weights_bytes: model weights on it.
-        reserve_bytes: runtime, activations of one iteration, fragmentation.
+        reserve_bytes: runtime, activations of one iteration, fragmentation, and what the software leaves free.
         block_bytes: one KV block on it; replica_block_bytes: over all GPUs of the replica.
         kv_blocks: blocks that fit (the scarcest stage decides).
+        lost_frac: share of the capacity that can hold nothing, however large it is: part of the reserve.
     """
 
     capacity_bytes: float
@@ -46,12 +53,13 @@ class MemoryPlan:
     block_bytes: float
     replica_block_bytes: float
     kv_blocks: int
+    lost_frac: float = FRAGMENTATION_FRAC
 
     @property
     def needed_bytes(self) -> float:
-        """Capacity with which a first KV block would fit: the fragmented share of it can hold nothing."""
-        fixed = self.weights_bytes + self.block_bytes + self.reserve_bytes - FRAGMENTATION_FRAC * self.capacity_bytes
-        return fixed / (1.0 - FRAGMENTATION_FRAC)
+        """Capacity with which a first KV block would fit."""
+        fixed = self.weights_bytes + self.block_bytes + self.reserve_bytes - self.lost_frac * self.capacity_bytes
+        return fixed / (1.0 - self.lost_frac)
 
     @property
     def missing_bytes(self) -> float:
@@ -59,17 +67,30 @@ class MemoryPlan:
         return self.needed_bytes - self.capacity_bytes
 
 
-def plan_memory(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
-    """Lay out a replica's memory: the tightest of its pipeline stages."""
-    pool = serving.pool
+def plan_memory(serving: Serving, policies: PolicySet) -> MemoryPlan:
+    """Lay out a replica's memory: the tightest of its pipeline stages.
+
+    Three ways of engines to size a cache. Most take what is left. One with a utilisation (vLLM) keeps within that share
+    of what the framework sees, after a trial with all sequences and a full budget of tokens; its cache is one piece, in
+    which nothing is lost. One with a share of what is free (TensorRT-LLM) takes that.
+    """
+    pool, stack = serving.pool, serving.stack
     capacity = pool.usable_memory_bytes
-    reserve = RUNTIME_BYTES + activation_bytes(serving, token_budget) + FRAGMENTATION_FRAC * capacity
-    total = replica_kv_bytes(serving) * block_tokens
+    utilisation = float(stack.memory_utilisation if policies.utilisation_frac is None else policies.utilisation_frac)
+    lost, fixed = FRAGMENTATION_FRAC, RUNTIME_BYTES + activation_bytes(serving, policies.token_budget)
+    if utilisation < 1.0:
+        lost = 1.0 - utilisation
+        words = serving.model.head_params / serving.model.hidden / pool.tp
+        fixed += utilisation * UNSEEN_BYTES + policies.max_seqs * words * LOGIT_BYTES
+    free = float(stack.free_memory_share)
+    lost = 1.0 - free * (1.0 - lost)
+    total = replica_kv_bytes(serving) * policies.block_tokens
     tightest: MemoryPlan | None = None
     for stage in range(pool.pp):
-        weights, block = stage_weight_bytes(serving, stage), stage_kv_bytes(serving, stage) * block_tokens
+        weights, block = stage_weight_bytes(serving, stage), stage_kv_bytes(serving, stage) * policies.block_tokens
+        reserve = lost * capacity + free * fixed - (1.0 - free) * weights
         blocks = max(0, int((capacity - weights - reserve) // block))
-        plan = MemoryPlan(capacity, weights, reserve, block, total, blocks)
+        plan = MemoryPlan(capacity, weights, reserve, block, total, blocks, lost)
         if tightest is None or plan.kv_blocks < tightest.kv_blocks or plan.missing_bytes > tightest.missing_bytes:
             tightest = plan
     assert tightest is not None
@@ -96,16 +117,16 @@ def holding_of(serving: Serving, block_tokens: int) -> Holding | None:
     )
 
 
-def require_fit(serving: Serving, block_tokens: int, token_budget: int) -> MemoryPlan:
+def require_fit(serving: Serving, policies: PolicySet) -> MemoryPlan:
     """Lay out memory, or say by how much it does not fit and what would help.
 
     Raises:
         Infeasible: no KV block fits beside the weights.
     """
-    plan = plan_memory(serving, block_tokens, token_budget)
+    plan = plan_memory(serving, policies)
     if plan.kv_blocks > 0:
         return plan
-    options = _options(serving, block_tokens, token_budget)
+    options = _options(serving, policies)
     help_text = "; ".join(options) if options else "no option of the catalogue would make it fit"
     raise Infeasible(
         f"{serving.model.name} in {serving.precision.name} does not fit {serving.deployment.name}: each GPU needs "
@@ -153,7 +174,7 @@ def require_runnable(serving: Serving) -> None:
         raise Infeasible(f"{model.name} has {model.layers} layers, too few for pp {pool.pp}; take fewer stages")
 
 
-def _options(serving: Serving, block_tokens: int, token_budget: int) -> list[str]:
+def _options(serving: Serving, policies: PolicySet) -> list[str]:
     """Return what would make the model fit, as one would type it: fewer bits, more GPUs per replica, a larger card."""
 
     def fits(hw: str) -> bool:
@@ -161,7 +182,7 @@ def _options(serving: Serving, block_tokens: int, token_budget: int) -> list[str
             other = parse_deployment(hw)
             if split_obstacles(serving.model, serving.precision, other.pool.tp):
                 return False
-            plan = plan_memory(replace(serving, deployment=other), block_tokens, token_budget)
+            plan = plan_memory(replace(serving, deployment=other), policies)
         except HardwareError:
             return False
         return plan.kv_blocks > 0
@@ -173,7 +194,7 @@ def _options(serving: Serving, block_tokens: int, token_budget: int) -> list[str
         for name, stored in smaller.items()
         if stored.bits_per_weight < serving.precision.bits_per_weight
         and not split_obstacles(serving.model, stored, serving.pool.tp)
-        and plan_memory(replace(serving, precision=stored), block_tokens, token_budget).kv_blocks > 0
+        and plan_memory(replace(serving, precision=stored), policies).kv_blocks > 0
     ]
     pool = serving.pool
     key, tp, pp = pool.device.key, pool.tp, pool.pp

@@ -20,13 +20,15 @@ class RowOrder:
     Args:
         sink: takes them; None where nobody wants them.
         warmup_ps: requests that arrive before are left out of the statistics.
+        front_ps: see `columns_of`.
 
     Attributes:
         count: rows handed on.
     """
 
-    def __init__(self, sink: Callable[[Columns], None] | None, warmup_ps: int = 0) -> None:
+    def __init__(self, sink: Callable[[Columns], None] | None, warmup_ps: int = 0, front_ps: int = 0) -> None:
         self._sink = sink
+        self._front_ps = front_ps
         self._warmup_ps = warmup_ps
         self._held: dict[int, Ticket] = {}
         self.count = 0
@@ -44,7 +46,7 @@ class RowOrder:
         if last:
             ready += [held[number] for number in sorted(held)]
         if ready and self._sink is not None:
-            self._sink(columns_of(ready, self._warmup_ps))
+            self._sink(columns_of(ready, self._warmup_ps, self._front_ps))
         self.count += len(ready)
 
 
@@ -56,6 +58,8 @@ TIMES_PS: Final = {
     "longest_stall_s": attrgetter("stall_ps"),
 }
 """Column of requests.parquet -> how it is read off a ticket, in picoseconds (None: not yet)."""
+SEEN_BY_CLIENTS: Final = ("first_token_s", "finish_s")
+"""Times at the client, behind the server's front end; the others are the worker's."""
 FIELDS: Final[Mapping[str, Callable[[Ticket], object]]] = {
     "request_id": attrgetter("seq_id"),
     "class": attrgetter("klass"),
@@ -71,9 +75,18 @@ FIELDS: Final[Mapping[str, Callable[[Ticket], object]]] = {
 """The same for what is no time; what follows from all these `reports.columns` works out."""
 
 
-def columns_of(tickets: list[Ticket], warmup_ps: int = 0) -> Columns:
-    """Return the columns of requests.parquet for tickets; null is NaN in floats, None elsewhere."""
-    found: dict[str, Values] = {name: _seconds(list(map(read, tickets))) for name, read in TIMES_PS.items()}
+def columns_of(tickets: list[Ticket], warmup_ps: int = 0, front_ps: int = 0) -> Columns:
+    """Return the columns of requests.parquet for tickets; null is NaN in floats, None elsewhere.
+
+    Args:
+        tickets: about which everything is known.
+        warmup_ps: requests that arrive before are left out of the statistics.
+        front_ps: by how much later tokens reach the client than the worker has them; see `Stack.front_s`.
+    """
+    found: dict[str, Values] = {
+        name: _seconds(list(map(read, tickets)), front_ps if name in SEEN_BY_CLIENTS else 0)
+        for name, read in TIMES_PS.items()
+    }
     for column in REQUESTS:
         if column.name in FIELDS:
             found[column.name] = column.array(list(map(FIELDS[column.name], tickets)))
@@ -81,12 +94,12 @@ def columns_of(tickets: list[Ticket], warmup_ps: int = 0) -> Columns:
     return completed(found)
 
 
-def _seconds(times_ps: Sequence[int | None]) -> NDArray[np.float64]:
-    """Return picoseconds as seconds, None as NaN."""
+def _seconds(times_ps: Sequence[int | None], later_ps: int = 0) -> NDArray[np.float64]:
+    """Return picoseconds, so much later, as seconds; None as NaN."""
     times: NDArray[np.int64] | NDArray[np.float64]
     try:
         times = np.array(times_ps, dtype=np.int64)  # in a third of the time, where all are known and below 106 days
     except (TypeError, OverflowError):
         times = np.array(times_ps, dtype=np.float64)
-    times_s: NDArray[np.float64] = np.multiply(times, S_PER_PS)
+    times_s: NDArray[np.float64] = np.multiply(times + later_ps if later_ps else times, S_PER_PS)
     return times_s

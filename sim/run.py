@@ -88,8 +88,8 @@ def memory_of(config: RunConfig) -> MemoryPlan:
     """Lay out the memory of a run's replicas, or raise `Infeasible`."""
     policies, serving = config.policies, config.serving
     if policies.kv_blocks is None:
-        return require_fit(serving, policies.block_tokens, policies.token_budget)
-    return with_stated_blocks(plan_memory(serving, policies.block_tokens, policies.token_budget), policies.kv_blocks)
+        return require_fit(serving, policies)
+    return with_stated_blocks(plan_memory(serving, policies), policies.kv_blocks)
 
 
 def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:

@@ -324,7 +324,7 @@ def _audit_log(outcome: Outcome) -> None:
         assert entry.decoding <= policies.max_seqs
         tokens = entry.decoding + sum(entry.chunk_tokens)
         alone = len(entry.chunk_ids) + entry.decoding == 1 or entry.decoding >= policies.token_budget
-        assert tokens <= policies.token_budget or alone
+        assert tokens <= policies.token_budget or alone or policies.batching == "decode-first"
     if outcome.config.horizon_s is None:
         finished = outcome.finished
         recomputed = sum(ticket.preemptions for ticket in finished)

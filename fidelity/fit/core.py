@@ -5,12 +5,14 @@ A place is a device under a software stack. The logarithm of each free parameter
     log value = log prior(place) + sd(place) * (u[stack] + u[stack, memory] + u[stack, architecture] + u[stack, device])
 
 with independent Gaussian effects u, so that the parameters of places are jointly Gaussian: two places of a stack share
-the stack's effect, two of an architecture that as well. Points are explained by physics that is not linear in the
-parameters; Gauss and Newton's iteration linearises it, and each step is the posterior mean of a linear Gaussian model
-in its dual form (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 2.25), whose matrix is of
-the size of the number of points. Residuals are Student's t (Lange, Little and Taylor, JASA 1989): an outlier loses
-its weight. How much of the prior's variance sits on which level, and how noisy the points are, follows from the
-evidence of the very points fitted (MacKay, Neural Computation 1992), held close to the given by a hyperprior.
+the stack's effect, two of an architecture that as well; between versions of one software (`llama.cpp-cuda@2024`) all of
+these are correlated, and not the same. Points are explained by physics that is not linear in the parameters; SciPy's
+trust-region least squares (Branch, Coleman and Li, SIAM J. Sci. Comput. 1999) finds the mode, and the posterior around
+it is that of the linearised model in its dual form (Rasmussen and Williams, Gaussian Processes for Machine Learning,
+2006, eq. 2.25), whose matrix is of the size of the number of points. Residuals are Student's t (Lange, Little and
+Taylor, JASA 1989): an outlier loses its weight. How much of the prior's variance sits on which level, and how noisy the
+points are, follows from the evidence of the very points fitted (MacKay, Neural Computation 1992), held close to the
+given by a hyperprior.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize
 
+from afterwatt.hwprofiles.stacks import software_of
+
 Floats = NDArray[np.float64]
 
 DEGREES: Final = 4.0
@@ -28,11 +32,13 @@ DEGREES: Final = 4.0
 error (a wrong flag, another version), which a normal distribution does not know."""
 LOG_STEP: Final = 0.01
 MOST_STEPS: Final = 60
+FIRST_STEPS: Final = 6
 LEARNING_ROUNDS: Final = 3
-_ENOUGH: Final = 1e-3  # of the log posterior: a thousandth of what would be noticed
+TOLERANCE: Final = 1e-5
+"""Of the log posterior, some hundreds in the fits that ship: a thousandth of what would be noticed."""
+NEAR: Final = 1e-3
+"""Of the length of all parameters, each in its own standard deviations."""
 _SAME_LEVELS: Final = 0.1  # of the logarithm of a variance
-_OLDEST: Final = 3  # steps that go by the same slopes
-_SHORTEST: Final = 0.02  # part of a step that is still tried
 _SMALLEST_SHARE: Final = 1e-3
 
 
@@ -97,6 +103,9 @@ LEVELS: Final = Levels(stack=0.4, memory=0.2, architecture=0.2, device=0.2, sour
 parts its memory (HBM wants more bytes in flight than most kernels ask for), its architecture, and what is its own.
 Sources of one set-up differ by up to 30 % (papers.md 3.3), a standard deviation of a tenth, split between the two."""
 _HYPER_SD: Final = 0.25
+BETWEEN_VERSIONS: Final = 0.85
+"""Correlation of what versions of one software, years apart, reach on a card (assumption): kernels are replaced one by
+one, and the card, its driver and most of the code stay."""
 
 Prior = Callable[[StackPlace], Mapping[str, Belief]]
 
@@ -168,14 +177,21 @@ class Fit:
         return result
 
 
-def fit_readings(readings: Sequence[PointReading], prior: Prior, levels: Levels = LEVELS, learn: bool = True) -> Fit:
-    """Fit the parameters of one stack's places.
+def fit_readings(
+    readings: Sequence[PointReading],
+    prior: Prior,
+    levels: Levels = LEVELS,
+    learn: bool = True,
+    near: Fit | None = None,
+) -> Fit:
+    """Fit the parameters of one software's places.
 
     Args:
-        readings: points of one stack; the order does not matter.
+        readings: points of one software; the order does not matter.
         prior: beliefs at a place.
         levels: variances to start from.
         learn: whether the variances follow the evidence.
+        near: a fit to much the same points, to begin the search at; it ends at the mode all the same.
 
     Returns:
         The posterior; with no readings, the prior.
@@ -194,7 +210,11 @@ def fit_readings(readings: Sequence[PointReading], prior: Prior, levels: Levels 
             residuals=nothing,
             weights=nothing,
         )
-    state = problem.solve(problem.state(np.zeros(problem.size)), levels)
+    start = np.zeros(problem.size)
+    if near is not None:
+        levels, start = near.levels, problem.shifts(near)
+    state = problem.state(start, np.zeros(problem.source_of.shape[1]))
+    state = problem.solve(problem.solve(state, levels, squares=True) if near is None else state, levels)
     for _ in range(LEARNING_ROUNDS if learn else 0):
         better = problem.learn(levels, state)
         change = max(abs(np.log(np.array(better) / np.array(levels))))
@@ -206,9 +226,15 @@ def fit_readings(readings: Sequence[PointReading], prior: Prior, levels: Levels 
 
 
 class _State(NamedTuple):
-    """Shifts of the places' log parameters, log(measured / predicted) there, and slopes of the log predictions."""
+    """Where a search is.
+
+    Attributes:
+        shift: of the places' log parameters; common: what the points of a source have in common.
+        residuals: log(measured / predicted) there; slopes: of the log predictions.
+    """
 
     shift: Floats
+    common: Floats
     residuals: Floats
     slopes: Floats
 
@@ -236,8 +262,15 @@ class _Problem:
                     self.start[row, column], self.sd[row, column] = beliefs[name][:2]
                     self.bounds[:, row, column] = _log_bounds(beliefs[name])
         self.at = [self.places.index(reading.place) for reading in self.readings]
-        sources = [(reading.source, reading.place.device) for reading in self.readings]
-        self.same_source = np.array([[one == other for other in sources] for one in sources], dtype=np.float64)
+        told = [(reading.source, reading.place.device) for reading in self.readings]
+        self.source_of = np.array([[one == other for other in sorted(set(told))] for one in told], dtype=np.float64)
+        self.same_source: Floats = self.source_of @ self.source_of.T
+
+    def shifts(self, fit: Fit) -> Floats:
+        """Return the shifts of the places' log parameters that a fit amounts to."""
+        known = [fit.at(place).log_value for place in self.places]
+        logs = np.array([[values.get(name, 0.0) for name in self.names] for values in known])
+        return (logs - self.start).ravel()
 
     # -- physics ---------------------------------------------------------------------------------------------------
 
@@ -276,53 +309,54 @@ class _Problem:
         result: Floats = levels.source * self.same_source + np.diag(levels.noise * self.noise**2 / weights)
         return result
 
-    def weigh(self, residuals: Floats, levels: Levels) -> Floats:
+    def weigh(self, state: _State, levels: Levels) -> Floats:
         """Return Student's weights: near 1 within the usual error, falling with its square beyond."""
-        scaled = residuals**2 / ((levels.noise + levels.source) * self.noise**2)
+        scaled = (state.residuals - self.source_of @ state.common) ** 2 / (levels.noise * self.noise**2)
         result: Floats = (DEGREES + 1.0) / (DEGREES + scaled)
         return np.minimum(result, 1.0)
 
-    def loss(self, residuals: Floats, shift: Floats, levels: Levels, inverse_prior: Floats) -> float:
-        """Return minus the log posterior, up to a constant."""
-        scaled = residuals**2 / ((levels.noise + levels.source) * self.noise**2)
-        free = self.sd.ravel() > 0.0
-        moved = shift[free]
-        return float(0.5 * (DEGREES + 1.0) * np.log1p(scaled / DEGREES).sum() + 0.5 * moved @ inverse_prior @ moved)
-
-    def state(self, shift: Floats) -> _State:
-        """Linearise at some shifts of the log parameters."""
+    def state(self, shift: Floats, common: Floats) -> _State:
+        """Linearise at some shifts of the log parameters and effects of the sources."""
         predicted, slopes = self.predict(shift, with_slopes=True)
-        return _State(shift, self.measured - predicted, slopes)
+        return _State(shift, common, self.measured - predicted, slopes)
 
-    def solve(self, state: _State, levels: Levels) -> _State:
-        """Go to the mode under given variances."""
-        prior = self.covariance(levels)
+    def solve(self, state: _State, levels: Levels, squares: bool = False) -> _State:
+        """Go to the mode under given variances.
+
+        In coordinates whose prior is standard normal: effects of places, then of sources. The residuals of the points
+        are Student's, those of the prior are squared as they are.
+
+        Args:
+            state: where to begin.
+            levels: the variances.
+            squares: a few steps of plain least squares: far from the mode, where Student's loss is flat.
+        """
         free = self.sd.ravel() > 0.0
-        inverse_prior = linalg.inv(prior[np.ix_(free, free)])
-        loss = self.loss(state.residuals, state.shift, levels, inverse_prior)
-        age = 0  # steps since the slopes were taken: they cost as much as a dozen steps
-        for _ in range(MOST_STEPS):
-            shift, slopes = state.shift, state.slopes
-            seen = prior @ slopes.T
-            system = slopes @ seen + self.scatter(levels, self.weigh(state.residuals, levels))
-            step = seen @ linalg.solve(system, state.residuals + slopes @ shift, assume_a="pos") - shift
-            length = 1.0
-            while length > _SHORTEST:
-                trial = shift + length * step
-                residuals = self.measured - self.predict(trial)[0]
-                value = self.loss(residuals, trial, levels, inverse_prior)
-                if value < loss:
-                    break
-                length *= 0.5
-            gained = max(0.0, loss - value)
-            if gained > 0.0:
-                state, loss = _State(trial, residuals, slopes), value
-            if age == 0 and gained < _ENOUGH:
-                break
-            age = age + 1 if gained > _ENOUGH and length == 1.0 and age < _OLDEST else 0
-            if age == 0:
-                state = self.state(state.shift)
-        return state
+        root = np.zeros((self.size, int(free.sum())))
+        root[free] = linalg.cholesky(self.covariance(levels)[np.ix_(free, free)], lower=True)
+        of_source = self.source_of * np.sqrt(levels.source)
+        scale = np.sqrt(levels.noise) * self.noise
+        effects, points = root.shape[1], len(self.readings)
+
+        def errors(at: Floats) -> Floats:
+            missed = self.measured - self.predict(root @ at[:effects])[0] - of_source @ at[effects:]
+            return np.concatenate([missed / scale, at])
+
+        def slopes(at: Floats) -> Floats:
+            moved = np.hstack([self.predict(root @ at[:effects], with_slopes=True)[1] @ root, of_source])
+            return np.vstack([-moved / scale[:, np.newaxis], np.eye(len(at))])
+
+        def students(squares: Floats) -> Floats:
+            found = np.vstack([squares, np.ones_like(squares), np.zeros_like(squares)])
+            far = DEGREES + squares[:points]
+            found[:, :points] = (DEGREES + 1.0) * np.array([np.log(far / DEGREES), 1.0 / far, -1.0 / far**2])
+            return found
+
+        whitened = linalg.solve_triangular(root[free], state.shift[free], lower=True)
+        start = np.concatenate([whitened, state.common / np.sqrt(levels.source)])
+        loss, steps = ("linear", FIRST_STEPS) if squares else (students, MOST_STEPS)
+        found = optimize.least_squares(errors, start, slopes, loss=loss, ftol=TOLERANCE, xtol=NEAR, max_nfev=steps)
+        return self.state(root @ found.x[:effects], np.sqrt(levels.source) * found.x[effects:])
 
     def learn(self, levels: Levels, state: _State) -> Levels:
         """Return the variances under which the linearised points are most likely, near the given ones."""
@@ -332,7 +366,7 @@ class _Problem:
             slopes @ self.covariance(Levels(*np.eye(len(Levels._fields))[level].tolist())) @ slopes.T
             for level in range(EFFECTS)
         ]
-        weights = self.weigh(state.residuals, levels)
+        weights = self.weigh(state, levels)
         parts: list[Floats] = [*shares, self.same_source, np.diag(self.noise**2 / weights)]
         stacked = np.array(parts)
         start = np.log(np.array(LEVELS))
@@ -359,7 +393,7 @@ class _Problem:
 
     def fit(self, levels: Levels, state: _State) -> Fit:
         """Write the outcome down, points in the order in which they were given."""
-        weights = self.weigh(state.residuals, levels)
+        weights = self.weigh(state, levels)
         slopes = state.slopes
         inverse = linalg.inv(slopes @ self.covariance(levels) @ slopes.T + self.scatter(levels, weights))
         gain = slopes.T @ (inverse @ (state.residuals + slopes @ state.shift))
@@ -380,9 +414,9 @@ class _Problem:
 
 def _common(levels: Levels, one: StackPlace, other: StackPlace) -> float:
     """Return the share of the prior's variance that two places have in common."""
-    if one.stack != other.stack:
+    if software_of(one.stack) != software_of(other.stack):
         return 0.0
-    return (
+    return (1.0 if one.stack == other.stack else BETWEEN_VERSIONS) * (
         levels.stack
         + levels.memory * (one.memory == other.memory)
         + levels.architecture * (one.architecture == other.architecture)

@@ -21,7 +21,7 @@ from afterwatt.fidelity.points.predict import measure, predict, run_columns
 from afterwatt.fidelity.points.scenario import Scenario
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.facts import Fact
-from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, Stack, model_class, pool_names
+from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, Stack, model_class, pool_names, software_of
 from afterwatt.sim.rows import Columns
 
 REMEMBERED: Final = 40
@@ -65,7 +65,7 @@ class FittedStacks:
     """Fits of several stacks to the same points.
 
     Attributes:
-        fits: by stack.
+        fits: by software, all its versions together.
         profile: the prior's; a stack without points keeps its values.
         points: how many were fitted.
     """
@@ -74,9 +74,14 @@ class FittedStacks:
     profile: str
     points: int
 
+    def places(self, stack: str) -> list[StackPlace]:
+        """Return where points of a stack were fitted to, other versions apart."""
+        fit = self.fits.get(software_of(stack))
+        return [] if fit is None else [place for place in fit.places if place.stack == stack]
+
     def known(self, place: StackPlace) -> Posterior:
         """Return the parameters of a place, with or without points of its own."""
-        fit = self.fits.get(place.stack)
+        fit = self.fits.get(software_of(place.stack))
         return fit_readings([], prior_from(self.profile)).at(place) if fit is None else fit.at(place)
 
     def stack(self, place: StackPlace) -> Stack:
@@ -192,7 +197,11 @@ class _TimedRun:
 
 
 def fit_candidates(
-    points: Sequence[FitCandidate], profile: str = DEFAULT_STACK, levels: Levels = LEVELS, learn: bool = True
+    points: Sequence[FitCandidate],
+    profile: str = DEFAULT_STACK,
+    levels: Levels = LEVELS,
+    learn: bool = True,
+    near: "FittedStacks | None" = None,
 ) -> FittedStacks:
     """Fit the stacks of points.
 
@@ -201,13 +210,15 @@ def fit_candidates(
         profile: the prior.
         levels: variances to start from.
         learn: whether they follow the evidence.
+        near: a fit to much the same points, to begin the search at.
     """
     by_stack: dict[str, list[PointReading]] = defaultdict(list)
     for point in points:
         if point.reading is not None:
-            by_stack[point.place.stack].append(point.reading)
+            by_stack[software_of(point.place.stack)].append(point.reading)
     prior = prior_from(profile)
-    fits = {name: fit_readings(readings, prior, levels, learn) for name, readings in by_stack.items()}
+    starts = near.fits if near is not None else {}
+    fits = {name: fit_readings(readings, prior, levels, learn, starts.get(name)) for name, readings in by_stack.items()}
     return FittedStacks(fits, profile, sum(map(len, by_stack.values())))
 
 

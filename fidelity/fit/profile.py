@@ -16,6 +16,7 @@ from afterwatt.hwprofiles.stacks import (
     PARAMETERS,
     PHASES,
     QUANTISED_IN,
+    SUMS_IN,
     Stack,
     load_pools,
     parent_pool,
@@ -75,7 +76,7 @@ def place_of_pool(stack: str, pool: str) -> StackPlace:
 
 def pool_names_of(fitted: FittedStacks, stack: str) -> list[str]:
     """Return the pools that a profile has: those of its prior, and each device with points."""
-    devices = {place.device for place in fitted.fits[stack].places} if stack in fitted.fits else set()
+    devices = {place.device for place in fitted.places(stack)}
     pools = load_pools(profile_of(fitted.profile, stack))
     return [*sorted(devices), *(pool for pool in pools if pool not in devices)]
 
@@ -145,6 +146,8 @@ def _pool_text(pool: Pool, inherited: Mapping[str, Any], sources: _SourceIds) ->
         lines.append(f"seen = [{', '.join(map(_quoted, pool.seen))}]")
     if stack.quantised_in != inherited.get("quantised_in", QUANTISED_IN[0]):
         lines.append(f"quantised_in = {_quoted(stack.quantised_in)}")
+    if stack.sums_in != inherited.get("sums_in", SUMS_IN[0]):
+        lines.append(f"sums_in = {_quoted(stack.sums_in)}")
     facts: dict[str, Fact] = {parameter.name: getattr(stack, parameter.name) for parameter in PARAMETERS}
     for name, fact in facts.items():
         without = {other: known for other, known in facts.items() if other != name}

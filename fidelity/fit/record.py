@@ -22,7 +22,7 @@ from afterwatt.sim.clock import PS_PER_S, S_PER_PS
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
 from afterwatt.sim.recorder import STRIDE_COLUMNS
-from afterwatt.sim.rows import Columns
+from afterwatt.sim.rows import SEEN_BY_CLIENTS, Columns
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.times import IterationTimes
 
@@ -115,7 +115,8 @@ class RunRecord:
         What does not follow from the ends of plans (energies, stalls, times of admission) is left out.
         """
         ends = np.append(self.ends_ps(stack), 0)  # index -1: time 0
-        times = {name: ends[where] * S_PER_PS for name, where in self.ends.items()}
+        late = round(stack.front_s * PS_PER_S)
+        times = {name: (ends[where] + late * (name in SEEN_BY_CLIENTS)) * S_PER_PS for name, where in self.ends.items()}
         return completed({**self.rows, **times})
 
 
@@ -131,6 +132,7 @@ def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | N
     """
     if config.deployment.pool.replicas > 1 or config.slowness is not None or config.horizon_s is not None:
         return None
+    config = replace(config, stack=config.stack.with_values({"front_s": 0.0}))  # ends of plans, as the worker has them
     parts: list[Columns] = []
     stages = [_Listener(TimeModel(config.serving, stage)) for stage in range(config.deployment.pool.pp)]
     held = memory or memory_of(config)

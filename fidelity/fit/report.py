@@ -1,14 +1,16 @@
 """A fit with its account: what moved, how far off it is in and out of sample, and the profiles that come of it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Final, NamedTuple
 
 from afterwatt.fidelity.fit.core import StackPlace
 from afterwatt.fidelity.fit.crossval import (
     CURVE,
+    LEAST_MEASURED,
     HeldOut,
     calibration_of,
     cross_validate,
@@ -20,12 +22,11 @@ from afterwatt.fidelity.fit.crossval import (
 )
 from afterwatt.fidelity.fit.fit import REACH_90, FitCandidate, FittedStacks, candidates, fit_candidates
 from afterwatt.fidelity.fit.intervals import BORROWED, KINDS, IntervalCalibration, Miss
-from afterwatt.fidelity.fit.priors import CHECKED, base_stack, prior_from, profile_of
+from afterwatt.fidelity.fit.priors import base_stack, prior_from, profile_of
 from afterwatt.fidelity.fit.profile import Account, Pool, place_of_pool, pool_names_of, profile_text
 from afterwatt.fidelity.points.refusals import PointRefusal
-from afterwatt.fidelity.points.scenario import ON_CHIP_BYTES, WITHOUT_FLASH, scenarios_of
+from afterwatt.fidelity.points.scenario import scenarios_of
 from afterwatt.fidelity.points.table import PointsError, PointTable
-from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.stacks import DEFAULT_STACK, FREE, load_pools
 
 SOURCES_SHOWN: Final = 8
@@ -75,14 +76,15 @@ class FitReport:
 
     @property
     def stacks(self) -> list[str]:
-        """Return the stacks with points, those with the most first."""
-        count = {name: sum(point.place.stack == name for point in self.points) for name in self.fitted.fits}
-        return sorted(count, key=lambda name: (-count[name], name))
+        """Return the stacks with points, those with the most first, and today's version of each software."""
+        names = {point.place.stack for point in self.points if point.reading is not None} | {*self.fitted.fits}
+        count = {name: sum(point.place.stack == name for point in self.points) for name in names}
+        return sorted(names, key=lambda name: (-count[name], name))
 
     def moves(self, stack: str) -> list[Move]:
         """Return how the parameters of a stack's devices moved: those that a point of the device depends on."""
         found = []
-        for place in self.fitted.fits[stack].places:
+        for place in self.fitted.places(stack):
             known, before = self.fitted.known(place), prior_from(self.profile)(place)
             own = {name for point in self._at(place) if point.reading for name in point.reading.names}
             for parameter in FREE:
@@ -111,25 +113,14 @@ class FitReport:
         """Return the tables of a stack's profile."""
         return [self._pool(place_of_pool(stack, name), name) for name in pool_names_of(self.fitted, stack)]
 
-    def text(self, stack: str, flash_profile: Path | None = None) -> str:
-        """Return the TOML of a stack's profile.
-
-        Args:
-            stack: whose.
-            flash_profile: None: attention scores stay on the chip, as today's engines have them by default. Else the
-                file of that profile: what points without flash attention told is written, for the rest it inherits.
-        """
+    def text(self, stack: str) -> str:
+        """Return the TOML of a stack's profile."""
         own = [point for point in self.points if point.place.stack == stack and point.reading is not None]
         cards = len({point.place.device for point in own})
         about = f"{len(own)} points of {cards} card{'s' * (cards != 1)}, prior {PurePath(self.profile).name}."
         errors = {name: found for name, found in self.errors(stack).items() if found[0]}
         account = Account(self.table.sha256, len(own), errors, about)
-        pools = self.pools(stack)
-        if flash_profile is not None:
-            return profile_text(WITHOUT_FLASH[stack], pools, account, str(flash_profile))
-        on_chip = Fact(ON_CHIP_BYTES, "flash attention keeps scores on the chip", CHECKED, "assumed", 0.0, 1.0)
-        pools = [replace(pool, stack=replace(pool.stack, attention_score_bytes=on_chip)) for pool in pools]
-        return profile_text(stack, pools, account)
+        return profile_text(stack, self.pools(stack), account)
 
     def _at(self, place: StackPlace) -> list[FitCandidate]:
         return [point for point in self.points if point.place == place]
@@ -141,7 +132,8 @@ class FitReport:
         stack = replace(self.fitted.stack_with_facts(place, _source(place, own, kin)), pool=name)
         other = profile_of(self.profile, place.stack) == DEFAULT_STACK  # which says nothing about this stack's points
         old_basis, old_seen = ("assumed", ()) if other else (before.basis, before.seen)
-        seen = tuple(sorted({*old_seen, *(point.model_class for point in own)}))
+        often = Counter(point.model_class for point in own)
+        seen = tuple(sorted({*old_seen, *(kind for kind in often if often[kind] >= LEAST_MEASURED)}))
         basis = "fitted" if own or old_basis == "fitted" else "pooled" if kin else old_basis
         spread, spread_seen = {}, {}
         for kind in KINDS:
@@ -200,9 +192,9 @@ def judge(
         folds: see `cross_validate`.
     """
     fitted = fit_candidates(points, profile)
-    groups = cross_validate(points, profile, folds)
-    devices = leave_one_device_out(points, profile)
-    calibration = calibration_of(groups, devices, leave_one_architecture_out(points, profile))
+    groups = cross_validate(points, profile, folds, fitted)
+    devices = leave_one_device_out(points, profile, fitted)
+    calibration = calibration_of(groups, devices, leave_one_architecture_out(points, profile, fitted))
     for name in {profile_of(profile, name) for name in fitted.fits} - {DEFAULT_STACK}:
         calibration = IntervalCalibration((*calibration.misses, *_prior_misses(name)))
     return FitReport(
@@ -214,7 +206,7 @@ def judge(
         in_sample=tuple(predicted_by(fitted, points)),
         groups=tuple(groups),
         devices=tuple(devices),
-        curve=learning_curve(points, CURVE, profile),
+        curve=learning_curve(points, CURVE, profile, fitted),
         calibration=calibration,
     )
 

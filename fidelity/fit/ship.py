@@ -18,13 +18,13 @@ from afterwatt.fidelity.fit.fit import candidates
 from afterwatt.fidelity.fit.intervals import BASES, KINDS, Miss
 from afterwatt.fidelity.fit.profile import write_profile
 from afterwatt.fidelity.fit.report import FitReport, judge
-from afterwatt.fidelity.points.scenario import WITHOUT_FLASH, scenarios_of
+from afterwatt.fidelity.points.scenario import scenarios_of
 from afterwatt.fidelity.points.table import PUBLISHED, read_points
 from afterwatt.fidelity.serving.splitwise_score import points as splitwise_points
-from afterwatt.hwprofiles.stacks import STACKS_DIR
+from afterwatt.hwprofiles.stacks import STACKS_DIR, software_of
 
 LEAST_POINTS: Final = 2
-"""A stack with fewer is not shipped: its profile would be the prior's."""
+"""Software with fewer is not shipped: its profile would be the prior's."""
 WITHOUT_POINTS: Final = ("zero-inference",)
 """Shipped all the same: points of it are of weights that do not lie on the GPU, which come later."""
 
@@ -44,15 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     points = candidates(scenarios) + (splitwise_points(asked.splitwise) if asked.splitwise else [])
     report = judge(table, points, refusals, folds=asked.folds)
     for stack in [*report.stacks, *WITHOUT_POINTS]:
-        if (
-            stack not in WITHOUT_POINTS
-            and sum(point.place.stack == stack and point.reading is not None for point in points) < LEAST_POINTS
-        ):
-            continue
-        path = Path(asked.into) / f"{stack}.toml"
-        write_profile(path, report.text(stack))
-        if stack in WITHOUT_FLASH:
-            write_profile(path.with_name(f"{WITHOUT_FLASH[stack]}.toml"), report.text(stack, path))
+        fitted = sum(
+            software_of(point.place.stack) == software_of(stack) and point.reading is not None for point in points
+        )
+        if stack in WITHOUT_POINTS or fitted >= LEAST_POINTS:
+            write_profile(Path(asked.into) / f"{stack}.toml", report.text(stack))
     _print(report)
 
 

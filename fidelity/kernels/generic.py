@@ -72,6 +72,7 @@ class Neighbours:
 _BEFORE_FLASH: Final = {"attention_compute_efficiency": 0.5, "attention_mem_efficiency": 0.8}
 _OLD: Final = "kernels before Ampere: half of the A100's share of arithmetic, 0.8 of its share of bandwidth"
 _OTHER_VENDOR: Final = "another vendor's kernels: half of the share of arithmetic, 0.8 of that of bandwidth"
+_BEFORE_TENSOR_CORES: Final = ("kepler", "maxwell", "pascal")
 _MEASURED: Final = ("volta", "ampere-hbm", "ampere-gddr", "hopper")
 _HALF_AND_FULL_RATE: Final = ("rtx4090", "ampere-gddr")
 _BETWEEN: Final = ("ampere-hbm", "rtx4090")
@@ -98,6 +99,12 @@ NEIGHBOURS: Final[Mapping[str, Neighbours]] = {
 }
 """Pools in the order of the file; a pool without neighbours has tables of its own."""
 
+CEILINGS: Final = {
+    "maxwell": (3.61 / 6.83, 0.4, 0.75, "3.61 of 6.83 TFLOPS"),
+    "pascal-gddr": (10.07 / 11.76, 0.65, 1.0, "10.07 of 11.76 TFLOPS"),
+    "pascal-hbm": (8.4 / 19.05, 0.32, 0.6, "7.9 to 8.8 of 19.05 TFLOPS in fp16, which accumulates in 32 bits"),
+}
+"""Share of the peak of the largest products that users measured: Tesla M40, P40, P100."""
 SMALL_KERNELS: Final = {"ampere-hbm": 2.4e-5, "ampere-gddr": 2.0e-5, "rtx4090": 8.5e-6}
 """Norms, rotary embedding, activation and residual of a layer at few tokens: medians over models in microsoft/vidur
 7d47513 (A100 19 to 31 us, A40 15 to 24 us), sum in casys-kaist/LLMServingSim 5daddb2 (RTX 4090, fused: 8.5 us)."""
@@ -130,8 +137,22 @@ _TEXTS: Final = {
     "unpacking": (
         "assumed",
         (
-            "one belief for all architectures: TensorRT-LLM's weight-only products on A100 (ai-dynamo/aiconfigurator "
-            "095f58a) take 2 to 4 instructions; shifting, masking, converting and scaling one by one takes 10 to 20"
+            "TensorRT-LLM's weight-only products on A100 (ai-dynamo/aiconfigurator 095f58a) take 2 to 4 instructions, "
+            "as do others written for tensor cores"
+        ),
+    ),
+    "unpacking-old": (
+        "assumed",
+        (
+            "shifting, masking, converting and scaling one by one takes 10 to 20 instructions, kernels written for the "
+            "purpose 2 to 4; which of them old cards have is not known"
+        ),
+    ),
+    "gemm-probes": (
+        "measured",
+        (
+            "largest matrix products of PyTorch 2.6 to 2.8 that users reported: zzc0721/torch-performance-test-data "
+            "0785868, database.md and issues 140, 164, 177, 180"
         ),
     ),
     "format": ("assumed", "16-bit cache and activations, the default of common engines; an 8-bit cache halves it"),
@@ -159,7 +180,10 @@ def _kernels(pool: str, near: Neighbours, fitted: Mapping[str, KernelFit]) -> It
     own = fitted.get(pool)
     for names, others in ((GEMM_PARAMETERS, near.gemm), (ATTENTION_PARAMETERS, near.attention)):
         for name in names:
-            if own is not None and name in own.values:
+            if name == "compute_efficiency" and pool in CEILINGS:
+                value, low, high, note = CEILINGS[pool]
+                yield name, Value(value, low, high, "gemm-probes", note)
+            elif own is not None and name in own.values:
                 yield name, _fitted(name, own.values[name], f"kernels-{pool}")
             else:
                 found = [fitted[other].values[name] for other in others]
@@ -192,9 +216,10 @@ def _formats(
     else:
         rows = "engines that keep decoding apart have 1, one kernel for all 64 to 128"
         yield "mixed_query_rows", Value(8.0, 1.0, 128.0, "software", rows)
-    yield "dequant_int8_ops_per_weight", Value(5.0, 0.8, 30.0, "unpacking")
-    yield "dequant_int4_ops_per_weight", Value(8.0, 1.5, 40.0, "unpacking")
-    yield "dequant_fp8_ops_per_weight", Value(5.0, 0.8, 30.0, "unpacking")
+    old = pool.partition("-")[0] in _BEFORE_TENSOR_CORES
+    for name, plain, written in (("int8", 5.0, 2.5), ("int4", 8.0, 3.0), ("fp8", 5.0, 2.5)):
+        found = Value(plain, 0.8, 40.0, "unpacking-old") if old else Value(written, 0.8, 12.0, "unpacking")
+        yield f"dequant_{name}_ops_per_weight", found
     yield "kv_bytes_per_element", Value(2.0, 1.0, 2.0, "format")
     yield "activation_bytes_per_element", Value(2.0, 2.0, 4.0, "format")
 

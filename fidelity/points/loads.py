@@ -71,9 +71,7 @@ def pieces_of(prompt: int, piece: int) -> RequestLoad:
     return RequestLoad(prompts, (1,) * len(prompts))
 
 
-def spread_lengths(
-    count: int, mean_tokens: float, step: float, most: int = 4096, kinds: int | None = None
-) -> tuple[int, ...]:
+def spread_lengths(count: int, mean_tokens: float, step: float, kinds: int | None = None) -> tuple[int, ...]:
     """Return lengths that fall off exponentially about a mean, evenly over their distribution and in mixed order.
 
     A low-discrepancy sequence (multiples of an irrational number) instead of chance: the same for everybody.
@@ -81,7 +79,7 @@ def spread_lengths(
     points = (np.arange(count) + 0.5) * step % 1.0
     if kinds is not None:  # few different lengths: iterations of few different sizes, whose times are then known
         points = (np.floor(points * kinds) + 0.5) / kinds
-    return tuple(min(most, max(1, ceil(-mean_tokens * log(1.0 - point)))) for point in points.tolist())
+    return tuple(max(1, ceil(-mean_tokens * log(1.0 - point))) for point in points.tolist())
 
 
 def chat_of(count: int, prompt_mean: float, output_mean: float, seats: int | None) -> RequestLoad:

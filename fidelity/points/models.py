@@ -1,5 +1,6 @@
 """From a model and its weight format in words to a `ModelSpec` and a `Precision`."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,12 +40,19 @@ def read_precision(name: str) -> Precision:
         raise Refused(Reason.UNKNOWN_PRECISION, f"weights in {name!r}: {fault}") from None
 
 
-def read_model(text: str, params_b: float | None) -> Read:
+def read_model(text: str, params_b: float | None, stack: str = "") -> Read:
     """Return the shape of the model that a row names: its own, a sibling's, or a generic one of its size.
+
+    Args:
+        text: the name.
+        params_b: billions of parameters, if they are told.
+        stack: software that ran it; of one of 2023, "LLaMA-70B" is Llama 2, as there was no other.
 
     Raises:
         Refused: several models are meant, or neither the name nor a count tells a size.
     """
+    if stack.endswith("@2023"):
+        text = re.sub(r"^llama[- ]70b", "llama-2-70b", text, flags=re.IGNORECASE)
     try:
         found = resolve_model(text, params_b)
     except ModelError as fault:

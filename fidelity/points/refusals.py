@@ -18,6 +18,7 @@ class Reason(Enum):
     UNKNOWN_PRECISION = "weight format not known"
     NO_FIT = "does not fit the memory"
     NO_SPLIT = "cannot be split over so many GPUs"
+    MEDIAN_GAP = "a median time between tokens, of which no mean follows"
     OTHER_ALGORITHM = "other work per token than the model's own"
 
     @property

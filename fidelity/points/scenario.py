@@ -23,6 +23,7 @@ from afterwatt.hwprofiles.stacks import (
     holds,
     load_stack,
     model_class,
+    software_of,
     stack_names,
 )
 from afterwatt.modelspecs.precision import Precision
@@ -42,8 +43,8 @@ BY_LAYERS: Final = ("llama.cpp-cuda", "exllama", "transformers", "petals", "ntra
 """Stacks whose GPUs commonly hold whole layers, one after another, instead of sharing every layer."""
 ON_CHIP_BYTES: Final = 0.01
 """What is moved per head and query-key pair with flash attention: next to nothing."""
-WITHOUT_FLASH: Final = {"llama.cpp-cuda": "llama.cpp-2024"}
-"""Profiles of the same software where scores pass through memory."""
+WITHOUT_FLASH: Final = {"llama.cpp-cuda": "llama.cpp-cuda@2024"}
+"""Versions of the same software in which scores pass through memory."""
 PHASES: Final = {
     "prefill_tok_s": "prefill",
     "ttft_s": "prefill",
@@ -144,9 +145,6 @@ class Scenario:
 
     def stack_profile(self) -> Stack:
         """Return the shipped parameters of its software on its card, or of the card's default software."""
-        older = WITHOUT_FLASH.get(self.stack, "")
-        if not self.flash and older in stack_names():
-            return replace(profile_for(self.deployment.pool.device, older), name=self.stack)
         return profile_for(self.deployment.pool.device, self.stack)
 
     def config(self, stack: Stack) -> RunConfig:
@@ -169,13 +167,13 @@ class Scenario:
         """Return the memory of a run of `config`, with room for what was measured; errors as `memory_of`."""
         if not self.least_blocks:
             return memory_of(config)
-        plan = plan_memory(config.serving, self.policies.block_tokens, self.policies.token_budget)
+        plan = plan_memory(config.serving, self.policies)
         return replace(plan, kv_blocks=max(plan.kv_blocks, self.least_blocks))
 
 
 def profile_for(device: Device, name: str) -> Stack:
     """Return a stack's parameters on a card; of software without a profile of it, those of the card's default."""
-    for known in (name, default_stack(device)):
+    for known in (name, software_of(name), default_stack(device)):
         if known in stack_names() and holds(known, device):
             return load_stack(device, known)
     return load_stack(device)
@@ -208,9 +206,11 @@ def _scenario(point: Point) -> Scenario:
     device = _device(point.device)
     assumed = point.assumed.split(MARK) if point.assumed else []
     stack = point.stack or default_stack(device)
+    if not point.flash:
+        stack = WITHOUT_FLASH.get(stack, stack)
     if not point.stack:
         assumed.append(f"software: not stated, {stack} taken")
-    read = read_model(point.model, point.params_b)
+    read = read_model(point.model, point.params_b, stack)
     tp, pp = _split(read.model, point, stack)
     asked = asked_of(point, stack, pp)
     model, said = with_context(read.model, asked.load.longest_tokens)
@@ -257,7 +257,9 @@ def _split(model: ModelSpec, point: Point, stack: str) -> tuple[int, int]:
         Refused: no split gives every GPU a share.
     """
     count = point.gpus
-    degrees = [1] if stack in BY_LAYERS else [n for n in range(GPUS_PER_GROUP, 0, -1) if model.heads % n == 0]
+    degrees = (
+        [1] if software_of(stack) in BY_LAYERS else [n for n in range(GPUS_PER_GROUP, 0, -1) if model.heads % n == 0]
+    )
     for tp in degrees if point.tp is None else [point.tp]:
         if count % tp == 0 and count // tp <= model.layers:
             return tp, count // tp
@@ -313,5 +315,5 @@ def _blocks_needed(scenario: Scenario) -> int:
 def _short_bytes(scenario: Scenario, blocks: int, iteration_tokens: int) -> float:
     """Return the bytes that lack on the fullest GPU for so many KV blocks and iterations of so many tokens."""
     serving = scenario.config(scenario.stack_profile()).serving
-    plan = plan_memory(serving, scenario.policies.block_tokens, iteration_tokens)
+    plan = plan_memory(serving, replace(scenario.policies, token_budget=iteration_tokens))
     return plan.weights_bytes + plan.reserve_bytes + blocks * plan.block_bytes - plan.capacity_bytes

@@ -6,6 +6,7 @@ from typing import Final
 from afterwatt.fidelity.points.loads import RequestLoad, arrivals_of, batch_of, chat_of, pieces_of
 from afterwatt.fidelity.points.refusals import Reason, Refused
 from afterwatt.fidelity.points.table import MOST_REQUESTS, Point
+from afterwatt.hwprofiles.stacks import software_of
 from afterwatt.policies.config import PolicySet
 
 MOST_BUDGET_TOKENS: Final = 16_384
@@ -80,7 +81,7 @@ def _batch(point: Point, stack: str, stages: int, prompt: int, output: int) -> A
     if point.batch is None and point.metric in ("throughput_tok_s", "throughput_req_s", "energy_j_per_tok"):
         raise Refused(Reason.UNCLEAR_LOAD, "neither batch, users nor requests says how many requests run at a time")
     marks: tuple[str, ...] = () if point.batch is not None else ("batch: not stated, one request taken",)
-    batch, piece = point.batch or 1, point.iteration_tokens or PIECES.get(stack)
+    batch, piece = point.batch or 1, point.iteration_tokens or PIECES.get(software_of(stack))
     usual = point.iteration_tokens is None and not point.context_tokens
     if piece is not None and prompt > piece and stages > 1 and batch == output == 1 and usual:
         marks = (*marks, "pieces of the prompt follow one another through the GPUs; each sees only itself")

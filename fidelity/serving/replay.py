@@ -136,11 +136,12 @@ def config_of(run: ServingRun, stack: Stack | str | None = None) -> RunConfig:
     if stack is None:
         known = run.stack in stack_names() or run.stack.endswith(".toml")
         stack = run.stack if known else default_stack(deployment.pool.device)
+    known_stack = load_stack(deployment.pool.device, stack) if isinstance(stack, str) else stack
     return RunConfig(
         deployment=deployment,
         model=run.model,
         precision=run.precision,
-        stack=load_stack(deployment.pool.device, stack) if isinstance(stack, str) else stack,
+        stack=known_stack.with_values({"front_s": 0.0}),  # its times are the scheduler's, behind the front end
         policies=run.policies,
         site=load_site("world"),
         workload=TraceWorkload(run.trace),

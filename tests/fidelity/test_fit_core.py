@@ -6,7 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from afterwatt.fidelity.fit.core import LEVELS, Belief, Levels, PointReading, StackPlace, fit_readings
+from afterwatt.fidelity.fit.core import (
+    BETWEEN_VERSIONS,
+    LEVELS,
+    Belief,
+    Levels,
+    PointReading,
+    StackPlace,
+    fit_readings,
+)
 
 PRIOR = {"share": Belief(math.log(0.5), 0.4, 0.01, 1.0), "overhead_s": Belief(math.log(1e-3), 0.8, 1e-7, 0.5)}
 WORKS = (1e8, 1e9, 4e9, 2e10)
@@ -76,6 +84,49 @@ def test_relatives_move_by_what_they_have_in_common():
         assert fit.at(CARDS[2]).log_value[name] - belief.log_value == pytest.approx(0.5 * moved, rel=0.02)
         assert fit.at(CARDS[1]).log_sd[name] == pytest.approx(belief.log_sd * math.sqrt(1 - 0.75**2), rel=0.02)
         assert fit.at(CARDS[2]).log_sd[name] == pytest.approx(belief.log_sd * math.sqrt(1 - 0.5**2), rel=0.02)
+
+
+def test_versions_of_a_software_move_one_another_by_their_correlation():
+    """Known exactly, a version moves the same card under another one by the correlation, and others by part of that."""
+    truth = {"share": 0.6, "overhead_s": 2e-3}
+    exact = Levels(0.5, 0.15, 0.1, 0.25, 1e-12, 1e-10)
+    older = CARDS[0]._replace(stack="soft@2023")
+    fit = fit_readings(readings_of(older, truth), prior, exact, learn=False)
+    for name, belief in PRIOR.items():
+        moved = math.log(truth[name]) - belief.log_value
+        for place, common in ((CARDS[0], 1.0), (CARDS[1], 0.75)):
+            found = fit.at(place).log_value[name] - belief.log_value
+            assert found == pytest.approx(BETWEEN_VERSIONS * common * moved, rel=0.02)
+
+
+def test_where_a_search_begins_does_not_matter():
+    points = scattered()
+    whole = fit_readings(points, prior)
+    fresh = fit_readings(points[:-4], prior)
+    warm = fit_readings(points[:-4], prior, near=whole)
+    for place in CARDS:
+        assert warm.at(place).log_value == pytest.approx(fresh.at(place).log_value, abs=0.01)
+
+
+def test_the_mode_is_no_worse_than_any_point_around_it():
+    """The posterior written out: Student's residuals about the sources' effects, and normal effects of places."""
+    points = scattered()[:12]
+    fit = fit_readings(points, prior, learn=False)
+    names, sds = tuple(PRIOR), np.array([belief.log_sd for belief in PRIOR.values()])
+
+    def loss(logs, common):
+        values = {name: math.exp(log) for name, log in zip(names, logs, strict=True)}
+        missed = np.array([point.log_measured - point.log_predicted(values) - common for point in points])
+        shifts = (np.array(logs) - [belief.log_value for belief in PRIOR.values()]) / sds
+        students = 2.5 * np.log1p(missed**2 / LEVELS.noise / 4.0).sum()
+        return students + 0.5 * (shifts @ shifts) + 0.5 * common**2 / LEVELS.source
+
+    mode = [fit.at(CARDS[0]).log_value[name] for name in names]
+    commons = np.linspace(-0.1, 0.1, 401)
+    best = min(loss(mode, common) for common in commons)
+    for step in itertools.product((-0.05, 0.0, 0.05), repeat=2):
+        moved = [log + part for log, part in zip(mode, step, strict=True)]
+        assert min(loss(moved, common) for common in commons) >= best - 1e-2
 
 
 def test_a_stack_does_not_move_another():

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from afterwatt.fidelity.fit import ship
-from afterwatt.fidelity.fit.crossval import cross_validate, held_out, learning_curve, leave_one_device_out
+from afterwatt.fidelity.fit.crossval import (
+    LEAST_MEASURED,
+    basis_of,
+    cross_validate,
+    held_out,
+    learning_curve,
+    leave_one_device_out,
+)
 from afterwatt.fidelity.fit.fit import candidates, fit_candidates, place_on
 from afterwatt.fidelity.fit.intervals import IntervalCalibration, Miss
 from afterwatt.fidelity.fit.priors import SHIPPED, base_stack
@@ -96,7 +103,7 @@ def test_points_are_explained_and_what_they_tell_is_found():
 def test_llama_cpp_moves_hidden_states_of_32_bits_and_others_of_16():
     before = [base_stack("p40", name) for name in ("llama.cpp-cuda", "vllm")]
     assert [float(stack.activation_bytes_per_element) for stack in before] == [4, 2]
-    shipped = (load_stack(load_device("p40"), name) for name in ("llama.cpp-cuda", "llama.cpp-2024", "vllm"))
+    shipped = (load_stack(load_device("p40"), name) for name in ("llama.cpp-cuda", "llama.cpp-cuda@2024", "vllm"))
     assert [float(stack.activation_bytes_per_element) for stack in shipped] == [4, 4, 2]
 
 
@@ -308,19 +315,32 @@ def test_an_interval_is_not_judged_by_its_own_group():
 # -- shipping -------------------------------------------------------------------------------------------------------
 
 
-def test_shipped_profiles_of_one_software_differ_by_what_scores_move_alone(tmp_path, capsys):
+def test_each_version_of_a_software_gets_a_profile_and_what_was_measured_counts_for_its_own(tmp_path, capsys):
     table = tmp_path / "made.csv"
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for point in world(("p40", "rtx3090")):
-            writer.writerow({column: "" if (cell := getattr(point, column)) is None else cell for column in COLUMNS})
+            year = "@2024" if point.device == "rtx3090" else ""
+            told = replace(point, stack=point.stack + year)
+            writer.writerow({column: "" if (cell := getattr(told, column)) is None else cell for column in COLUMNS})
     ship.main([str(table), "--into", str(tmp_path), "--folds", "3"])
     assert "cross-validated: 16 points" in capsys.readouterr().out
-    flash, old = (load_pools(str(tmp_path / f"llama.cpp-{name}.toml")) for name in ("cuda", "2024"))
-    assert set(flash) == set(old)
-    for pool in flash:
-        assert float(flash[pool].attention_score_bytes) < 0.1 < float(old[pool].attention_score_bytes)
-        for parameter in FREE:
-            if parameter.name != "attention_score_bytes":
-                assert float(getattr(flash[pool], parameter.name)) == float(getattr(old[pool], parameter.name))
+    today, older = (load_pools(str(tmp_path / f"llama.cpp-cuda{year}.toml")) for year in ("", "@2024"))
+    assert today["p40"].basis == older["rtx3090"].basis == "fitted"
+    assert today["p40"].seen
+    assert older["rtx3090"].seen
+    assert "p40" not in older
+    assert "rtx3090" not in today or today["rtx3090"].basis != "fitted"
+    assert float(today["p40"].attention_score_bytes) < 0.1 < float(older["rtx3090"].attention_score_bytes)
+
+
+@pytest.mark.parametrize("points", [1, 2, 3, 4])
+def test_three_points_of_a_card_and_a_class_are_called_measured_and_fewer_are_not(points):
+    ready_points = [point for point in ready(world(("p40",))) if point.reading is not None]
+    kind = ready_points[0].model_class
+    alike = [point for point in ready_points if point.model_class == kind][: points + 1]
+    found = basis_of(alike[0], alike[1:])
+    phases = {point.scenario.kind for point in alike[1:]}
+    if alike[0].scenario.kind in phases:
+        assert found == ("measured" if len(alike) > LEAST_MEASURED else "fitted")

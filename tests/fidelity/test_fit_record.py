@@ -85,3 +85,15 @@ def test_energy_does_not_follow_from_ends():
     recording = record(config_of(*RUNS[0]))
     assert recording is not None
     assert "energy_j" not in recording.columns(recording.config.stack)
+
+
+def test_a_front_end_that_was_not_there_when_it_was_recorded_is_added():
+    config = config_of(*RUNS[0])
+    served = config.stack.with_values({"front_s": 0.04})
+    for recorded in (config, with_stack(config, served)):
+        kept = record(recorded)
+        assert kept is not None
+        for stack in (config.stack, served):
+            told = simulated(with_stack(config, stack))
+            for name in ("first_token_s", "finish_s", "ttft_s", "tpot_s"):
+                assert np.array_equal(kept.columns(stack)[name], told[name])

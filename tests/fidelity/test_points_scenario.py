@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afterwatt.fidelity.points.loads import chat_of
 from afterwatt.fidelity.points.refusals import PointRefusal, Reason
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of, scenarios_of
 from afterwatt.fidelity.points.score import coverage_of
@@ -288,3 +289,27 @@ def test_every_published_point_says_where_it_stands_and_what_was_assumed():
         if not point.excluded:
             assert point.params_b is None or point.prompt_tokens is not None
             assert point.gpus == 1 or point.tp is not None
+
+
+@pytest.mark.parametrize(("stack", "family"), [("tensorrt-llm@2023", "llama-2-70b"), ("tensorrt-llm", "llama-3")])
+def test_a_llama_of_2023_is_the_second(stack: str, family: str):
+    found = scenario_of(
+        Point(
+            device="h100-sxm", gpus=4, stack=stack, model="LLaMA-70B", params_b=70.0, precision="fp8", batch=1,
+            prompt_tokens=128, metric="ttft_s", value=0.03,
+        )
+    )  # fmt: skip
+    assert isinstance(found, Scenario)
+    assert found.model.name.startswith(family)
+
+
+def test_rows_without_flash_attention_are_of_the_version_before_it():
+    told = {"device": "p40", "model": "llama-2-7b", "precision": "q4_0", "batch": 1, "prompt_tokens": 512}
+    made = [scenario_of(Point(**told, metric="prefill_tok_s", value=500.0, flash=flash)) for flash in (True, False)]
+    assert [one.stack for one in made] == ["llama.cpp-cuda", "llama.cpp-cuda@2024"]
+
+
+def test_long_answers_are_not_cut():
+    load = chat_of(200, 500, 9000, None)
+    assert sum(load.outputs) / 200 == pytest.approx(9000, rel=0.05)
+    assert max(load.outputs) > 40_000

@@ -148,6 +148,7 @@ def _hardware() -> Iterator[Target]:
     from afterwatt.hwprofiles.step import StepModel
     from afterwatt.modelspecs import load_model
     from afterwatt.modelspecs.precision import load_precision
+    from afterwatt.policies.config import PolicySet
     from afterwatt.sim.memory import plan_memory
 
     site, model, precision = load_site("fr"), load_model("llama-2-7b"), load_precision("fp16")
@@ -158,7 +159,7 @@ def _hardware() -> Iterator[Target]:
         step = StepModel(Serving(make_deployment(found), model, precision, load_stack(found)))
         gpu_power_model(found, step.rates.computed_in)
         replica_power(pool, site, "whole")
-        plan_memory(step.serving, 16, 2048)
+        plan_memory(step.serving, PolicySet())
 
     yield Target("device", _texts(*sorted((DATA / "gpus").glob("m*.toml"))), _any_text, _written("a.toml", device))
     yield Target("host", _texts(*(DATA / "hosts").glob("d*.toml")), _any_text, _written("a.toml", load_host))

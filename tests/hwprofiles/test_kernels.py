@@ -28,7 +28,7 @@ bandwidths = st.floats(1e11, 1e13)
 peaks = st.floats(1e12, 1e15)
 latencies = st.floats(0.0, 1e-4)
 sharpnesses = st.floats(1.0, 20.0)
-NO_KERNELS_FOR_FEW_ROWS = [st.just(0.0), st.just(1.0)]
+NO_KERNELS_OF_THEIR_OWN = [st.just(value) for value in (0.0, 1.0, 0.0, 0.0, math.inf, 1.0, 2.0)]
 rates = st.builds(
     GemmRates,
     bandwidths,
@@ -37,7 +37,7 @@ rates = st.builds(
     latencies,
     sharpnesses,
     st.booleans(),
-    *NO_KERNELS_FOR_FEW_ROWS,
+    *NO_KERNELS_OF_THEIR_OWN,
 )
 attentions = st.builds(AttentionRates, bandwidths, peaks, latencies, st.floats(0.0, 1e-7), st.floats(0.0, 100.0))
 
@@ -152,3 +152,36 @@ def test_scores_through_memory_cost_their_bytes():
     pair_s = [attention_costs(32, 8, 128, rate).pair_s for rate in (on_chip, through)]
     assert pair_s[1] - pair_s[0] == pytest.approx(32 * 16.0 / 1e12)
     assert math.isclose(attention_costs(32, 8, 128, on_chip).entry_s, 2 * 8 * 128 * 2 / 1e12)
+
+
+few = st.integers(1, 8).map(float)
+
+
+@given(few, sides, sides, rates, st.floats(1e-14, 1e-11))
+def test_each_further_row_in_vector_instructions_costs_the_same(m, k, n, rate, each_s):
+    """Beside what one row costs and the wider rows move: instructions, one weight and one row at a time."""
+    vector = rate._replace(vector_rows=8.0, vector_s=each_s)
+    assert gemm_s(m, k, n, vector) - gemm_s(m, k, n, rate) == pytest.approx(
+        (m - 1.0) * k * n * each_s, rel=1e-6, abs=1e-12
+    )
+    assert gemm_s(9.0, k, n, vector) == gemm_s(9.0, k, n, rate)
+
+
+@given(few, sides, sides, rates, st.integers(2, 64).map(float))
+def test_experts_take_vector_instructions_by_the_rows_of_each(m, k, n, rate, copies):
+    """So many experts with a few rows each cost as much more as one does with those rows, as often."""
+    vector = rate._replace(vector_rows=8.0, vector_s=1e-12)
+    more = gemm_s(m * copies, k, n, vector, copies=copies) - gemm_s(m * copies, k, n, rate, copies=copies)
+    alone = gemm_s(m, k, n, vector) - gemm_s(m, k, n, rate)
+    assert more == pytest.approx(copies * alone, rel=1e-6, abs=1e-12)
+
+
+@given(rows, sides, sides, rates, st.integers(2, 64).map(float))
+def test_a_matrix_that_is_unpacked_first_is_multiplied_wide_and_no_longer_scaled(m, k, n, rate, from_rows):
+    unpacked = rate._replace(unpack_rows=from_rows, wide_flops_per_s=1e13, wide_bytes=2.0)
+    if m < from_rows:
+        assert gemm_s(m, k, n, unpacked) == gemm_s(m, k, n, rate)
+        return
+    once_s = rate.latency_s + k * n * (0.5 + 2.0) / rate.bytes_per_s
+    wide = GemmRates(rate.bytes_per_s, 1e13, 0.0, rate.latency_s, rate.sharpness)
+    assert gemm_s(m, k, n, unpacked, 0.5) == pytest.approx(once_s + gemm_s(m, k, n, wide), rel=1e-12)

@@ -34,7 +34,7 @@ from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import PRECISIONS
 
 GENERIC = stack_path("generic").read_text(encoding="utf-8")
-OPTIONAL = {"attention_score_bytes", "prompt_launch_s", "comm_bulk_efficiency", "comm_bulk_bytes"}
+OPTIONAL = {"attention_score_bytes", "prompt_launch_s", "comm_bulk_efficiency", "comm_bulk_tokens"}
 
 
 def pool_text(name: str, pool: str = "maxwell") -> str:
@@ -69,7 +69,9 @@ def test_a_shipped_stack_knows_what_it_says_about_every_device(stack, device):
 def test_parameters_are_the_fields_of_a_stack():
     named = [field.name for field in fields(Stack)]
     facts = [
-        name for name in named if name not in ("name", "pool", "quantised_in", "basis", "seen", "spread", "spread_seen")
+        name
+        for name in named
+        if name not in ("name", "pool", "quantised_in", "sums_in", "basis", "seen", "spread", "spread_seen")
     ]
     assert facts == [parameter.name for parameter in PARAMETERS]
     assert all(parameter.rule.low <= parameter.low <= parameter.high <= parameter.rule.high for parameter in PARAMETERS)
@@ -104,7 +106,7 @@ def test_what_a_file_may_leave_out(tmp_path):
     assert missing == OPTIONAL
     assert found.prompt_launch_s == found.launch_s
     assert found.comm_bulk_efficiency == found.comm_efficiency
-    assert found.comm_bulk_bytes >= 1e15
+    assert found.comm_bulk_tokens >= 1e12
     assert found.attention_score_bytes <= 0.01
     assert found.seen == ()
     assert dict(found.spread) == {}
@@ -167,7 +169,7 @@ def test_a_stack_of_ones_own_states_what_differs(tmp_path):
     assert found["ampere-hbm"].spread == parent["ampere-hbm"].spread
     assert found["ampere-hbm"].basis == parent["ampere-hbm"].basis
     assert list(found) == ["ampere-hbm", *(pool for pool in parent if pool != "ampere-hbm")]
-    for name in ("kepler", "a100-80"):
+    for name in ("kepler", "h100-sxm"):
         assert replace(found[name], name="vllm") == parent[name]
     assert stack_files(child) == [Path(child), stack_path("vllm"), stack_path("generic")]
 

@@ -20,7 +20,7 @@ from afterwatt.modelspecs.precision import PRECISIONS, load_precision
         ("tensorrt-llm", "a100-80", "fp8", "needs compute capability 8.9 or newer for fp8; a100-80 has 8.0"),
         ("tensorrt-llm", "mi300x", "fp16", "runs on cards of NVIDIA only; mi300x is of AMD"),
         ("llama.cpp-cuda", "rtx3090", "awq", "does not load awq"),
-        ("llama.cpp-2024", "rtx3090", "gptq", "does not load gptq"),
+        ("llama.cpp-cuda@2024", "rtx3090", "gptq", "does not load gptq"),
         ("llama.cpp-cuda", "p40", "fp8", "does not load fp8"),
         ("vllm", "a100-80", "qtip-2bit", "does not load qtip-2bit"),
     ],

@@ -36,6 +36,12 @@ class TestDecodeFirst(BatchPolicyConformance):
         decision = DecodeFirst().select(CALM._replace(decoding=0).view())
         assert [chunk.seq_id for chunk in decision.chunks] == [1, 2, 3]
 
+    def test_it_keeps_to_the_token_budget_except_for_one_whole_prompt_alone(self):
+        """It keeps to seats and blocks alone: a batch is no smaller for long prompts."""
+        calm = CALM._replace(decoding=0)
+        tight = calm._replace(limits=BatchLimits(CALM.limits.max_seqs, 1))
+        assert DecodeFirst().select(tight.view()).chunks == DecodeFirst().select(calm.view()).chunks
+
 
 class TestChunkedPrefill(BatchPolicyConformance):
     make = ChunkedPrefill

@@ -124,3 +124,14 @@ def test_the_sizes_of_a_worker_are_those_of_its_policies_in_the_memory_there_is(
         groups=3,
     )
     assert 0 <= policies.watermark_frac * blocks - found.watermark_blocks < 1
+
+
+def test_a_utilisation_is_a_share_and_says_no_number_of_blocks():
+    assert parse_policies("chunked+utilisation=0.9").utilisation_frac == 0.9
+    assert parse_policies("utilisation=1").utilisation_frac == 1.0
+    assert parse_policies(parse_policies("utilisation=0.85").name) == parse_policies("utilisation=0.85")
+    for wrong in ("90", "0", "0.01", "1.5", "-0.9", "0,9", "nan", "0.9" * 99):
+        with pytest.raises(PolicyError, match="utilisation"):
+            parse_policies(f"utilisation={wrong}")
+    with pytest.raises(PolicyError, match=r"kv=10 and utilisation=0\.9"):
+        parse_policies("kv=10+utilisation=0.9")

@@ -103,7 +103,7 @@ def test_long_requests_fit_behind_windows() -> None:
 def test_blocks_of_published_windows(name: str, tokens: int, kept: float) -> None:
     """Full layers keep all, windows keep themselves; a block more per window, and filled-up groups."""
     config = make_config(StaticBatch(1, 8, 8), "h100-sxm", model=name, precision="bf16")
-    memory = plan_memory(config.serving, config.policies.block_tokens, config.policies.token_budget)
+    memory = plan_memory(config.serving, config.policies)
     outcome = run_body(config.workload, "h100-sxm", model=name, precision="bf16", keep_log=False)
     pool = outcome.body.workers[0].scheduler.pool
     assert pool.blocks_for(tokens) * memory.block_bytes == pytest.approx(kept, rel=0.04)

@@ -13,9 +13,19 @@ from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model, model_names
 from afterwatt.modelspecs.precision import PRECISIONS, load_precision
+from afterwatt.policies.config import PolicySet
 from afterwatt.sim.errors import Infeasible
-from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, with_stated_blocks
+from afterwatt.sim.memory import (
+    LOGIT_BYTES,
+    RUNTIME_BYTES,
+    UNSEEN_BYTES,
+    MemoryPlan,
+    plan_memory,
+    require_fit,
+    with_stated_blocks,
+)
 
+USUAL = PolicySet()
 SPLITS = ["{}", "2x{}:tp2", "2x{}:pp2", "4x{}:tp2pp2", "8x{}:tp4pp2"]
 
 
@@ -25,7 +35,7 @@ def serving(deployment: Deployment, model: str, precision: str) -> Serving:
 
 def plan(hw: str | Deployment, model: str, precision: str, block: int = 16, budget: int = 2048) -> MemoryPlan:
     deployment = parse_deployment(hw) if isinstance(hw, str) else hw
-    return plan_memory(serving(deployment, model, precision), block, budget)
+    return plan_memory(serving(deployment, model, precision), PolicySet(block_tokens=block, token_budget=budget))
 
 
 any_hw = st.tuples(st.sampled_from(SPLITS), st.sampled_from(device_names())).map(lambda pair: pair[0].format(pair[1]))
@@ -56,7 +66,7 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
         larger = replace(device, memory_bytes=device.memory_bytes + (memory.missing_bytes + beside) / share)
         pool = replace(deployment.pool, device=larger)
         grown = replace(serving(deployment, model, precision), deployment=deployment.with_pool(pool))
-        again = plan_memory(grown, 16, 2048)
+        again = plan_memory(grown, USUAL)
         assert again.kv_blocks == blocks
 
 
@@ -65,7 +75,7 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
 def test_every_offer_fits_when_it_is_typed(hw, model, precision):
     deployment = parse_deployment(hw)
     try:
-        require_fit(serving(deployment, model, precision), 16, 2048)
+        require_fit(serving(deployment, model, precision), USUAL)
     except Infeasible as verdict:
         text = str(verdict)
         assert f"{model} in {precision} does not fit {deployment.name}" in text
@@ -81,7 +91,7 @@ def test_every_offer_fits_when_it_is_typed(hw, model, precision):
 def test_what_is_said_when_a_70b_model_meets_an_m40():
     wanted = serving(parse_deployment("m40"), "llama-2-70b", "fp16")
     with pytest.raises(Infeasible, match=r"llama-2-70b in fp16 does not fit m40: each GPU needs .* GB") as caught:
-        require_fit(wanted, 16, 2048)
+        require_fit(wanted, USUAL)
     assert "--hw 8xm40:tp8" in str(caught.value)
     assert "--hw b200" in str(caught.value)
 
@@ -137,3 +147,53 @@ def test_the_tightest_stage_decides():
     assert memory.weights_bytes == pytest.approx(14 * layer + 2 * spec.embedding_params, rel=1e-12)
     assert memory.block_bytes == pytest.approx(whole.block_bytes * 14 / 40)
     assert memory.reserve_bytes == whole.reserve_bytes
+
+
+# -- as engines size their caches --------------------------------------------------------------------------------------
+
+
+def kept(hw: str, model: str, precision: str, policies: PolicySet = USUAL, **shares: float) -> MemoryPlan:
+    wanted = serving(parse_deployment(hw), model, precision)
+    return plan_memory(replace(wanted, stack=wanted.stack.with_values(shares)), policies)
+
+
+def test_vllm_on_a_4090_has_the_blocks_that_it_logs():
+    """2,588 of them for Llama-3.1-8B at 0.9 (casys-kaist/LLMServingSim 5daddb2, RTX4090 meta.json)."""
+    wanted = serving(parse_deployment("rtx4090"), "llama-3.1-8b", "bf16")
+    stack = load_stack(wanted.pool.device, "vllm")
+    found = plan_memory(replace(wanted, stack=stack), USUAL)
+    assert found.kv_blocks == pytest.approx(2588, rel=0.03)
+    assert found.kv_blocks == kept("rtx4090", "llama-3.1-8b", "bf16", memory_utilisation=0.9).kv_blocks
+    said = replace(USUAL, utilisation_frac=0.9)
+    assert found.kv_blocks == kept("rtx4090", "llama-3.1-8b", "bf16", said).kv_blocks
+
+
+@pytest.mark.parametrize("utilisation", [0.5, 0.8, 0.95])
+def test_a_utilisation_bounds_weights_activations_and_cache_together(utilisation):
+    found = kept("a100-80", "llama-2-13b", "fp16", memory_utilisation=utilisation)
+    words = load_model("llama-2-13b").head_params / load_model("llama-2-13b").hidden
+    activations = 2 * 2048 * (4 * 5120 + 3 * 13824)
+    beside = found.weights_bytes + RUNTIME_BYTES + activations + 256 * words * LOGIT_BYTES
+    allowed = utilisation * (found.capacity_bytes - UNSEEN_BYTES)
+    assert found.kv_blocks == int((allowed - beside) // found.block_bytes)
+
+
+def test_more_sequences_at_a_time_leave_fewer_blocks_where_they_are_tried_out():
+    few, many = (
+        kept("a100-80", "llama-3.1-8b", "fp16", PolicySet(max_seqs=seqs), memory_utilisation=0.9) for seqs in (1, 1024)
+    )
+    words = load_model("llama-3.1-8b").head_params / load_model("llama-3.1-8b").hidden
+    assert many.reserve_bytes - few.reserve_bytes == pytest.approx(1023 * words * LOGIT_BYTES)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_share_of_what_is_free_is_that_share_of_the_blocks(share):
+    every, some = (kept("l40s", "llama-2-7b", "fp16", free_memory_share=part) for part in (1.0, share))
+    assert some.kv_blocks == pytest.approx(share * every.kv_blocks, abs=1.0)
+
+
+@given(any_hw, any_model, st.floats(0.3, 1.0), st.floats(0.3, 1.0))
+@settings(max_examples=60, deadline=None)
+def test_the_capacity_that_is_missing_is_what_lacks_whatever_the_shares(hw, model, utilisation, free):
+    found = kept(hw, model, "fp16", memory_utilisation=utilisation, free_memory_share=free)
+    assert (found.missing_bytes <= 0) == (found.kv_blocks > 0)

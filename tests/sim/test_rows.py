@@ -3,6 +3,7 @@
 from itertools import chain
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,3 +77,15 @@ def test_one_token_has_no_time_per_further_token():
     columns = columns_of([single])
     assert np.isnan(columns["tpot_s"]).all()
     assert np.isnan(columns["longest_stall_s"]).all()
+
+
+@given(st.integers(1, 10**12), st.integers(0, 10**15), st.integers(0, 10**15))
+def test_a_front_end_delays_what_the_client_sees_and_nothing_else(front_ps, first_ps, more_ps):
+    served = ticket(1)
+    served.scheduled_ps, served.first_ps, served.finish_ps = 10**12, 10**12 + first_ps, 10**12 + first_ps + more_ps
+    plain, behind = columns_of([served]), columns_of([served], front_ps=front_ps)
+    for name in ("arrival_s", "scheduled_s"):
+        assert behind[name] == plain[name]
+    for name in ("first_token_s", "finish_s", "ttft_s", "e2e_s"):
+        assert float(behind[name][0]) == pytest.approx(float(plain[name][0]) + front_ps * 1e-12, rel=1e-12)
+    assert float(behind["tpot_s"][0]) == pytest.approx(float(plain["tpot_s"][0]), abs=1e-12)
