@@ -39,6 +39,8 @@ TESTS: Final = {
     "sim": ("tests/sim", "tests/oracle", "tests/policies"),
     "hwprofiles": ("tests/hwprofiles", "tests/oracle", "tests/sim"),
 }
+ELSEWHERE: Final = {"sim/replay.py": ("tests/engine/test_decision_replay.py", "tests/engine/test_two_bodies.py")}
+"""Tests of modules that lie in none of these."""
 LEFT_OUT: Final = ("tests/sim/test_streaming.py", "tests/oracle/test_queues.py")
 """Slow for what they would notice that others do not."""
 TIMEOUT_S: Final = 400.0
@@ -124,7 +126,7 @@ def tests_of(module: str) -> list[str]:
     """Order the tests of a module's package: those that bear its name first."""
     package, stem = module.split("/", maxsplit=1)[0], Path(module).stem
     own = [f"tests/{package}/test_{stem}.py"]
-    return [name for name in own if (ROOT / name).is_file()] + list(TESTS[package])
+    return [name for name in own if (ROOT / name).is_file()] + list(ELSEWHERE.get(module, ())) + list(TESTS[package])
 
 
 def passes(module: str, copy: Path, python: str) -> bool:
