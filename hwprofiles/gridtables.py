@@ -135,6 +135,8 @@ class _Lazy(dict[str, list[Any]]):
             except (pa.ArrowException, OSError, ValueError, OverflowError) as fault:
                 reason = (str(fault).splitlines() or [type(fault).__name__])[0][:160]
                 raise HardwareError(f"{self._path}: column {name} is damaged: {reason}; get the file again") from None
+            if len({len(super(_Lazy, self).__getitem__(known)) for known in (name, *self._read)}) > 1:
+                raise HardwareError(f"{self._path}: column {name} has other rows than those before; get the file again")
             self._read.add(name)
         return super().__getitem__(name)
 
