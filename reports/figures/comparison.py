@@ -106,11 +106,11 @@ def win_shares(group: Sequence[Entry], choices: Sequence[Choice], headline: Choi
     both = under_both(headline, choices)
     ordered = [*both, *(choice for choice in others if choice not in both)]
     results = {choice: wins(group, choice) for choice in ordered}
-    rows = [str(choice).replace(" × ", "<br>", 1) for choice in ordered]
+    rows = [str(choice).replace(" × ", "<br>") for choice in ordered]
     plot = style.figure(
-        x={"title": "share of draws in which the run is lowest (%)", "showgrid": True, "range": [0, 100]},
+        x={"title": "lowest in share of draws (%)", "showgrid": True, "range": [0, 100]},
         y={"title": "", "showgrid": False, "autorange": "reversed"},
-        height_px=90 + 36 * len(rows),
+        height_px=90 + 46 * len(rows),
         barmode="stack",
         bargap=0.22,
     )
