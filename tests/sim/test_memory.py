@@ -197,3 +197,10 @@ def test_a_share_of_what_is_free_is_that_share_of_the_blocks(share):
 def test_the_capacity_that_is_missing_is_what_lacks_whatever_the_shares(hw, model, utilisation, free):
     found = kept(hw, model, "fp16", memory_utilisation=utilisation, free_memory_share=free)
     assert (found.missing_bytes <= 0) == (found.kv_blocks > 0)
+
+
+def test_stated_blocks_may_fill_the_card_to_the_last_byte():
+    plan = MemoryPlan(100.0, 40.0, 0.0, 10.0, 10.0, 3, 0.0)
+    assert with_stated_blocks(plan, 6).kv_blocks == 6
+    with pytest.raises(Infeasible, match="at most kv=6 do"):
+        with_stated_blocks(plan, 7)
