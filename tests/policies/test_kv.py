@@ -255,7 +255,9 @@ class QueueAgainstModel(RuleBasedStateMachine):
         self.pool.reclaim(owner, found)
         again = {(owner, index) for index in range(found)}
         blocks = self.preempted.pop(owner)
-        self.queue = [None] * found + [held for held in self.queue if held not in again]
+        left = [held for held in self.queue if held not in again]
+        # What else of it lies there is forgotten: growing would have taken it, had it come to that.
+        self.queue = [None] * found + [None if held is not None and held[0] == owner else held for held in left]
         self.taken(owner, blocks)
 
     @invariant()
