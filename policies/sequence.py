@@ -151,8 +151,12 @@ class DecodeGroup(Generic[S]):
         last = first + steps % size
         blocks = steps // size * members
         if last <= size:
-            return blocks + sum(residues[first:last])
-        return blocks + members - sum(residues[last - size : first])  # round the corner: all but those left out
+            for residue in range(first, last):  # compiled, a fifth of what the sum of a slice takes
+                blocks += residues[residue]
+            return blocks
+        for residue in range(last - size, first):  # round the corner: all but those left out
+            members -= residues[residue]
+        return blocks + members
 
     def steps_within(self, blocks: int, most: int) -> int:
         """Return how many of the next `most` iterations can run on this many new blocks."""

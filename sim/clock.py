@@ -39,7 +39,7 @@ class Alarm(simpy.Event):
 
     def __init__(self, env: simpy.Environment, rank: int, delay_ps: int) -> None:
         self.env = env
-        self.callbacks: list[Any] = []
+        self.callbacks: Any = []  # mypyc holds a list to be one for good
         self._value = None
         self._ok = True
         # As Environment.schedule does; one call less in the innermost loop.
@@ -86,7 +86,8 @@ class VirtualEnvironment(simpy.Environment):
 
         It is where nothing else is due until then, that instant included: all that is to come stands in the queue.
         """
-        queue, end = self._queue, self._now + delay_ps
+        queue: Any = self._queue
+        end = self._now + delay_ps
         while queue and queue[0][0] <= end:
             if queue[0][3].callbacks is not None:
                 return False
@@ -103,15 +104,16 @@ class VirtualEnvironment(simpy.Environment):
 
     def step(self) -> None:
         """Handle the next event; what is left of one that was brought forward is skipped."""
+        queue: Any = self._queue
         try:
-            now, _, _, event = heappop(self._queue)
+            now, _, _, event = heappop(queue)
         except IndexError:
             raise EmptySchedule from None
         callbacks = event.callbacks
         if callbacks is None:
             return
-        self._now = now  # type: ignore[assignment]
-        event.callbacks = None  # type: ignore[assignment]
+        self._now = now
+        event.callbacks = None
         for callback in callbacks:
             callback(event)
         if not event._ok and not hasattr(event, "_defused"):
@@ -119,15 +121,15 @@ class VirtualEnvironment(simpy.Environment):
 
     def run(self, until: simpy.Event | None = None) -> None:  # type: ignore[override]
         """Handle events until there are none left, or until one has happened. `step`, without a call for each."""
-        queue = self._queue
-        end = simpy.Event(self) if until is None else until
+        queue: Any = self._queue
+        end: Any = simpy.Event(self) if until is None else until
         while queue and end.callbacks is not None:
             now, _, _, event = heappop(queue)
             callbacks = event.callbacks
             if callbacks is None:
                 continue
-            self._now = now  # type: ignore[assignment]
-            event.callbacks = None  # type: ignore[assignment]
+            self._now = now
+            event.callbacks = None
             for callback in callbacks:
                 callback(event)
             if not event._ok and not hasattr(event, "_defused"):

@@ -33,6 +33,7 @@ MODULES: Final = (
     "policies/views.py",
     "policies/windows.py",
     "sim/body.py",
+    "sim/clock.py",
     "sim/executors.py",
     "sim/links.py",
     "sim/notes.py",
