@@ -1,10 +1,10 @@
 """What a policy may see, and what it answers.
 
-Views and decisions are records: made once, read, never changed. One of each is made per scheduling step, the innermost
-loop of the simulator, where dataclasses cost less than half of named tuples to make and to read by name, and a third of
-frozen ones to make; slotted or generic ones do not compile. What policies take apart in a loop (candidates, chunks) are
-named tuples; the `_of` functions make one of a plain tuple in half the time of its class, whose constructor goes by way
-of Python.
+Views and decisions are records: made once, read, never changed. One of each is made per scheduling step, the
+innermost loop of the simulator, where dataclasses cost less than half of named tuples to make and to read by name,
+and a third of frozen ones to make; slotted or generic ones do not compile, and a constructor compiles where it is
+written out. What policies take apart in a loop (candidates, chunks) are named tuples; the `_of` functions make one of
+a plain tuple in half the time of its class, whose constructor goes by way of Python.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ class Prefilling(NamedTuple):
     tokens: int
 
 
-@dataclass
+@dataclass(init=False)
 class BatchView:
     """The state of one worker at an iteration boundary.
 
@@ -73,6 +73,22 @@ class BatchView:
     free_blocks: int
     limits: BatchLimits
 
+    def __init__(
+        self,
+        now_s: float,
+        decoding: int,
+        prefilling: Sequence[Prefilling],
+        queue: Iterator[Candidate],
+        free_blocks: int,
+        limits: BatchLimits,
+    ) -> None:
+        self.now_s = now_s
+        self.decoding = decoding
+        self.prefilling = prefilling
+        self.queue = queue
+        self.free_blocks = free_blocks
+        self.limits = limits
+
 
 class Chunk(NamedTuple):
     """Prompt tokens of one sequence to compute in the next iteration; naming a candidate admits it."""
@@ -84,7 +100,7 @@ class Chunk(NamedTuple):
 chunk_of: Callable[[tuple[int, int]], Chunk] = partial(tuple.__new__, Chunk)
 
 
-@dataclass
+@dataclass(init=False)
 class BatchDecision:
     """What runs next.
 
@@ -96,8 +112,13 @@ class BatchDecision:
     """
 
     decode: bool
-    chunks: tuple[Chunk, ...] = ()
-    ask_at_s: float | None = None
+    chunks: tuple[Chunk, ...]
+    ask_at_s: float | None
+
+    def __init__(self, decode: bool, chunks: tuple[Chunk, ...] = (), ask_at_s: float | None = None) -> None:
+        self.decode = decode
+        self.chunks = chunks
+        self.ask_at_s = ask_at_s
 
 
 class ReplicaView(NamedTuple):

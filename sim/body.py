@@ -89,7 +89,8 @@ class Body:
         self._meter = meter
         self._progress = progress
         self._env = env = VirtualEnvironment(config.shuffle_ties)
-        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S), round(config.stack.front_s * PS_PER_S))
+        front_ps = round(config.stack.front_s * PS_PER_S)
+        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S), front_ps, SETTLE_EVERY)
         self._costs = PhysicalCosts(config, memory)
         self._router = config.policies.make_routing(self._costs)
         self._log = InOrder(log) if log else None

@@ -21,33 +21,40 @@ class RowOrder:
         sink: takes them; None where nobody wants them.
         warmup_ps: requests that arrive before are left out of the statistics.
         front_ps: see `columns_of`.
+        at_once: rows that are handed on together, or more.
 
     Attributes:
-        count: rows handed on.
+        count: rows handed on, or about to be.
     """
 
-    def __init__(self, sink: Callable[[Columns], None] | None, warmup_ps: int = 0, front_ps: int = 0) -> None:
+    def __init__(
+        self, sink: Callable[[Columns], None] | None, warmup_ps: int = 0, front_ps: int = 0, at_once: int = 1
+    ) -> None:
         self._sink = sink
         self._front_ps = front_ps
         self._warmup_ps = warmup_ps
+        self._at_once = at_once
         self._held: dict[int, Ticket] = {}
+        self._ready: list[Ticket] = []
         self.count = 0
 
     def add(self, tickets: list[Ticket], last: bool = False) -> None:
         """Take tickets about which everything is known; with `last`, nothing is held back any more."""
-        held = self._held
+        held, ready = self._held, self._ready
+        before = len(ready)
         for ticket in tickets:
             held[ticket.seq_id] = ticket
-        ready = []
         following = self.count
         while (found := held.pop(following, None)) is not None:
             ready.append(found)
             following += 1
         if last:
             ready += [held[number] for number in sorted(held)]
-        if ready and self._sink is not None:
-            self._sink(columns_of(ready, self._warmup_ps, self._front_ps))
-        self.count += len(ready)
+        self.count += len(ready) - before
+        if ready and (last or len(ready) >= self._at_once):
+            if self._sink is not None:
+                self._sink(columns_of(ready, self._warmup_ps, self._front_ps))
+            self._ready = []
 
 
 TIMES_PS: Final = {

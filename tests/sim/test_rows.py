@@ -46,6 +46,17 @@ def test_who_arrives_within_the_warm_up_is_left_out_of_the_statistics():
     assert out == [False, False, True, True]
 
 
+def test_rows_wait_for_others_but_for_the_last():
+    out = []
+    rows = RowOrder(lambda columns: out.append(columns["request_id"].tolist()), at_once=3)
+    for numbers in ((0, 1), (3, 2), (4,)):
+        rows.add([ticket(number) for number in numbers])
+    assert out == [[0, 1, 2, 3]]
+    assert rows.count == 5
+    rows.add([ticket(5)], last=True)
+    assert out == [[0, 1, 2, 3], [4, 5]]
+
+
 def test_rows_that_nobody_wants_are_counted():
     rows = RowOrder(None)
     rows.add([ticket(1), ticket(0), ticket(3)])
