@@ -151,7 +151,7 @@ class DecodeGroup(Generic[S]):
         last = first + steps % size
         blocks = steps // size * members
         if last <= size:
-            for residue in range(first, last):  # compiled, a fifth of what the sum of a slice takes
+            for residue in range(first, last):  # compiled, sooner than the sum of a slice
                 blocks += residues[residue]
             return blocks
         for residue in range(last - size, first):  # round the corner: all but those left out
