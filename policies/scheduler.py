@@ -29,7 +29,8 @@ from afterwatt.policies.plans import (
 from afterwatt.policies.queue import WaitingLine
 from afterwatt.policies.sequence import S
 from afterwatt.policies.sizes import RejectReason, SchedulerConfig
-from afterwatt.policies.views import BatchLimits, BatchPolicy, BatchView, Chunk, Prefilling
+from afterwatt.policies.slo import NO_PROMISE, Slo
+from afterwatt.policies.views import BatchLimits, BatchPolicy, BatchView, Chunk, Prefilling, RequestView
 
 IDLE = Idle()
 NO_CHUNKS: tuple[Any, ...] = ()
@@ -50,8 +51,11 @@ class Scheduler(Generic[S]):
         outstanding_tokens: tokens still to compute and to produce, as of the last `apply`.
     """
 
-    def __init__(self, config: SchedulerConfig, batching: BatchPolicy, pool: KvPool | None = None) -> None:
-        """Start with nothing; `pool` is that of a body with addresses, of the configuration's sizes."""
+    def __init__(
+        self, config: SchedulerConfig, batching: BatchPolicy, pool: KvPool | None = None, slo: Slo = NO_PROMISE
+    ) -> None:
+        """Start with nothing; `pool` is that of a body with addresses; `slo`: what users were promised."""
+        self.slo = slo
         self.config = config
         self.batching = batching
         self.pool = pool or KvPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens, config.holding)
@@ -166,8 +170,7 @@ class Scheduler(Generic[S]):
         """Plan a group in which there is nothing to choose from; None if its next iteration lacks memory."""
         decode, pool = lane.decode, self.pool
         available = pool.free_blocks + pool.evictable_blocks
-        room = available - self._promised_blocks() if self._shared else available
-        iterations = decode.stride(UNBOUNDED if self._strides else 1, room)
+        iterations = decode.stride(UNBOUNDED if self._strides else 1, self._room() if self._shared else available)
         if not iterations:
             return None
         lane.view = None
@@ -202,7 +205,7 @@ class Scheduler(Generic[S]):
         limits = self._share_of_seats() if self._shared else self._limits
         begun = lane.begun() if lane.prefilling else NONE_BEGUN
         queue = self.line.show(need, bool(self.away))
-        lane.view = view = BatchView(now_s, members, begun, queue, free_blocks, limits)
+        lane.view = view = BatchView(now_s, members, begun, queue, free_blocks, limits, self._about)
         decision = self.batching.select(view)
         chunks = self._admit(lane, decision.chunks) if decision.chunks else NO_CHUNKS
         decoding = members if decision.decode else 0
@@ -245,6 +248,15 @@ class Scheduler(Generic[S]):
         everybody = self.admitted_sequences() + len(self.waiting) + len(self.away)
         limits = self._limits
         return BatchLimits(min(limits.max_seqs, -(-everybody // groups)), limits.token_budget, limits.tokens_each)
+
+    def _about(self, seq_id: int) -> RequestView:
+        """Tell a batching policy of a sequence in its view."""
+        shown = [seq for lane in self._lanes for seq in lane.prefilling if seq.seq_id == seq_id]
+        if seq_id in self.line.looked:
+            shown.append(self.line.looked[seq_id][0])
+        if shown:
+            return shown[0].view(self.slo)
+        raise PolicyError(f"{type(self.batching).__name__} asks about sequence {seq_id}, which its view did not show")
 
     def sequences(self) -> Iterator[S]:
         """Yield all that it was given and has not finished."""
@@ -309,11 +321,10 @@ class Scheduler(Generic[S]):
     def _room(self) -> int:
         """Return the KV blocks that can be had, those promised set aside."""
         available = self.pool.free_blocks + self.pool.evictable_blocks
-        return available - self._promised_blocks() if self._shared else available
-
-    def _promised_blocks(self) -> int:
-        """Return the KV blocks that the first iterations of the plans in flight are about to take."""
-        return sum(lane.decode.next_blocks() for lane in self._lanes if lane.plan is not None and lane.plan.decoding)
+        if self._shared:  # the first iterations of the plans in flight are about to take theirs
+            flying = [lane for lane in self._lanes if lane.plan is not None and lane.plan.decoding]
+            available -= sum([lane.decode.next_blocks() for lane in flying])
+        return available
 
     def _make_room(self, lane: Lane[S]) -> int:
         """Preempt the youngest until the next decode iteration fits; return the blocks that it needs."""

@@ -7,6 +7,9 @@ from typing import Generic, TypeVar
 
 from mypy_extensions import mypyc_attr
 
+from afterwatt.policies.slo import Slo
+from afterwatt.policies.views import Phase, RequestView
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Sequence:
@@ -50,6 +53,14 @@ class Sequence:
         self.finish_step: int | None = None
         self.kv_offset = 0
         self.preemptions = 0
+
+    def view(self, slo: Slo) -> RequestView:
+        """Return what a policy may see of it; bodies that know its class and arrival say them."""
+        return RequestView(self.seq_id, self.prompt_tokens, self.output_tokens, None, None, slo, self.phase())
+
+    def phase(self) -> Phase:
+        """Return what it needs next."""
+        return "prefill" if self.kv_tokens < self.fill_tokens else "decode"
 
 
 S = TypeVar("S", bound=Sequence)

@@ -10,7 +10,10 @@ a plain tuple in half the time of its class, whose constructor goes by way of Py
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.slo import NO_PROMISE, Slo
 
 
 @dataclass
@@ -52,6 +55,34 @@ class Prefilling(NamedTuple):
     tokens: int
 
 
+Phase = Literal["prefill", "decode"]
+"""Which of its two parts a request is in: tokens of its prompt are to be computed, or of its output to be produced."""
+
+
+class RequestView(NamedTuple):
+    """What a policy sees of a request.
+
+    Attributes:
+        request_id: its number, and its sequence's; prompt_tokens, output_tokens: its lengths.
+        klass: its class in the trace; arrival_s: when it came, on the clock of `now_s` (None: nobody has said).
+        slo: what was promised.
+        phase: what it needs next.
+    """
+
+    request_id: int
+    prompt_tokens: int
+    output_tokens: int
+    klass: str | None = None
+    arrival_s: float | None = None
+    slo: Slo = NO_PROMISE
+    phase: Phase = "prefill"
+
+
+def unseen(seq_id: int) -> RequestView:
+    """Refuse: a view by itself shows numbers only."""
+    raise PolicyError(f"nothing more is known of sequence {seq_id}; ask in the view that a scheduler has made")
+
+
 @dataclass(init=False)
 class BatchView:
     """The state of one worker at an iteration boundary.
@@ -64,6 +95,7 @@ class BatchView:
             it did not look at cannot have mattered to it, which is what lets a simulator skip ahead.
         free_blocks: KV blocks that may be handed out, the next decode iteration's need and the watermark set aside.
         limits: the worker's limits.
+        about: tells more of a sequence that the view has shown, by id: class, arrival, what was promised.
     """
 
     now_s: float
@@ -72,6 +104,7 @@ class BatchView:
     queue: Iterator[Candidate]
     free_blocks: int
     limits: BatchLimits
+    about: Callable[[int], RequestView] = unseen
 
     def __init__(
         self,
@@ -81,6 +114,7 @@ class BatchView:
         queue: Iterator[Candidate],
         free_blocks: int,
         limits: BatchLimits,
+        about: Callable[[int], RequestView] = unseen,
     ) -> None:
         self.now_s = now_s
         self.decoding = decoding
@@ -88,6 +122,7 @@ class BatchView:
         self.queue = queue
         self.free_blocks = free_blocks
         self.limits = limits
+        self.about = about
 
 
 class Chunk(NamedTuple):
@@ -133,14 +168,6 @@ class ReplicaView(NamedTuple):
     replica: int
     outstanding_tokens: int
     prefix_tokens: int
-
-
-class RequestView(NamedTuple):
-    """What a router sees of a request."""
-
-    request_id: int
-    prompt_tokens: int
-    output_tokens: int
 
 
 class BatchPolicy(Protocol):

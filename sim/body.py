@@ -17,7 +17,7 @@ from afterwatt.policies.ordered import InOrder
 from afterwatt.policies.routing import LeastOutstanding
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
-from afterwatt.policies.views import ReplicaView, RequestView
+from afterwatt.policies.views import ReplicaView
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.costs import PhysicalCosts
@@ -114,7 +114,8 @@ class Body:
     def _worker(self, number: int, memory: MemoryPlan, stages: list[IterationTimes]) -> Worker:
         config, env = self.config, self._env
         policies = config.policies
-        scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), policies.make_batching(self._costs))
+        batching = policies.make_batching(self._costs)
+        scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), batching, slo=config.slo)
         swap = None
         if policies.preemption == "swap":
             pcie = config.serving.host_link
@@ -175,7 +176,7 @@ class Body:
                 )
                 for worker in workers
             ]
-        return router.route(RequestView(ticket.seq_id, ticket.prompt_tokens, ticket.output_tokens), views)
+        return router.route(ticket.view(self.config.slo), views)
 
     def _finished(self, ticket: Ticket) -> None:
         replica = ticket.replica or 0

@@ -18,16 +18,8 @@ from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.modelspecs.precision import Precision
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.policies.config import PolicySet
+from afterwatt.policies.slo import Slo
 from afterwatt.sim.workload import Workload
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """What users were promised; None: no promise."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2e_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

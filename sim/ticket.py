@@ -3,6 +3,9 @@
 from collections.abc import Sequence as Keys
 
 from afterwatt.policies.sequence import Sequence
+from afterwatt.policies.slo import Slo
+from afterwatt.policies.views import RequestView
+from afterwatt.sim.clock import PS_PER_S
 
 
 class Ticket(Sequence):
@@ -65,3 +68,10 @@ class Ticket(Sequence):
         self.carried = False
         self.energy_j = 0.0
         self.stall_ps = 0
+
+    def view(self, slo: Slo) -> RequestView:
+        """Return what a policy may see of it."""
+        arrival_s = self.arrival_ps / PS_PER_S
+        return RequestView(
+            self.seq_id, self.prompt_tokens, self.output_tokens, self.klass, arrival_s, slo, self.phase()
+        )

@@ -57,7 +57,8 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: StudyWorkload, seed: int, 
     from afterwatt.hwprofiles.support import usual_stack
     from afterwatt.modelspecs import load_model, stored_precision
     from afterwatt.policies.config import parse_policies
-    from afterwatt.sim.config import RunConfig, Slo
+    from afterwatt.policies.slo import Slo
+    from afterwatt.sim.config import RunConfig
     from afterwatt.sim.run import books_options
 
     deployment = own_hardware(study, _deployment(cell.hw))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from afterwatt.hwprofiles.tables import LARGEST_BYTES
 from afterwatt.modelspecs.files import read_small
-from afterwatt.sim.config import Slo
+from afterwatt.policies.slo import Slo
 from afterwatt.studies.errors import OptionError, near
 from afterwatt.studies.values import (
     Parser,

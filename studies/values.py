@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from afterwatt.studies.errors import OptionError, near
 
 if TYPE_CHECKING:
-    from afterwatt.sim.config import Slo
+    from afterwatt.policies.slo import Slo
 
 Parser: TypeAlias = Callable[[object, str], object]
 
@@ -122,7 +122,7 @@ def duration_s(value: object, where: str) -> float:
 
 def slo(value: object, where: str) -> "Slo":
     """Read a service level such as `ttft=1s,tpot=200ms,e2e=30s`; each part may be left out, one must be there."""
-    from afterwatt.sim.config import Slo
+    from afterwatt.policies.slo import Slo
 
     limits: dict[str, float] = {}
     for part in text(value, where).split(","):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from operator import attrgetter
 
 from afterwatt.engine.runtime.process import WorkerLostError, WorkerProcess
@@ -151,12 +151,4 @@ def _note_loss(recording: Recording, fault: WorkerLostError) -> None:
 
 def _arrived(request: Request, start_ns: int) -> Request:
     """Return a request with its arrival on the machine's clock."""
-    return Request(
-        request.request_id,
-        request.prompt_ids,
-        request.output_tokens,
-        start_ns + request.arrival_ns,
-        request.sampling,
-        request.stop_ids,
-        request.prefix,
-    )
+    return replace(request, arrival_ns=start_ns + request.arrival_ns)

@@ -15,11 +15,12 @@ from typing import Any
 
 from afterwatt.engine.runtime.compute import Compute, ComputeInfo, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
-from afterwatt.engine.runtime.request import Report, Request
-from afterwatt.engine.runtime.worker import NS_PER_S, EngineWorker
+from afterwatt.engine.runtime.request import NS_PER_S, Report, Request
+from afterwatt.engine.runtime.worker import EngineWorker
 from afterwatt.policies.config import PolicySet
 from afterwatt.policies.making import CostModel, UnknownCosts
 from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.slo import NO_PROMISE, Slo
 
 FLUSH_NS = 50_000_000
 """Reports leave a busy worker this often, and when it has nothing to do; sending one costs it about 0.1 ms."""
@@ -43,12 +44,14 @@ class WorkerSetup:
         prefix_unit_tokens: tokens per shared prefix block (None: none are shared).
         flush_ns: how often reports leave it while it is busy.
         costs: whom its policy may ask.
+        slo: what users were promised.
     """
 
     policies: PolicySet
     prefix_unit_tokens: int | None = None
     flush_ns: int = FLUSH_NS
     costs: CostModel = field(default_factory=UnknownCosts)
+    slo: Slo = NO_PROMISE
 
 
 def scheduler_config(setup: WorkerSetup, info: ComputeInfo) -> SchedulerConfig:
@@ -232,7 +235,7 @@ def _sentence(fault: Exception) -> str:
 
 def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callable[[], int] = time.monotonic_ns) -> None:
     config = scheduler_config(setup, compute.info)
-    worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock)
+    worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock, slo=setup.slo)
     flushed_ns = clock()
     while True:
         while wire.poll():
@@ -243,7 +246,7 @@ def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callabl
                 if worker.report:
                     wire.send(("report", worker.take_report()))
                 wire.send(("halted", None))
-                worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock)
+                worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock, slo=setup.slo)
             elif kind == "time":
                 wire.send(("timed", _timed(compute, *value)))
             else:

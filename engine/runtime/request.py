@@ -8,6 +8,10 @@ import numpy as np
 from afterwatt.engine.runtime.compute import GREEDY, Ints, Sampling
 from afterwatt.policies.log import DecisionEntry
 from afterwatt.policies.sequence import Sequence
+from afterwatt.policies.slo import Slo
+from afterwatt.policies.views import RequestView
+
+NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Request:
         sampling: how its tokens are chosen.
         stop_ids: tokens after which nothing follows; () replays a trace's lengths whatever the model says.
         prefix: hashes of its full prefix blocks, () where nothing is shared.
+        klass: its class in the trace (None: unknown).
     """
 
     request_id: int
@@ -31,6 +36,7 @@ class Request:
     sampling: Sampling = GREEDY
     stop_ids: frozenset[int] = frozenset()
     prefix: tuple[int, ...] = ()
+    klass: str | None = None
 
 
 class Job(Sequence):
@@ -51,6 +57,14 @@ class Job(Sequence):
         self.token_ns: list[int] = []
         self.scheduled_ns: int | None = None
         self.cached_tokens = 0
+
+    def view(self, slo: Slo) -> RequestView:
+        """Return what a policy may see of it."""
+        request = self.request
+        arrival_s = request.arrival_ns / NS_PER_S
+        return RequestView(
+            self.seq_id, self.prompt_tokens, self.output_tokens, request.klass, arrival_s, slo, self.phase()
+        )
 
     def tokens(self, first: int, count: int) -> Ints:
         """Return `count` tokens from place `first` on of the prompt and what was produced so far, int64[count]."""

@@ -9,14 +9,13 @@ import numpy as np
 
 from afterwatt.engine.runtime.compute import Compute, PlacedMove, StepBatch
 from afterwatt.engine.runtime.paged import PagedPool
-from afterwatt.engine.runtime.request import Admission, Chunked, Job, Refusal, Report, Request, StepRecord
+from afterwatt.engine.runtime.request import NS_PER_S, Admission, Chunked, Job, Refusal, Report, Request, StepRecord
 from afterwatt.policies.log import DecisionEntry, DecisionLog
 from afterwatt.policies.plans import Idle, Move, StepOutcome, StepPlan, first_tick
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.slo import NO_PROMISE, Slo
 from afterwatt.policies.views import BatchPolicy
-
-NS_PER_S = 1_000_000_000
 
 
 class EngineWorker:
@@ -28,6 +27,7 @@ class EngineWorker:
         batching: the policy.
         clock_ns: what time it is.
         number: the worker's, for the decision log.
+        slo: what users were promised.
 
     Attributes:
         scheduler: its brain.
@@ -42,9 +42,10 @@ class EngineWorker:
         batching: BatchPolicy,
         clock_ns: Callable[[], int],
         number: int = 0,
+        slo: Slo = NO_PROMISE,
     ) -> None:
         self.pool = PagedPool(config.kv_blocks, config.block_tokens, config.prefix_unit_tokens)
-        self.scheduler: Scheduler[Job] = Scheduler(config, batching, self.pool)
+        self.scheduler: Scheduler[Job] = Scheduler(config, batching, self.pool, slo)
         self.report = Report()
         self.wake_ns: int | None = None
         self._compute = compute

@@ -235,7 +235,8 @@ def _requests(plan: SessionPlan, info: ComputeInfo, stretch: float) -> list[Requ
     """Turn the plan's requests into the engine's, with arrival times stretched."""
     batch, unit = plan.requests, plan.prefix_unit_tokens
     prefixes = batch.prefixes if batch.prefixes is not None else [()] * len(batch)
-    columns = (batch.arrival_s.tolist(), batch.prompt_tokens.tolist(), batch.output_tokens.tolist(), prefixes)
+    classes = batch.klass if batch.klass is not None else [None] * len(batch)
+    columns = (batch.arrival_s.tolist(), batch.prompt_tokens.tolist(), batch.output_tokens.tolist(), prefixes, classes)
     return [
         Request(
             number,
@@ -243,8 +244,9 @@ def _requests(plan: SessionPlan, info: ComputeInfo, stretch: float) -> list[Requ
             output,
             round(arrival_s * stretch * NS_PER_S),
             prefix=tuple(prefix),
+            klass=klass,
         )
-        for number, (arrival_s, prompt, output, prefix) in enumerate(zip(*columns, strict=True))
+        for number, (arrival_s, prompt, output, prefix, klass) in enumerate(zip(*columns, strict=True))
     ]
 
 
