@@ -175,20 +175,9 @@ class Scheduler(Generic[S]):
             return None
         lane.view = None
         members, context, used = len(decode.members), decode.context_tokens(), pool.total_blocks - available
-        return StepPlan(
-            lane.group,
-            members,
-            context,
-            NO_CHUNKS,
-            members,
-            iterations - 1,
-            True,
-            members,
-            used,
-            NO_MOVES,
-            None,
-            self._most_tokens,
-        )
+        plan = StepPlan(lane.group, members, context, NO_CHUNKS, members, iterations - 1, True, members, used)
+        plan.most_tokens = self._most_tokens
+        return plan
 
     def _choose(self, lane: Lane[S], now_s: float) -> StepPlan[S] | Idle:
         """Ask the batching policy, and plan what it says."""
