@@ -163,7 +163,7 @@ def test_own_words_are_read_back_and_belong_to_their_policy():
     assert parse_policies(policies.name) == policies == PolicySet(**policies.record())
     assert "own" not in PolicySet().record()
     assert own_words(("patient", "greenest")) == ["patience"]
-    known = "known: budget, seqs, block, kv, queue, watermark, patience"
+    known = "known: budget, seqs, block, kv, queue, watermark, utilisation, patience"
     with pytest.raises(PolicyError, match=f"unknown policy option 'hope'.*{known}"):
         parse_policies("patient+hope=1")
     with pytest.raises(PolicyError, match="unknown policy option 'patience'"):
@@ -178,7 +178,8 @@ def test_every_word_that_is_read_is_completed():
     listed = str(caught.value).partition("known: ")[2].split(", ")
     assert [word.removesuffix("N") for word in listed] == policy_words() == complete.policy("")
     for word in policy_words():
-        assert parse_policies(f"{word}7" if word.endswith("=") else word)
+        value = "0.7" if word == "utilisation=" else "7"  # a share
+        assert parse_policies(f"{word}{value}" if word.endswith("=") else word)
         assert complete.policy(word[:-1])[0].startswith(word[:-1])
     assert {"kv=", "watermark=", "queue="} <= set(complete.policy(""))
     assert complete.policy("patient+pat") == ["patient+patience="]
