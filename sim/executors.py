@@ -131,7 +131,7 @@ class Strides(Executor):
         # fmt: on
         if self._windowed:
             lane.windows += pack_window(self._seen[0], self._seen[1])
-        worker.note(plan, lane, applied)
+        worker.note(plan, lane, applied, now)
 
     def arrived(self) -> None:
         """End the stride early if the request could change what comes next."""
@@ -258,5 +258,5 @@ class Stages(Executor):
             entries, growth, _ = self._seen[plan.group]
             lane.windows += pack_window(entries, growth)
         self._note_levels()
-        worker.note(plan, lane, applied)
+        worker.note(plan, lane, applied, now)
         worker.wake()

@@ -194,14 +194,15 @@ class Worker:
         env, scheduler, executor, queue = self.env, self.scheduler, self.executor, self.env._queue
         tokens, number, overlaps = self.loads.tokens, self.number, executor.overlaps
         while not self.stopped:
-            plan = scheduler.plan(env._now / PS_PER_S)  # Python takes five times as long to multiply by a float
+            begin_ps = env._now
+            plan = scheduler.plan(begin_ps / PS_PER_S)  # Python takes five times as long to multiply by a float
             if isinstance(plan, Idle):
                 tokens[number] = scheduler.outstanding_tokens
                 self._rest = rest = resting(env, plan.wake_at_s, self._plan_rank)
                 yield rest
                 self._rest = None
                 continue
-            begin_ps, single = env._now, False
+            single = False
             if scheduler.moved:  # else nobody's memory was
                 note_admissions(scheduler, self.lanes, self.lanes[plan.group], begin_ps)
                 tokens[number] = scheduler.outstanding_tokens  # less what they found cached
@@ -232,13 +233,20 @@ class Worker:
         self.loads.until_ps[self.number] = NEVER_PS
         return applied
 
-    def note(self, plan: StepPlan[Ticket], lane: Lane, applied: Applied[Ticket]) -> None:
-        """Write down whose prompts advanced and who is done, once the plan's stride is packed into its lane."""
+    def note(self, plan: StepPlan[Ticket], lane: Lane, applied: Applied[Ticket], now_ps: int) -> None:
+        """Write down whose prompts advanced and who is done, once the plan's stride is packed into its lane.
+
+        Args:
+            plan: that has ended.
+            lane: of its group.
+            applied: what its outcome changed.
+            now_ps: when it ended.
+        """
         lane.noted += 1
         if plan.chunks:
-            note_prefills(lane, plan.chunks, applied.first, self.env._now)
+            note_prefills(lane, plan.chunks, applied.first, now_ps)
         if applied.finished:
-            note_finished(lane, applied.finished, self.env._now, self._on_finish)
+            note_finished(lane, applied.finished, now_ps, self._on_finish)
 
 
 def resting(env: VirtualEnvironment, wake_at_s: float | None, rank: int) -> simpy.Event:

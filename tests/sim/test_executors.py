@@ -61,7 +61,7 @@ class Fixed(Executor):
         applied = worker.apply(self.plan, StepOutcome(1))
         start, end = self.begin_ps - lane.origin_ps, worker.env.now - lane.origin_ps
         lane.strides += pack_stride(start, 7, end, 1, 7, 0, self.plan.decoding, 0, self.plan.emits, 0, 0, 0, 0)
-        worker.note(self.plan, lane, applied)
+        worker.note(self.plan, lane, applied, worker.env.now)
         self.heard.append("ended")
 
 
