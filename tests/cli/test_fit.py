@@ -35,7 +35,7 @@ def test_own_points_become_a_profile_that_simulate_takes(table):
     move = moves["quantised_compute_efficiency"]
     assert move["low"] <= move["value"] <= move["high"]
     stack = load_stack(load_device("m40-24"), str(table / "mine.toml"))
-    assert (stack.basis, stack.seen) == ("fitted", ("dense:int4",))
+    assert (stack.basis, stack.seen) == ("fitted", ()), "two points of a card are fitted to; three make it measured"
     assert float(stack.quantised_compute_efficiency) == pytest.approx(move["value"], rel=1e-3)
     run = ("simulate", "--hw", "m40-24", "--precision", "int4", "--stack", "mine.toml", "--limit", "3", "--json")
     again = elsewhere(table, "afterwatt", *run)
