@@ -140,7 +140,7 @@ def test_a_run_that_did_not_finish_is_no_figure():
 
 @pytest.mark.parametrize("mean", [20.0, 150.0, 389.0])
 def test_lengths_have_their_mean_and_do_not_repeat(mean: float):
-    lengths = np.array(spread_lengths(2000, mean, 0.6180339887498949, most=10**6))
+    lengths = np.array(spread_lengths(2000, mean, 0.6180339887498949))
     assert lengths.mean() == pytest.approx(mean + 0.5, rel=0.02)
     assert np.quantile(lengths, 0.5) == pytest.approx(mean * np.log(2.0), rel=0.03)
     assert abs(np.corrcoef(lengths[:-1], lengths[1:])[0, 1]) < 0.5

@@ -143,6 +143,8 @@ class NaiveEngine:
         admitted: list[tuple[Job, int]] = []
         split = policies.batching == "chunked"
         left = policies.token_budget - (len(self.decoding) if split else 0)
+        if policies.batching == "decode-first":
+            left = 10**18  # it fills its batch, whatever the budget
         if left <= 0:
             return True, []
         for job in list(self.prefilling):

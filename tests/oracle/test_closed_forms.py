@@ -26,7 +26,7 @@ def time_model(outcome: Outcome, stage: int = 0) -> TimeModel:
 
 def with_a_free_link(deployment: Deployment) -> Deployment:
     (links,) = deployment.fabric.pools
-    free = replace(links.tensor, latency_s=0.0, bytes_per_s=1e30)
+    free = replace(links.tensor, latency_s=0.0, peer_latency_s=None, bytes_per_s=1e30)
     return replace(deployment, fabric=Fabric((replace(links, tensor=free),)))
 
 
@@ -179,11 +179,13 @@ def test_a_split_layer_adds_two_all_reduces(hw, tokens):
     free = TimeModel(replace(config.serving, deployment=linked, stack=replace(stack, comm_latency_s=0.0)))
     chunks = ((None, tokens, 0),)
     between_ps = with_link.step(0, 0, chunks, 1, 1)[0] - free.step(0, 0, chunks, 1, 1)[0]
+    link = config.serving.tensor_link
+    start_s = link.latency_s if link.peer_latency_s is None else link.peer_latency_s
     one_s = all_reduce_s(
         tokens * model.hidden * stack.activation_bytes_per_element,
         deployment.pool.tp,
-        config.serving.tensor_link.bytes_per_s * stack.comm_efficiency,
-        config.serving.tensor_link.latency_s + stack.comm_latency_s,
+        link.bytes_per_s * stack.comm_efficiency,
+        start_s + stack.comm_latency_s,
     )
     assert one_s > 0.0
     assert between_ps == pytest.approx(2 * model.layers * one_s * PS_PER_S, rel=1e-9, abs=2)
@@ -257,7 +259,7 @@ def test_a_single_request_leaves_a_bubble(hw):
 @pytest.mark.parametrize("stages", [2, 4])
 def test_many_requests_fill_it_up_to_the_slowest_stage(stages):
     seats = f"chunked+seqs={8 * stages}"  # eight per group
-    full = run_body(StaticBatch(8 * stages, 64, 300), f"{stages}xm40:pp{stages}", seats)
+    full = run_body(StaticBatch(8 * stages, 64, 600), f"{stages}xm40:pp{stages}", seats)
     busiest = max(utilisation(full, stage) for stage in range(stages))
     assert 0.95 < busiest <= 1.0
 

@@ -107,7 +107,7 @@ def one_stride(busy_s: float, steps: int = 1) -> tuple[Strides, ChunkSums]:
         "swapped_blocks": 3,
     }
     strides = Strides(**{name: np.array([value], dtype=np.int64) for name, value in columns.items()})
-    return strides, ChunkSums(*(np.zeros(1) for _ in ChunkSums._fields))
+    return strides, ChunkSums(*(np.zeros(1) for _ in ("tokens", "past", "pairs", "pairs_slope")))
 
 
 def meter(hw: str, **gpu: float) -> Meter:
