@@ -18,6 +18,8 @@ from afterwatt.hwprofiles.residence import kv_heads_held
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.layers import Latent, State
 
+_ALL: Final = 1e18  # tokens: a window that bounds nothing, and may be multiplied by none
+
 
 class Bounded(NamedTuple):
     """What layers that do not see everything take of plans, in their first iteration; float64, over plans.
@@ -59,7 +61,7 @@ class StepShape(NamedTuple):
             window: tokens that they look back on; None: all.
         """
         pieces = np.minimum(self.chunk_tokens, 1.0)
-        most = np.inf if window is None else float(window)
+        most = _ALL if window is None else float(window)
         decoded = np.minimum(self.context_tokens, self.decoding * most)
         grows = np.where(decoded < self.context_tokens, 0.0, self.decoding)
         past = np.minimum(self.chunk_past, most - 1.0)

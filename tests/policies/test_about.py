@@ -27,7 +27,7 @@ class Classed(Requests):
     """Requests that are interactive and batch in turn."""
 
     def _batch(self):
-        labels = np.array([("interactive", "batch")[number % 2] for number in range(len(self))], dtype=object)
+        labels = [("interactive", "batch")[number % 2] for number in range(len(self))]
         return replace(super()._batch(), klass=labels)
 
 

@@ -33,8 +33,9 @@ def submitted(workload: Workload) -> list[Ticket]:
 
 
 def all_of(ticket: Ticket) -> dict[str, object]:
-    """Return every attribute of a ticket by name."""
-    return {name: getattr(ticket, name) for name in dir(ticket) if not name.startswith("_")}
+    """Return everything that a ticket holds, by name."""
+    held = {name: getattr(ticket, name) for name in dir(ticket) if not name.startswith("_")}
+    return {name: value for name, value in held.items() if not callable(value)}
 
 
 def test_a_trace_arrives_when_it_says():
