@@ -145,17 +145,18 @@ def test_an_unknown_meter_leaves_power_unknown():
     assert watts.refused == ("rapl: none",)
 
 
-def test_a_device_rests_before_its_idle_watts_are_read():
+def test_a_device_rests_before_its_idle_watts_are_read(monkeypatch: pytest.MonkeyPatch):
     """A counter that rises by 10 W while clocks are up, for 0.3 s after a load, and by 1 W after that."""
-    began = time.monotonic()
+    now_s = [0.0]
 
-    def joules() -> float:
-        elapsed = time.monotonic() - began
-        return 10.0 * min(elapsed, 0.3) + max(0.0, elapsed - 0.3)
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds
 
-    meter = SampledMeter(Counter(joules, None, "it"), "nvml-counter", "the board", 3600.0)
+    monkeypatch.setattr(time, "sleep", sleep)
+    counter = Counter(lambda: 10.0 * min(now_s[0], 0.3) + max(0.0, now_s[0] - 0.3), None, "it")
+    meter = SampledMeter(counter, "nvml-counter", "the board", 3600.0, clock=lambda: now_s[0])
     watts = watts_of(Choice(meter, ()), 0.05, lambda _kind, _seconds: None, rest_s=0.4)
-    assert watts.idle_w == pytest.approx(1.0, rel=1e-3)
+    assert watts.idle_w == pytest.approx(1.0, rel=1e-9)
 
 
 def test_a_card_that_computes_in_a_slow_format_is_not_given_its_catalogue_rate(tmp_path: Path):
