@@ -14,7 +14,7 @@ def page_of(found: Part) -> str:
     ]
     lines += [_state_line(found)] if found.get("state") else []
     for name, title, write in (
-        ("parity", "Parity with the processor, fp32", _parity_lines),
+        ("parity", "Parity with the processor", _parity_lines),
         ("decode", "Decoding", _decode_lines),
         ("energy", "Energy", _energy_lines),
         ("validate", "Predicted and measured", _validate_lines),
@@ -32,7 +32,9 @@ def _state_line(found: Part) -> str:
 
 def _parity_lines(part: Part) -> list[str]:
     rows = [f"| {family} | {value:.2e} |" for family, value in part["largest_difference"].items()]
-    return ["| family | largest difference of a logit |", "| --- | --- |", *rows, "", _said(part, "1e-4")]
+    narrow = f"In bf16 the largest difference is {part['bf16_of_largest_logit']:.2%} of the largest logit."
+    target = f"1e-4, and {part['bf16_target']:.0%} in bf16"
+    return ["| family | largest difference of a logit |", "| --- | --- |", *rows, "", narrow, _said(part, target)]
 
 
 def _decode_lines(part: Part) -> list[str]:

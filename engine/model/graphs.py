@@ -3,6 +3,9 @@
 A graph fixes shapes and addresses: batches and their contexts are padded to the next of a few sizes, at most half as
 large again, and their numbers are copied into buffers that stay where they are. What padding writes goes to the pool's
 scratch block. On a CPU the same padded batches run as plain calls, which is how they are tested.
+
+All sequences of a padded batch are as long as its longest. Where that would read more than `MOST_PADDING` times the
+cache that they hold, the batch runs as it is, in groups of like lengths (`engine.model.attention`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +22,9 @@ from afterwatt.engine.runtime.compute import Ints, StepBatch
 
 SMALLEST_BUCKET: Final = 128
 """Context that the shortest sequences are padded to, tokens: below it, fewer graphs are worth more than fewer reads."""
+MOST_PADDING: Final = 2.25
+"""A padded batch reads at most so many times the blocks that its sequences hold: both sizes half as large again. Below
+`SMALLEST_BUCKET` what is read does not count."""
 Key = tuple[int, int]
 
 
@@ -65,12 +71,14 @@ class PaddedDecode:
         """Return the padded shape (sequences, blocks each) for a batch; None if it must run as it is."""
         if batch.prompts or not all(batch.emits) or len(batch.seq_ids) > self._sizes[-1]:
             return None
-        blocks = max(batch.past_tokens) // self._block_tokens + 1
-        if blocks > self._buckets[-1]:
+        blocks = [past // self._block_tokens + 1 for past in batch.past_tokens]
+        if max(blocks) > self._buckets[-1]:
             return None
-        size = next(size for size in self._sizes if size >= len(batch.seq_ids))
-        width = next(width for width in self._buckets if width >= blocks)
-        return (size, width) if size * width <= self._most_blocks and (size, width) not in self.refused else None
+        size = next(size for size in self._sizes if size >= len(blocks))
+        width = next(width for width in self._buckets if width >= max(blocks))
+        held = sum([max(own, self._buckets[0]) for own in blocks])
+        small = size * width <= min(self._most_blocks, MOST_PADDING * held)
+        return (size, width) if small and (size, width) not in self.refused else None
 
     def logits(self, batch: StepBatch, slots: Ints, key: Key) -> torch.Tensor:
         """Run a batch in a padded shape that holds it.

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afterwatt.engine.model.graphs import SMALLEST_BUCKET
 from afterwatt.engine.runtime.compute import PlacedMove
 from afterwatt.policies.plans import Move
 from tests.engine.model.tiny import (
@@ -14,6 +15,7 @@ from tests.engine.model.tiny import (
     batch_of,
     close,
     expected,
+    load,
     logits_of,
     text,
 )
@@ -151,10 +153,41 @@ def test_a_padded_shape_reads_at_most_half_as_much_again_as_it_needs(computes):
     compute, _ = computes("llama", graphs=True)
     for past in (1, 127, 128, 129, 200, 255):
         seq = Sequence([0] * (past + 1), list(range(KV_BLOCKS)), past=past)
-        from afterwatt.engine.model.graphs import SMALLEST_BUCKET
-
         _, width = compute._padded.shape_of(batch_of([(seq, 1)]))
         assert past < width * BLOCK_TOKENS <= max(SMALLEST_BUCKET, 1.5 * (past + BLOCK_TOKENS))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 255), min_size=1, max_size=6), st.integers(1, 255))
+def test_padding_reads_no_more_than_both_sizes_half_as_large_again(computes, pasts: list[int], past: int):
+    compute, _ = computes("llama", graphs=True, max_seqs=6)
+
+    def shape_of(pasts: list[int]) -> tuple[int, int] | None:
+        return compute._padded.shape_of(batch_of([(Sequence([0] * (n + 1), [0] * 64, past=n), 1) for n in pasts]))
+
+    assert shape_of([past] * len(pasts)) is not None  # equal lengths always fit
+    if (shape := shape_of(pasts)) is not None:
+        held = sum(max(n // BLOCK_TOKENS + 1, SMALLEST_BUCKET // BLOCK_TOKENS) for n in pasts)
+        assert shape[0] * shape[1] <= 1.5**2 * held
+
+
+def test_a_batch_of_very_different_lengths_is_not_padded_to_its_longest(tiny, monkeypatch):
+    monkeypatch.setattr("afterwatt.engine.model.graphs.SMALLEST_BUCKET", 8)
+    folder, model = tiny("llama")
+    compute = load(folder, block_tokens=BLOCK_TOKENS, kv_blocks=KV_BLOCKS, graphs=True, max_seqs=6)
+    free = list(range(KV_BLOCKS))
+    texts = [text(length, number) for number, length in enumerate((9, 9, 9, 9, 150))]
+    sequences = [Sequence(ids[:-1], [free.pop() for _ in range(-(-len(ids) // BLOCK_TOKENS))]) for ids in texts]
+    for seq in sequences:
+        logits_of(compute, [(seq, len(seq.tokens))])
+    for seq, ids in zip(sequences, texts, strict=True):
+        seq.tokens = ids
+    rows = [(seq, 1) for seq in sequences]
+    assert compute._padded.shape_of(batch_of(rows[:4])) is not None
+    assert compute._padded.shape_of(batch_of(rows)) is None
+    found = logits_of(compute, rows)
+    for place, ids in enumerate(texts):
+        close(found[place], expected(model, tuple(ids))[-1])
 
 
 def test_long_prompts_are_cut_where_their_mask_would_be_large(computes, monkeypatch):
