@@ -6,7 +6,7 @@ group of query heads stands where the operator expects query positions, a prompt
 broadcast (stride 0) key. `plan_attention` decides once per batch; the parts then work layer by layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from afterwatt.engine.model.devices import memory_of
 from afterwatt.engine.model.kv import KVShape, LayerCache
+from afterwatt.engine.model.mixing import Mix, cast_mix
 from afterwatt.engine.runtime.compute import Ints, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
 
@@ -83,8 +84,8 @@ class Context:
             return cls(tokens, int(table[0]) * block_tokens, None, block_tokens)
         return cls(tokens, None, torch.from_numpy(table).to(device), block_tokens)
 
-    def of_layer(self, cache: LayerCache, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values, each [1, kv_heads, tokens, head_dim], in the dtype that is computed in."""
+    def of_layer(self, cache: LayerCache) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values as they are stored, each [1, kv_heads, tokens, head_dim]."""
         if self.blocks is None:
             assert self.first_slot is not None
             end = self.first_slot + self.tokens
@@ -92,7 +93,7 @@ class Context:
         else:
             gathered = cache.blocks.index_select(1, self.blocks).flatten(1, 2)[:, : self.tokens].transpose(1, 2)
             key, value = gathered[:1], gathered[1:]
-        return (key, value) if key.dtype == dtype else (key.to(dtype), value.to(dtype))
+        return key, value
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ class Prompt:
     def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend causally (`Part.attend`)."""
         n, heads, head_dim = query.shape
-        key, value = self.context.of_layer(cache, query.dtype)
+        key, value = (kept.to(query.dtype) for kept in self.context.of_layer(cache))
         kv_heads = key.shape[1]
         group = heads // kv_heads
         key, value = (kept.transpose(0, 1).expand(-1, group, -1, -1) for kept in (key, value))
@@ -135,20 +136,23 @@ class Alone:
     Attributes:
         rows: its token in the batch.
         context: all its entries.
+        mix: the way to attend on a GPU.
     """
 
     rows: slice
     context: Context
+    mix: Mix
 
     def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend to everything (`Part.attend`)."""
-        key, value = self.context.of_layer(cache, query.dtype)
+        key, value = self.context.of_layer(cache)
         grouped = query.view(1, key.shape[1], -1, query.shape[-1])
         if query.is_cpu:
             # For one position plain products cost less than setting up the fused operator.
+            key, value = key.to(query.dtype), value.to(query.dtype)
             scores = torch.bmm(grouped[0] * query.shape[-1] ** -0.5, key[0].transpose(1, 2))
             return torch.bmm(scores.softmax(-1), value[0]).view(1, -1)
-        return scaled_dot_product_attention(grouped, key, value).reshape(1, -1)
+        return self.mix(grouped, key, value, None).reshape(1, -1)
 
 
 @dataclass(slots=True)
@@ -158,23 +162,22 @@ class Together:
     Attributes:
         rows: their tokens in the batch.
         blocks: their tables, padded and one after the other, int64[n * blocks].
-        mask: what of it is context, 0 or -inf, [n, 1, 1, blocks * block_tokens].
-        block_tokens: tokens per block.
+        mask: what of it is context, 0 or -inf, [n, 1, 1, tokens that the blocks hold].
+        mix: the way to attend.
     """
 
     rows: slice | torch.Tensor
     blocks: torch.Tensor
     mask: torch.Tensor
-    block_tokens: int
+    mix: Mix
 
     def attend(self, query: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """Attend to everything that the mask shows (`Part.attend`)."""
-        gathered = cache.blocks.index_select(1, self.blocks).to(query.dtype)
+        gathered = cache.blocks.index_select(1, self.blocks)
         kv_heads, head_dim = gathered.shape[-2:]
         key, value = gathered.view(2, len(query), -1, kv_heads, head_dim).transpose(2, 3)
         grouped = query.view(len(query), kv_heads, -1, head_dim)
-        out = scaled_dot_product_attention(grouped, key, value, attn_mask=self.mask)
-        return out.reshape(len(query), -1)
+        return self.mix(grouped, key, value, self.mask).reshape(len(query), -1)
 
 
 def length_mask(lengths: torch.Tensor, tokens: int, dtype: torch.dtype) -> torch.Tensor:
@@ -211,7 +214,9 @@ def slots_of(batch: StepBatch, block_tokens: int) -> Ints:
     return np.array(slots, dtype=np.int64)
 
 
-def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device: torch.device) -> list[Part]:
+def plan_attention(
+    batch: StepBatch, shape: KVShape, dtype: torch.dtype, device: torch.device, mix: Mix = cast_mix
+) -> list[Part]:
     """Cut a batch into the parts that attend together.
 
     Args:
@@ -219,6 +224,7 @@ def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device:
         shape: sizes of the cache.
         dtype: that is computed in.
         device: where.
+        mix: how decoding sequences attend there.
     """
     parts: list[Part] = []
     row = 0
@@ -235,12 +241,15 @@ def plan_attention(batch: StepBatch, shape: KVShape, dtype: torch.dtype, device:
         if len(lengths) == 1 or (alone_tokens is not None and length >= alone_tokens):
             at = row + number - batch.prompts
             table = _table(batch.block_tables[number], length, shape.block_tokens)
-            parts.append(Alone(slice(at, at + 1), Context.of(table, length, shape.block_tokens, device)))
+            parts.append(Alone(slice(at, at + 1), Context.of(table, length, shape.block_tokens, device), mix))
         else:
             shared.append(number)
     offset = row - batch.prompts
     groups = _groups(shared, lengths, gathered_bytes(memory_of(device)) // token_bytes)
-    parts.extend(_together(group, lengths, offset, batch, shape.block_tokens, dtype, device) for group in groups)
+    for group in groups:
+        tables = {number: _table(batch.block_tables[number], lengths[number], shape.block_tokens) for number in group}
+        counts = torch.tensor([lengths[number] for number in sorted(group)], device=device)
+        parts.append(_together(tables, counts, offset, shape.block_tokens, dtype, mix))
     return parts
 
 
@@ -277,25 +286,27 @@ def _groups(numbers: list[int], lengths: dict[int, int], most_tokens: int) -> li
 
 
 def _together(
-    group: list[int],
-    lengths: dict[int, int],
-    offset: int,
-    batch: StepBatch,
-    block_tokens: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    tables: Mapping[int, Ints], counts: torch.Tensor, offset: int, block_tokens: int, dtype: torch.dtype, mix: Mix
 ) -> Together:
-    group = sorted(group)
-    width = -(-max(lengths[number] for number in group) // block_tokens)
-    tables = np.zeros((len(group), width), dtype=np.int64)
-    for line, number in zip(tables, group, strict=True):
-        filled = _table(batch.block_tables[number], lengths[number], block_tokens)
-        line[:] = filled[0]  # padding reads a block of its own, whose finite values the mask then hides
-        line[: len(filled)] = filled
-    counts = torch.tensor([lengths[number] for number in group], device=device)
-    first, last = group[0] + offset, group[-1] + offset
+    """Put sequences together.
+
+    Args:
+        tables: by number, the blocks that each fills.
+        counts: entries of each, in order of numbers, int64[n], on the device.
+        offset: from a sequence's number to its token in the batch.
+        block_tokens: tokens per block.
+        dtype: that is computed in.
+        mix: how they attend.
+    """
+    numbers = sorted(tables)
+    width = max(len(filled) for filled in tables.values())
+    blocks = np.zeros((len(numbers), width), dtype=np.int64)
+    for line, number in zip(blocks, numbers, strict=True):
+        line[:] = tables[number][0]  # padding reads a block of its own, whose finite values the mask then hides
+        line[: len(tables[number])] = tables[number]
+    first, last = numbers[0] + offset, numbers[-1] + offset
     rows: slice | torch.Tensor = slice(first, last + 1)
-    if last - first + 1 > len(group):
-        rows = torch.tensor([number + offset for number in group], device=device)
+    if last - first + 1 > len(numbers):
+        rows = torch.tensor([number + offset for number in numbers], device=counts.device)
     mask = length_mask(counts, width * block_tokens, dtype)
-    return Together(rows, torch.from_numpy(tables).flatten().to(device), mask, block_tokens)
+    return Together(rows, torch.from_numpy(blocks).flatten().to(counts.device), mask, mix)

@@ -15,6 +15,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from afterwatt.engine.model.attention import ALONE_BYTES
 from afterwatt.engine.model.devices import settle
 from afterwatt.engine.model.machine import Machine, describe, free_host_bytes
+from afterwatt.engine.model.mixing import chosen_mix
 from afterwatt.engine.model.products import product, wide_product
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.probes import MIB, Effort, Probe
@@ -187,20 +188,21 @@ class TorchBench:
         alone = self.device.type == "cpu" and 2 * context * kv_heads * width * self.stored.itemsize >= ALONE_BYTES
         together = 1 if alone or batch == 1 else batch
         query = self._random(together, kv_heads, heads // kv_heads, width)
+        mix = chosen_mix(shape, self.stored, self.dtype, self.device)
         blocks = torch.randperm(together * context // _BLOCK_TOKENS).to(self.device)
         mask = torch.zeros(together, 1, 1, context, dtype=self.dtype, device=self.device) if together > 1 else None
 
         def entries() -> torch.Tensor:
             if batch == 1:
                 lying = self._part(self.stored, context, kv_heads, width)
-                return lying.transpose(0, 1).unsqueeze(0).to(self.dtype)
+                return lying.transpose(0, 1).unsqueeze(0)
             cache = self._part(self.stored, len(blocks), _BLOCK_TOKENS, kv_heads, width)
-            gathered = cache.index_select(0, blocks).to(self.dtype)
+            gathered = cache.index_select(0, blocks)
             return gathered.view(together, context, kv_heads, width).transpose(1, 2)
 
         def attend() -> None:
             for _ in range(batch // together):
-                scaled_dot_product_attention(query, entries(), entries(), attn_mask=mask)
+                mix(query, entries(), entries(), mask)
 
         return attend
 

@@ -25,6 +25,7 @@ from afterwatt.engine.model.kv import KVPool, KVShape
 from afterwatt.engine.model.llama import Decoder
 from afterwatt.engine.model.machine import gpu_uuid
 from afterwatt.engine.model.memory import PoolPlan, plan_memory
+from afterwatt.engine.model.mixing import cast_mix, chosen_mix
 from afterwatt.engine.model.options import ComputeOptions
 from afterwatt.engine.model.sampling import choose
 from afterwatt.engine.model.weights import Weights
@@ -85,6 +86,8 @@ class TorchCompute:
         self._config, self._device, self._policy = model.config, model.device, model.policy
         self._shape = KVShape.of(spec, options.block_tokens)
         self._decoder = Decoder(model.config, model.weights, model.policy.compute, model.device)
+        heads = (spec.heads, spec.kv_heads, spec.head_dim)
+        self._decoder.mix = chosen_mix(heads, model.policy.kv, model.policy.compute, model.device)
         self._pool = KVPool(self._shape, model.memory.kv_blocks, model.policy.kv, model.device, options.host_blocks)
         self._padded = _padded_decode(self._decoder, self._pool, options, spec.max_context, model.device)
         self.info = ComputeInfo(
@@ -103,6 +106,7 @@ class TorchCompute:
                 "compute_dtype": NAMES[model.policy.compute],
                 "graphs": self._padded is not None,
                 "products": self._decoder.products(),
+                "attention": "cast" if self._decoder.mix is cast_mix else "narrow",
                 "threads": torch.get_num_threads(),
                 "uuid": gpu_uuid(model.device),
                 "weights_bytes": model.weights.bytes,
@@ -141,7 +145,7 @@ class TorchCompute:
         if self._padded is not None and (key := self._padded.shape_of(batch)) is not None:
             return self._padded.logits(batch, slots, key)
         self._decoder.rope.reserve(farthest)
-        parts = plan_attention(batch, self._shape, self._policy.compute, self._device)
+        parts = plan_attention(batch, self._shape, self._policy.compute, self._device, self._decoder.mix)
         run = len(slots) == 1 or bool((np.diff(slots) == 1).all())
         where = slice(int(slots[0]), int(slots[-1]) + 1) if run else self._moved(slots)
         left = self._decoder.forward(

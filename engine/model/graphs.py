@@ -123,7 +123,7 @@ class PaddedDecode:
         tokens, positions, slots = (self._inputs[i * size : (i + 1) * size] for i in range(3))
         blocks = self._inputs[3 * size : size * (3 + width)]
         mask = length_mask(positions + 1, width * self._block_tokens, self._decoder.compute)
-        part = Together(slice(0, size), blocks, mask, self._block_tokens)
+        part = Together(slice(0, size), blocks, mask, self._decoder.mix)
         return self._decoder.logits(self._decoder.forward(tokens, positions, slots, self._pool, [part]))
 
     def _replay(self, key: Key) -> Callable[[], torch.Tensor]:

@@ -13,6 +13,7 @@ from torch.nn.functional import relu, rms_norm, silu
 from afterwatt.engine.model.attention import Part
 from afterwatt.engine.model.config import ModelConfig
 from afterwatt.engine.model.kv import KVPool, LayerCache
+from afterwatt.engine.model.mixing import Mix, cast_mix
 from afterwatt.engine.model.products import product, wide_product
 from afterwatt.engine.model.rope import RopeTable, rotate_
 from afterwatt.engine.model.weights import Weights
@@ -30,6 +31,7 @@ class Decoder:
     Attributes:
         rope: its table of rotary turns; see that it reaches far enough before `forward`.
         wide: multiplies with matrices that are stored in another format than is computed in; None: none are.
+        mix: how decoding sequences attend; of a cache in the format that is computed in, unless somebody sets it.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, compute: torch.dtype, device: torch.device) -> None:
@@ -47,6 +49,7 @@ class Decoder:
         self._least = torch.tensor([config.rms_norm_eps], device=device)
         same = weights.embedding.dtype == compute
         self.wide = None if same else wide_product(weights.layers[0].gate_up, compute)
+        self.mix: Mix = cast_mix
 
     def forward(
         self,

@@ -91,11 +91,14 @@ class NarrowProduct:
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return x weight^T (`WideProduct`), with the rounding of the narrow format in x."""
-        rows = x.reshape(-1, x.shape[-1])
-        most = torch.finfo(weight.dtype).max
-        scale = rows.abs().amax(-1, keepdim=True).div_(most).clamp_(min=1.0)
-        result = self._multiply((rows / scale).to(weight.dtype), weight.t()).mul_(scale)
-        return result.view(*x.shape[:-1], len(weight))
+        rows, scale = narrowed(x.reshape(-1, x.shape[-1]), weight.dtype)
+        return self._multiply(rows, weight.t()).mul_(scale).view(*x.shape[:-1], len(weight))
+
+
+def narrowed(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (x / scale in a narrower format, the scale of each row [..., 1]: 1 where the format holds the row)."""
+    scale = x.abs().amax(-1, keepdim=True).div_(torch.finfo(dtype).max).clamp_(min=1.0)
+    return (x / scale).to(dtype), scale
 
 
 class FasterProduct:
@@ -121,7 +124,8 @@ class FasterProduct:
         self._ways = []
         for rows in _TRIED_ROWS:
             x = torch.ones(rows, weight.shape[1], dtype=compute, device=weight.device)
-            self._ways.append(min(ways, key=lambda way, x=x: _median_s(way, x, weight, clock)))  # type: ignore[misc]
+            times = [median_s(partial(way, x, weight), clock) for way in ways]
+            self._ways.append(ways[times.index(min(times))])
         self.chosen: Mapping[str, str] = {str(n): way.name for n, way in zip(_TRIED_ROWS, self._ways, strict=True)}
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -130,18 +134,33 @@ class FasterProduct:
         return self._ways[min(bisect_left(_TRIED_ROWS, rows), len(_TRIED_ROWS) - 1)](x, weight)
 
 
-def _median_s(way: WideProduct, x: torch.Tensor, weight: torch.Tensor, clock: Callable[[], float]) -> float:
-    """Return how long a product takes; for ever where the device refuses it."""
+def median_s(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return how long a call takes; for ever where the device refuses it.
+
+    Args:
+        call: what to time; it is called once before.
+        clock: returns seconds when all that was asked for is done.
+    """
     try:
-        way(x, weight)
+        call()
     except RuntimeError:
         return float("inf")
     times = []
     for _ in range(_TRIALS):
         begin = clock()
-        way(x, weight)
+        call()
         times.append(clock() - begin)
     return statistics.median(times)
+
+
+def device_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock that waits for a GPU to have done what it was asked for."""
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
 
 
 def wide_product(weight: torch.Tensor, compute: torch.dtype) -> "CastProduct | FasterProduct":
@@ -155,9 +174,5 @@ def wide_product(weight: torch.Tensor, compute: torch.dtype) -> "CastProduct | F
     if not (weight.is_cuda and weight.dtype == torch.float16 and compute == torch.float32):
         return cast
 
-    def clock() -> float:
-        torch.cuda.synchronize(weight.device)
-        return time.perf_counter()
-
     with torch.inference_mode():
-        return FasterProduct((cast, NarrowProduct()), weight, compute, clock)
+        return FasterProduct((cast, NarrowProduct()), weight, compute, device_clock(weight.device))
