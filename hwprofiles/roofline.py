@@ -17,11 +17,12 @@ from afterwatt.hwprofiles.residence import stage_kinds
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import StepModel, count_mixers
 from afterwatt.modelspecs.layers import FULL, STATE, WINDOW
+from afterwatt.modelspecs.padding import padded_shape, padded_until
 from afterwatt.modelspecs.work import windowed_pairs
 
 PS_PER_S = 1_000_000_000_000
 Seen = tuple[int, int, int] | None
-"""What layers with a window see of a plan's decoding sequences; see `TimeModel.step`."""
+"""What else the time of a plan's decoding sequences depends on; see `TimeModel.step`."""
 LASTING = 1 << 60
 """More iterations than anybody plans."""
 
@@ -60,6 +61,7 @@ class TimeModel:
         self._beside_sequence_ps = _ps(attending * attention.beside_sequence_s + state_s)
         self._beside_entry_ps = _ps(layers * attention.beside_entry_s)
         self._window = step.window if windowed else None
+        self._pads, self._max_context = stack.decode_shape == "padded", serving.model.max_context
         self._window_decode_ps = _ps(windowed * attention.decode_entry_s)
         self._window_beside_ps = _ps(windowed * attention.beside_entry_s)
         self._window_entry_ps = _ps(windowed * costs.entry_s)
@@ -88,7 +90,8 @@ class TimeModel:
             emits: sequences that need logits.
             iterations: how many are planned.
             seen: where layers have a window, (entries of `context_tokens` within it, their growth, for how many
-                iterations); None: as if all sequences were of the same length.
+                iterations); where the software pads batches that only decode, (the longest context, ...); None: as
+                if all sequences were of the same length.
 
         Returns:
             (first, slope, n): iteration k takes first + slope * k picoseconds, for n of the iterations. Where the
@@ -100,6 +103,8 @@ class TimeModel:
             if known is None:
                 if self._window is not None:  # and so is never known
                     return self._windowed_step(decoding, context_tokens, chunks, emits, iterations, seen)
+                if self._pads:
+                    return self._padded_step(decoding, context_tokens, iterations, seen)
                 law = self._base_ps(decoding, decoding * self._sequence_ps, decoding, self._launch_ps)
                 known = self._decode_ps[decoding] = (*law, self._decode_entry_ps * decoding)
             base, spare, slope = known
@@ -152,6 +157,24 @@ class TimeModel:
         if not (emits and self._has_head):
             return 0, 0
         return _ps(self._step.head.seconds(emits)), _ps(emits * self._sequence_overhead_s)
+
+    def _padded_step(self, decoding: int, context_tokens: int, iterations: int, seen: Seen) -> tuple[int, int, int]:
+        """Return the same of sequences that only decode, in a batch that is padded where its lengths allow it.
+
+        Context of the padded shape neither grows nor differs; what a sequence costs the host it does not cost twice.
+        """
+        longest = -(-context_tokens // decoding) if seen is None else seen[0]
+        iterations = min(iterations, padded_until(decoding, longest, context_tokens))
+        shape = padded_shape(decoding, longest, context_tokens)
+        rows, slope, entries = decoding, self._decode_entry_ps * decoding, context_tokens
+        if shape is not None:
+            rows, slope, entries = shape[0], 0, shape[0] * min(shape[1], self._max_context)
+        base, spare = self._base_ps(rows, rows * self._sequence_ps, rows, self._launch_ps)
+        base -= _ps((rows - decoding) * self._sequence_overhead_s) if self._has_head else 0
+        grown = self._decode_entry_ps * entries
+        if grown >= spare:
+            return base + grown, slope, iterations
+        return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
 
     def _prompt_piece_ps(self, size: int) -> tuple[int, int]:
         """Return the time of a prompt piece's attention: (for each token before it, for itself)."""

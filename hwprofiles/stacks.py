@@ -45,6 +45,7 @@ BASES: Final = ("measured", "fitted", "pooled", "assumed")
 PHASES: Final = ("prefill", "decode", "energy")
 QUANTISED_IN: Final = ("fp16", "int8")
 SUMS_IN: Final = ("fp32", "fp16")
+DECODE_SHAPES: Final = ("as-is", "padded")
 
 _SHARE: Final = Rule(0.002, 1.0, ((0.01, "percent"),))
 _REACHED: Final = Rule(0.002, 1.5, ((0.01, "percent"),))
@@ -124,6 +125,7 @@ class Stack:
         free_memory_share: share of the memory left beside weights and activations that the cache takes.
         quantised_in: arithmetic of weight-only formats, one of `QUANTISED_IN`.
         sums_in: what products in fp16 are added up in, one of `SUMS_IN`.
+        decode_shape: whether batches that only decode run as they are, or padded as in `modelspecs.padding`.
         basis: what the values stand on, one of `BASES`; seen: model classes among the points fitted to.
         spread: phase (of `PHASES`) -> factors of the 90 % interval; absent where unknown.
         spread_seen: the same for the model classes in `seen`, where it was found apart.
@@ -171,6 +173,7 @@ class Stack:
     free_memory_share: Annotated[Fact, Parameter(_SHARE, 1.0, 1.0)]
     quantised_in: str = "fp16"
     sums_in: str = "fp32"
+    decode_shape: str = "as-is"
     basis: str = "assumed"
     seen: tuple[str, ...] = ()
     spread: Mapping[str, Spread] = field(default_factory=dict, hash=False)
@@ -381,7 +384,8 @@ def _stated(table: Table) -> dict[str, Any]:
         for parameter in PARAMETERS
         if table.has(parameter.name)
     }
-    for name, choices in (("quantised_in", QUANTISED_IN), ("sums_in", SUMS_IN), ("basis", BASES)):
+    words = {"quantised_in": QUANTISED_IN, "sums_in": SUMS_IN, "decode_shape": DECODE_SHAPES, "basis": BASES}
+    for name, choices in words.items():
         if table.has(name):
             found[name] = table.text(name, choices)
     if table.has("seen"):

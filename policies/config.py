@@ -95,6 +95,7 @@ class PolicySet:
         prefix_unit_tokens: int | None,
         groups: int = 1,
         holding: Holding | None = None,
+        padded: bool = False,
     ) -> SchedulerConfig:
         """Return the sizes of a worker under these policies.
 
@@ -107,6 +108,7 @@ class PolicySet:
             groups: decode groups, one per pipeline stage.
             holding: what a sequence holds where not every layer keeps every token. A preempted one then finds nothing
                 again, and prefixes are shared only where layers keep them and none has a state.
+            padded: whether batches that only decode are padded to their longest sequence.
         """
         shares = self.share_prefixes and (holding is None or (holding.full > 0 and not holding.fixed))
         return SchedulerConfig(
@@ -122,6 +124,7 @@ class PolicySet:
             keep_preempted=self.share_prefixes and holding is None,
             groups=groups,
             holding=holding,
+            padded=padded,
         )
 
     @property

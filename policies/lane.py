@@ -1,15 +1,16 @@
 """A decode group with what it holds besides its decoding members."""
 
 from collections.abc import Sequence as Items
-from typing import Generic
+from typing import Any, Generic
 
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.kv import KvPool
+from afterwatt.policies.longest import PaddedGroup
 from afterwatt.policies.plans import PrefillChunk, StepOutcome, StepPlan
-from afterwatt.policies.sequence import DecodeGroup, S
+from afterwatt.policies.sequence import FOREVER, DecodeGroup, S
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.views import BatchView, Prefilling
-from afterwatt.policies.windows import FOREVER, WindowedGroup
+from afterwatt.policies.windows import WindowedGroup
 
 UNBOUNDED = 1 << 60
 
@@ -31,42 +32,51 @@ def prompt_stride(chunks: tuple[PrefillChunk[S], ...], strides: bool) -> tuple[i
     return (seq.fill_tokens - past - 1) // tokens, 0
 
 
+def _group_of(config: SchedulerConfig) -> DecodeGroup[Any]:
+    """Return an empty decode group that knows what times depend on.
+
+    Raises:
+        PolicyError: tokens are to be guessed although layers have a window.
+    """
+    if config.holding is not None and config.holding.window_tokens:
+        if config.draft_tokens:
+            raise PolicyError(
+                f"draft_tokens = {config.draft_tokens}, and layers of the model have a window; guess no tokens"
+            )
+        return WindowedGroup(config.block_tokens, config.holding)
+    kind = PaddedGroup if config.padded else DecodeGroup
+    return kind(config.block_tokens, 1 + config.draft_tokens)
+
+
 class Lane(Generic[S]):
     """One decode group of a scheduler.
 
     Attributes:
-        group: its number; decode: its decoding members; windowed: the same where layers have a window.
+        group: its number; decode: its decoding members.
         prefilling: those in the middle of their prompts, oldest first.
         plan: that is in flight, if any; view: what the policy was shown for it (None: nothing, it was not asked).
     """
 
-    __slots__ = ("_pool", "decode", "group", "plan", "prefilling", "view", "windowed")
+    __slots__ = ("_pool", "decode", "group", "plan", "prefilling", "view")
 
     def __init__(self, group: int, pool: KvPool, config: SchedulerConfig) -> None:
         self.group = group
         self._pool = pool
-        self.windowed: WindowedGroup[S] | None = None
-        if config.holding is not None and config.holding.window_tokens:
-            self.windowed = WindowedGroup(config.block_tokens, config.holding)
-            if config.draft_tokens:
-                raise PolicyError(
-                    f"draft_tokens = {config.draft_tokens}, and layers of the model have a window; guess no tokens"
-                )
-        group_of_all = DecodeGroup[S](config.block_tokens, 1 + config.draft_tokens)
-        self.decode: DecodeGroup[S] = group_of_all if self.windowed is None else self.windowed
+        self.decode: DecodeGroup[S] = _group_of(config)
         self.prefilling: list[S] = []
         self.plan: StepPlan[S] | None = None
         self.view: BatchView | None = None
 
     def seen(self) -> tuple[int, int, int]:
-        """Return what layers with a window see of the context of those that decode in the plan in flight.
+        """Return what else the time of those that decode in the plan in flight depends on.
 
         Returns:
-            (KV entries, their growth per iteration, for how many iterations both hold).
+            (KV entries, their growth per iteration, for how many iterations both hold): where layers have a window,
+            what they see of all contexts; where batches are padded, the longest context; else zeros.
         """
-        if self.plan is None or not self.plan.decoding or self.windowed is None:
+        if self.plan is None or not self.plan.decoding:
             return 0, 0, FOREVER
-        return self.windowed.seen()
+        return self.decode.seen()
 
     def begun(self) -> Items[Prefilling]:
         """Return the prompts that are begun, and what is left of each."""

@@ -265,7 +265,7 @@ class Scheduler(Generic[S]):
         return [(seq, decode.kv_tokens(seq)) for seq in decode.members.values()] if plan.decoding else []
 
     def seen(self, group: int) -> tuple[int, int, int]:
-        """Return what layers with a window see of a group's plan in flight; see `Lane.seen`."""
+        """Return what else the time of a group's plan in flight depends on; see `Lane.seen`."""
         return self._by_group[group].seen()
 
     def admitted_sequences(self) -> int:

@@ -63,6 +63,8 @@ class Sequence:
         return "prefill" if self.kv_tokens < self.fill_tokens else "decode"
 
 
+FOREVER = 1 << 60
+"""More iterations than anybody plans."""
 S = TypeVar("S", bound=Sequence)
 """A body's own kind of sequence."""
 
@@ -103,6 +105,10 @@ class DecodeGroup(Generic[S]):
     def context_tokens(self) -> int:
         """Return the KV entries that the next iteration's attention reads, its own new ones included."""
         return self._kv_sum + len(self.members) * (self.step + 1)
+
+    def seen(self) -> tuple[int, int, int]:
+        """Return what else the time of the next iteration depends on; nothing here. There must be a member."""
+        return 0, 0, FOREVER
 
     def kv_tokens(self, seq: S) -> int:
         """Return the KV entries that a member has in memory."""

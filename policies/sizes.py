@@ -49,6 +49,7 @@ class SchedulerConfig:
         draft_tokens: that an iteration guesses for each decoding sequence: it then yields one token up to one more
             than these, and no plan holds beyond its iteration.
         hands_over: sequences leave with their first token, to decode elsewhere.
+        padded: batches that only decode are padded to their longest sequence, so that times depend on it.
     """
 
     kv_blocks: int
@@ -65,6 +66,7 @@ class SchedulerConfig:
     holding: Holding | None = None
     draft_tokens: int = 0
     hands_over: bool = False
+    padded: bool = False
 
     @property
     def windowed(self) -> bool:

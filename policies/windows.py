@@ -2,10 +2,8 @@
 
 from heapq import heappop, heappush
 
-from afterwatt.policies.sequence import DecodeGroup, S
+from afterwatt.policies.sequence import FOREVER, DecodeGroup, S
 from afterwatt.policies.sizes import Holding
-
-FOREVER = 1 << 60
 
 
 class Marks:

@@ -136,6 +136,7 @@ class Body:
             prefix_unit_tokens=self._workload.prefix_unit_tokens,
             groups=pool.pp,
             holding=holding_of(self.config.serving, self.config.policies.block_tokens),
+            padded=self.config.stack.decode_shape == "padded",
         )
 
     # -- requests ------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Strides(Executor):
         self._under_way = False  # under an alarm, so that others may look at it
         self._open = False  # to a request that comes meanwhile
         self._step_tokens = 0  # what each of its iterations computes and emits
-        self._windowed = False  # whether layers see a part of the context only
+        self._windowed = False  # whether layers see a part of the context only, which the meter wants to know
         self._seen = (0, 0, 0)  # by the plan under way, see `Scheduler.seen`
 
     def attach(self, worker: Worker) -> None:
@@ -76,13 +76,15 @@ class Strides(Executor):
         self.worker = worker
         self._env: VirtualEnvironment = worker.env
         self._step_rank = priority(Kind.STEP, worker.number)
-        if worker.scheduler.config.windowed:
-            self._windowed, self._step = True, self._windowed_step
+        config = worker.scheduler.config
+        self._windowed = config.windowed
+        if config.windowed or config.padded:
+            self._step = self._seeing_step
 
-    def _windowed_step(
+    def _seeing_step(
         self, decoding: int, context_tokens: int, chunks: Sequence[Any], emits: int, iterations: int
     ) -> tuple[int, int, int]:
-        """Return how long the plan in flight takes where layers have a window."""
+        """Return how long the plan in flight takes where that depends on more than sums."""
         self._seen = seen = self.worker.scheduler.seen(0)
         return self._times.step(decoding, context_tokens, chunks, emits, iterations, seen)
 

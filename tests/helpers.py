@@ -150,6 +150,7 @@ def make_config(
     precision: str = "fp16",
     site: str = "world",
     wake: tuple[float, float] | None = None,
+    decode_shape: str = "as-is",
     **options: Any,
 ) -> RunConfig:
     """A run's configuration from names; wake: (wake_s, wake_after_s) of the stack, if not its own."""
@@ -159,6 +160,7 @@ def make_config(
         deployment, stack = hw, load_stack(hw.pool.device)
     if wake is not None:
         stack = stack.with_values(dict(zip(("wake_s", "wake_after_s"), wake, strict=True)))
+    stack = replace(stack, decode_shape=decode_shape)
     policies = parse_policies(policy) if isinstance(policy, str) else policy
     return RunConfig(deployment, spec, stored, stack, policies, place, workload, **options)
 

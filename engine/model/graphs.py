@@ -4,12 +4,12 @@ A graph fixes shapes and addresses: batches and their contexts are padded to the
 large again, and their numbers are copied into buffers that stay where they are. What padding writes goes to the pool's
 scratch block. On a CPU the same padded batches run as plain calls, which is how they are tested.
 
-All sequences of a padded batch are as long as its longest. Where that would read more than `MOST_PADDING` times the
-cache that they hold, the batch runs as it is, in groups of like lengths (`engine.model.attention`).
+All sequences of a padded batch are as long as its longest. Where that would read much more than they hold, the batch
+runs as it is, in groups of like lengths (`engine.model.attention`); `modelspecs.padding` has the rule.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +19,8 @@ from afterwatt.engine.model.devices import memory_of
 from afterwatt.engine.model.kv import KVPool
 from afterwatt.engine.model.llama import Decoder
 from afterwatt.engine.runtime.compute import Ints, StepBatch
+from afterwatt.modelspecs.padding import SMALLEST_TOKENS, ladder, padded_shape
 
-SMALLEST_BUCKET: Final = 128
-"""Context that the shortest sequences are padded to, tokens: below it, fewer graphs are worth more than fewer reads."""
-MOST_PADDING: Final = 2.25
-"""A padded batch reads at most so many times the blocks that its sequences hold: both sizes half as large again. Below
-`SMALLEST_BUCKET` what is read does not count."""
 Key = tuple[int, int]
 
 
@@ -46,8 +42,9 @@ class PaddedDecode:
         self._decoder, self._pool, self._capture = decoder, pool, capture
         self._device = pool.device
         self._block_tokens = pool.shape.block_tokens
-        self._sizes = _sizes(1, max_seqs)
-        self._buckets = _sizes(-(-SMALLEST_BUCKET // self._block_tokens), -(-max_context // self._block_tokens))
+        self._sizes = ladder(1, max_seqs)
+        blocks = [-(-tokens // self._block_tokens) for tokens in ladder(SMALLEST_TOKENS, max_context)]
+        self._buckets = list(dict.fromkeys(blocks))
         token_bytes = 2 * pool.shape.kv_heads * pool.shape.head_dim * pool.dtype.itemsize
         self._most_blocks = gathered_bytes(memory_of(pool.device)) // token_bytes // self._block_tokens
         room = max((size * (3 + width) for size, width in self._keys(self._buckets[-1])), default=0)
@@ -71,14 +68,13 @@ class PaddedDecode:
         """Return the padded shape (sequences, blocks each) for a batch; None if it must run as it is."""
         if batch.prompts or not all(batch.emits) or len(batch.seq_ids) > self._sizes[-1]:
             return None
-        blocks = [past // self._block_tokens + 1 for past in batch.past_tokens]
-        if max(blocks) > self._buckets[-1]:
+        longest, count = max(batch.past_tokens) + 1, len(batch.seq_ids)
+        shape = padded_shape(count, longest, sum(batch.past_tokens) + count)
+        if shape is None or longest > self._buckets[-1] * self._block_tokens:
             return None
-        size = next(size for size in self._sizes if size >= len(blocks))
-        width = next(width for width in self._buckets if width >= max(blocks))
-        held = sum([max(own, self._buckets[0]) for own in blocks])
-        small = size * width <= min(self._most_blocks, MOST_PADDING * held)
-        return (size, width) if small and (size, width) not in self.refused else None
+        blocks = min(-(-shape[1] // self._block_tokens), self._buckets[-1])
+        key = min(shape[0], self._sizes[-1]), blocks
+        return key if key[0] * key[1] <= self._most_blocks and key not in self.refused else None
 
     def logits(self, batch: StepBatch, slots: Ints, key: Key) -> torch.Tensor:
         """Run a batch in a padded shape that holds it.
@@ -157,15 +153,6 @@ class PaddedDecode:
             return logits
 
         return replay
-
-
-def _sizes(first: int, last: int) -> list[int]:
-    """Return first, one and a half times it, its double and so on, and last: neighbours differ by a half at most."""
-    found, step = [min(first, last)], first
-    while found[-1] < last:
-        found += [min(size, last) for size in (step + step // 2, 2 * step) if size > found[-1]]
-        step *= 2
-    return list(dict.fromkeys(found))
 
 
 def _up(sorted_values: list[int], least: int) -> int:

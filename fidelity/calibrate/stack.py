@@ -69,6 +69,8 @@ def _start(calibration: Calibration, device: Device) -> Stack:
         text = f"the engine caches in {machine.stored} and computes in {machine.dtype} here"
         facts[name] = Fact(width, text, _today(), "assumed", width, width)
     facts |= _overheads(calibration) | ({} if base.wake_s else _waking())
+    # A GPU's decoding is replayed as graphs, of a few shapes (`engine.model.graphs`).
+    facts["decode_shape"] = "as-is" if device.architecture == "cpu" else "padded"
     return dataclasses.replace(base, name=ENGINE, basis="pooled", seen=(), spread={}, spread_seen={}, **facts)
 
 

@@ -12,6 +12,7 @@ from afterwatt.fidelity.fit.priors import profile_of
 from afterwatt.hwprofiles.catalogue import device_names, load_device
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.stacks import (
+    DECODE_SHAPES,
     DEFAULT_STACK,
     PARAMETERS,
     PHASES,
@@ -144,10 +145,9 @@ def _pool_text(pool: Pool, inherited: Mapping[str, Any], sources: _SourceIds) ->
     lines = [f"[{stack.pool}]", f"basis = {_quoted(pool.basis)}"]
     if pool.seen and pool.seen != inherited.get("seen"):
         lines.append(f"seen = [{', '.join(map(_quoted, pool.seen))}]")
-    if stack.quantised_in != inherited.get("quantised_in", QUANTISED_IN[0]):
-        lines.append(f"quantised_in = {_quoted(stack.quantised_in)}")
-    if stack.sums_in != inherited.get("sums_in", SUMS_IN[0]):
-        lines.append(f"sums_in = {_quoted(stack.sums_in)}")
+    for name, choices in (("quantised_in", QUANTISED_IN), ("sums_in", SUMS_IN), ("decode_shape", DECODE_SHAPES)):
+        if (word := getattr(stack, name)) != inherited.get(name, choices[0]):
+            lines.append(f"{name} = {_quoted(word)}")
     facts: dict[str, Fact] = {parameter.name: getattr(stack, parameter.name) for parameter in PARAMETERS}
     for name, fact in facts.items():
         without = {other: known for other, known in facts.items() if other != name}

@@ -26,6 +26,7 @@ MODULES: Final = (
     "policies/exchange.py",
     "policies/kv.py",
     "policies/lane.py",
+    "policies/longest.py",
     "policies/plans.py",
     "policies/queue.py",
     "policies/scheduler.py",

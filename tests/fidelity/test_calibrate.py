@@ -21,6 +21,7 @@ from afterwatt.engine.runtime.probes import MIB, Effort, Stat
 from afterwatt.fidelity.calibrate.files import DEVICE, FILES, KERNELS, RAW, STACK, Written, write_calibration
 from afterwatt.fidelity.calibrate.measure import Calibration, DeviceWatts, Measured, calibrate, watts_of
 from afterwatt.fidelity.calibrate.profile import datasheet, device_profile, device_text, known_card, skipped_precisions
+from afterwatt.fidelity.calibrate.stack import _start, stack_text
 from afterwatt.fidelity.kernels.fit import fit_values
 from afterwatt.fidelity.kernels.table import kernel_rows, kernel_seconds, read_kernels
 from afterwatt.hwprofiles.catalogue import device_names, load_device, load_host, load_site
@@ -157,6 +158,15 @@ def test_a_device_rests_before_its_idle_watts_are_read(monkeypatch: pytest.Monke
     meter = SampledMeter(counter, "nvml-counter", "the board", 3600.0, clock=lambda: now_s[0])
     watts = watts_of(Choice(meter, ()), 0.05, lambda _kind, _seconds: None, rest_s=0.4)
     assert watts.idle_w == pytest.approx(1.0, rel=1e-9)
+
+
+def test_the_stack_of_a_gpu_pads_as_its_graphs_do_and_that_of_a_processor_does_not(tmp_path: Path, written: Written):
+    calibration = gpu("Tesla P100-PCIE-16GB", 15.9, "6.0", fp32=8e12, fp16=7e12)
+    device = device_profile(calibration, COMMAND)
+    path = tmp_path / "stack.toml"
+    path.write_text(stack_text(_start(calibration, device)))
+    assert load_stack(device, str(path)).decode_shape == "padded"
+    assert load_stack(written.device, str(written.folder / STACK)).decode_shape == "as-is"
 
 
 def test_a_card_that_computes_in_a_slow_format_is_not_given_its_catalogue_rate(tmp_path: Path):

@@ -24,6 +24,7 @@ from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs import ModelSpec, load_precision
 from afterwatt.modelspecs.layers import Latent, State
+from afterwatt.modelspecs.padding import padded_shape
 from afterwatt.modelspecs.work import windowed_pairs
 from afterwatt.sim.memory import holding_of
 
@@ -147,6 +148,24 @@ FREE = {"launch_s": 0.0, "prompt_launch_s": 0.0, "attention_block_s": 0.0, "atte
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=9))
+def test_a_padded_batch_takes_what_its_padded_shape_takes_but_for_what_sequences_cost_the_host(lengths) -> None:
+    """And a batch of too unlike lengths what it holds; both for as many iterations as is said."""
+    own = serving(PLAIN, **FREE, sequence_overhead_s=1e-3)
+    plain = TimeModel(own)
+    padded = TimeModel(replace(own, stack=replace(own.stack, decode_shape="padded")))
+    count, held, longest = len(lengths), sum(lengths), max(lengths)
+    first, slope, lasting = padded.step(count, held, (), count, 5, (longest, 1, LASTING))
+    for ahead in range(lasting):
+        rows, entries = count, held + count * ahead
+        if (shape := padded_shape(count, longest + ahead, entries)) is not None:
+            rows, entries = shape[0], shape[0] * shape[1]
+        alike = plain.step(rows, entries, (), rows, 1)[0] - round((rows - count) * 1e-3 * PS_PER_S)
+        assert first + slope * ahead == pytest.approx(alike, abs=2)
+    even = padded.step(count, count * longest, (), count, 5)
+    assert even == padded.step(count, count * longest, (), count, 5, (longest, 1, LASTING))
+
+
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=6), st.integers(1, 40))
 def test_decoding_takes_what_each_sequence_sees(lengths: list[int], window: int) -> None:
     """Four layers of six see no more than the window: the time per entry is that of a model without one."""

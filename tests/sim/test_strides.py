@@ -1,5 +1,7 @@
 """A stride is its iterations: taking many at once changes no time, no order and no decision, wherever arrivals fall."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +61,13 @@ def assert_strides_do_not_matter(world: World) -> Outcome:
 @thorough
 def test_one_replica_that_recomputes(world):
     assert_strides_do_not_matter(world)
+
+
+@given(worlds(["m40", "2xm40:pp2"]))
+@settings(thorough, max_examples=50)
+def test_batches_that_are_padded_to_their_longest(world):
+    """Which lengths decide, and when the longest outgrows its padding, is the same in strides."""
+    assert_strides_do_not_matter(replace(world, options=world.options | {"decode_shape": "padded"}))
 
 
 @given(worlds(["m40", "2xm40:tp2"], preemption="swap"))

@@ -1,6 +1,5 @@
 """What only runs where a GPU is, under a fake one: capture and replay, devices, formats, memory, ways to multiply."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from afterwatt.engine.model.bench import TorchBench
 from afterwatt.engine.model.config import ModelConfig, Rope
 from afterwatt.engine.model.devices import dtype_policy, find_device, settle
-from afterwatt.engine.model.graphs import PaddedDecode, _sizes
+from afterwatt.engine.model.graphs import PaddedDecode
 from afterwatt.engine.model.machine import describe
 from afterwatt.engine.model.memory import plan_memory
 from afterwatt.engine.model.options import ComputeOptions
@@ -81,15 +80,6 @@ def test_a_shape_that_cannot_be_captured_runs_call_by_call_on_the_stream_of_befo
     assert fake.current is before
     assert fake.captures == 1, "it is not tried again"
     assert list(compute._padded.refused.values()) == ["CUDA error: operation not permitted when stream is capturing"]
-
-
-@given(st.integers(1, 40), st.integers(1, 600))
-def test_padded_sizes_are_at_most_half_as_large_again_as_needed(first: int, last: int):
-    sizes = _sizes(first, last)
-    assert sizes == sorted(set(sizes))
-    assert sizes[0] == min(first, last)
-    assert sizes[-1] == max(last, min(first, last))
-    assert all(2 * after <= 3 * before + 1 or before == 1 for before, after in itertools.pairwise(sizes))
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
