@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from afterwatt.engine.model.compute import TorchCompute, load_model
+from afterwatt.engine.model.graphs import PaddedDecode
 from afterwatt.engine.model.options import ComputeOptions
 from afterwatt.engine.runtime.compute import Sampling
 from afterwatt.engine.runtime.request import Request
@@ -18,6 +19,7 @@ from afterwatt.fidelity.serving.run import block_hashes
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.sim.replay import replay_decisions
+from tests.engine.fake_cuda import Card, install
 from tests.engine.model.conftest import tiny  # noqa: F401 - a fixture
 from tests.engine.model.tiny import VOCAB
 from tests.engine.recorded import recorded_requests, recorded_steps
@@ -101,6 +103,25 @@ def test_tokens_and_decisions_whatever_memory_and_batching_do(compute, alone, ki
     found = replay_decisions(config, BATCHING[batching](), given, steps)
     assert found.mismatch is None, str(found.mismatch)
     assert found.entries == len(steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["what is left", "swap"])
+def test_tokens_and_decisions_where_decoding_is_replayed_as_graphs(compute, alone, monkeypatch, kind: str, way: str):
+    """Under a fake GPU: preemption, swapping and changing batches leave no stale length, address or block table."""
+    fake = install(monkeypatch, Card())
+    with torch.inference_mode():
+        replayed = PaddedDecode(compute._decoder, compute._pool, TIGHT["max_seqs"], 256, capture=True)
+    monkeypatch.setattr(compute, "_padded", replayed)
+    asked = requests(kind)
+    produced, report = run(compute, WAYS[way], "chunked", asked)
+    assert fake.replays > 10
+    assert produced == alone[kind]
+    found = replay_decisions(
+        WAYS[way], BATCHING["chunked"](), recorded_requests(report, [request for _, request in asked]),
+        recorded_steps(report),
+    )  # fmt: skip
+    assert found.mismatch is None, str(found.mismatch)
 
 
 def test_the_ways_above_do_happen(compute):
