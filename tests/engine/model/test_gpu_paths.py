@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afterwatt.engine.model.attention import gathered_bytes
 from afterwatt.engine.model.bench import TorchBench
 from afterwatt.engine.model.config import ModelConfig, Rope
 from afterwatt.engine.model.devices import dtype_policy, find_device, settle
@@ -153,6 +154,19 @@ def test_a_cache_that_is_asked_for_is_held_against_what_is_free(monkeypatch, gib
     assert plan_memory(config, policy, replace(few, kv_blocks=most), device).kv_blocks == most
     with pytest.raises(EngineError, match="more than the"):
         plan_memory(config, policy, replace(few, kv_blocks=most + 1), device)
+
+
+def test_what_is_gathered_at_once_grows_with_the_card():
+    assert gathered_bytes(None) == gathered_bytes(12 * 2**30) == 256 * 2**20
+    assert gathered_bytes(128 * 2**30) == 2 * 2**30
+
+
+def test_a_filled_cache_holds_other_numbers_than_zeros_in_every_block(computes):
+    compute, _ = computes("llama", max_seqs=3)
+    compute.fill_cache()
+    spread = compute._pool._pool.std(dim=(-3, -2, -1))  # of each layer's keys and values, block by block
+    assert float(spread.min()) > 0.5
+    assert float(spread.max()) < 2.0
 
 
 # -- ways to multiply --------------------------------------------------------------------------------------------------

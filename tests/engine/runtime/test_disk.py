@@ -107,3 +107,16 @@ def test_a_file_that_is_too_small_is_refused(tmp_path: Path):
     with pytest.raises(DiskError, match="too small"), open_disk(tmp_path, MIB):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_closing_leaves_a_buffer_to_the_thread_that_still_reads_into_it(tmp_path: Path):
+    needs_direct(tmp_path)
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes([7]) * RANDOM_BYTES)
+    file = DirectFile(path, 2, RANDOM_BYTES)
+    file.read([0], RANDOM_BYTES, 1)
+    with memoryview(file._buffers[0]) as view:
+        file.close()
+        assert set(view[:RANDOM_BYTES]) == {7}
+    with pytest.raises(ValueError, match="closed"):
+        file._buffers[1].read()
