@@ -5,7 +5,6 @@ Knows nothing of files: rows of finished requests go to a sink as columns, in or
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from math import inf
 
@@ -21,21 +20,17 @@ from afterwatt.policies.views import ReplicaView
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.costs import PhysicalCosts
-from afterwatt.sim.executors import Stages, Strides
 from afterwatt.sim.histogram import LogHistogram
-from afterwatt.sim.links import Link, SwapLink
-from afterwatt.sim.memory import MemoryPlan, holding_of
+from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.parts import Parts, parts_of
 from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
 from afterwatt.sim.rows import Columns, RowOrder
 from afterwatt.sim.signals import SignalsBetweenEvents
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.timeline import Bins
-from afterwatt.sim.times import IterationTimes, times_of
 from afterwatt.sim.worker import Loads, Worker
 from afterwatt.sim.workload import Workload
 
-SWAP_FRAC = 0.5
-"""Share of the hosts' memory that may hold swapped KV blocks (assumption of this project)."""
 SETTLE_EVERY = 2048
 SETTLE_LEAST = 512
 """A replica is settled when it has finished so many requests: its share of the former, and not below the latter."""
@@ -70,7 +65,7 @@ class Body:
         meter: works out energy; None where only the requests' times are wanted.
         sink: takes rows of requests.parquet as columns; None where nobody wants them.
         log: takes decision log entries; progress: called now and then with (requests done, virtual seconds).
-        times: makes the times of a pipeline stage, by its number (None: the stack's, see `sim.times`).
+        parts: what its workers consist of (None: what the configuration says, see `sim.parts`).
     """
 
     def __init__(
@@ -82,7 +77,7 @@ class Body:
         sink: Callable[[Columns], None] | None,
         log: Callable[[DecisionEntry], None] | None = None,
         progress: Callable[[int, float], None] | None = None,
-        times: Callable[[int], IterationTimes] | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.config = config
         self._workload = workload
@@ -94,10 +89,10 @@ class Body:
         self._costs = PhysicalCosts(config, memory)
         self._router = config.policies.make_routing(self._costs)
         self._log = InOrder(log) if log else None
-        made = times or partial(times_of, config)
-        stages = [made(stage) for stage in range(config.deployment.pool.pp)]  # replicas share them
+        made = parts or parts_of(config, memory)
         self._loads = Loads(config.deployment.pool.replicas)
-        self.workers = [self._worker(number, memory, stages) for number in range(config.deployment.pool.replicas)]
+        sizes = made.sizes()
+        self.workers = [self._worker(number, made, sizes) for number in range(config.deployment.pool.replicas)]
         self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
         self._bins = Bins(len(QUANTITIES), 3, len(self.workers))
         self._gaps = LogHistogram()
@@ -111,33 +106,13 @@ class Body:
         self._kv_blocks = memory.kv_blocks
         workload.start(env, self.submit)
 
-    def _worker(self, number: int, memory: MemoryPlan, stages: list[IterationTimes]) -> Worker:
-        config, env = self.config, self._env
-        policies = config.policies
-        batching = policies.make_batching(self._costs)
-        scheduler: Scheduler[Ticket] = Scheduler(self._scheduler_config(memory), batching, slo=config.slo)
-        swap = None
-        if policies.preemption == "swap":
-            pcie = config.serving.host_link
-            link = Link(env, number, float(pcie.effective_bytes_per_s), float(pcie.latency_s))
-            swap = SwapLink(link, memory.block_bytes)
-        executor = Stages(stages) if len(stages) > 1 else Strides(stages[0], config.single_step)
+    def _worker(self, number: int, parts: Parts, sizes: SchedulerConfig) -> Worker:
+        env, config = self._env, self.config
+        batching = config.policies.make_batching(self._costs)
+        scheduler: Scheduler[Ticket] = Scheduler(sizes, batching, slo=config.slo)
         log = DecisionLog(self._log.add) if self._log else None
-        return Worker(env, number, scheduler, executor, self._finished, self._loads, swap, log)
-
-    def _scheduler_config(self, memory: MemoryPlan) -> SchedulerConfig:
-        pool = self.config.deployment.pool
-        swap_bytes = SWAP_FRAC * pool.host.dram_bytes * pool.hosts / pool.replicas
-        return self.config.policies.sizes(
-            kv_blocks=memory.kv_blocks,
-            block_tokens=self.config.policies.block_tokens,
-            max_context_tokens=self.config.model.max_context,
-            host_blocks=int(swap_bytes // memory.replica_block_bytes),
-            prefix_unit_tokens=self._workload.prefix_unit_tokens,
-            groups=pool.pp,
-            holding=holding_of(self.config.serving, self.config.policies.block_tokens),
-            padded=self.config.stack.decode_shape == "padded",
-        )
+        executor, mover = parts.executor(env, number), parts.mover(env, number)
+        return Worker(env, number, scheduler, executor, self._finished, self._loads, mover, log)
 
     # -- requests ------------------------------------------------------------------------------------------------
 

@@ -1,16 +1,16 @@
 """A worker: one replica's loop of planning and applying, in virtual time. Its executor says what happens in between."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
 import simpy
 from mypy_extensions import mypyc_attr
 
 from afterwatt.policies.log import DecisionLog
-from afterwatt.policies.plans import Applied, Idle, StepOutcome, StepPlan, first_tick
+from afterwatt.policies.plans import Applied, Idle, Move, StepOutcome, StepPlan, first_tick
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.links import SwapLink
 from afterwatt.sim.notes import note_admissions, note_finished, note_prefills
 from afterwatt.sim.recorder import Lane, pack_jump
 from afterwatt.sim.ticket import Ticket
@@ -79,6 +79,13 @@ class Executor:
         return self.worker.env._now
 
 
+class Mover(Protocol):
+    """What moves a worker's memory."""
+
+    def move(self, moves: Sequence[Move]) -> Generator[simpy.Event, None, None]:
+        """Move what a plan says, in its order; it is done with the last event."""
+
+
 class Loads:
     """Outstanding tokens of replicas that a router looks at: brought up to now where an iteration has ended since.
 
@@ -112,7 +119,7 @@ class Worker:
         executor: what happens between its plans and their outcomes.
         on_finish: called with each request that finishes.
         loads: where it notes its outstanding tokens, beside other replicas'.
-        swap: moves memory (None: nothing is ever moved).
+        mover: moves its memory (None: nothing is ever moved).
         log: decision log to write to.
         apply: takes outcomes in the scheduler's place, where somebody listens (None: nobody does).
 
@@ -128,7 +135,7 @@ class Worker:
         executor: Executor,
         on_finish: Callable[[Ticket], None],
         loads: Loads,
-        swap: SwapLink | None = None,
+        mover: Mover | None = None,
         log: DecisionLog | None = None,
         apply: Apply | None = None,
     ) -> None:
@@ -142,7 +149,7 @@ class Worker:
         self.stopped = False
         self.came = False  # somebody has, since memory began to be moved
         self._on_finish = on_finish
-        self._swap = swap
+        self._mover = mover
         self._apply = apply
         self._plan_rank = priority(Kind.PLAN, number)
         self._rest: simpy.Event | None = None
@@ -210,8 +217,8 @@ class Worker:
                 executor.planned(plan, begin_ps)
             if plan.moves:
                 self.came = False
-                assert self._swap is not None
-                yield from self._swap.move(plan.moves)
+                assert self._mover is not None
+                yield from self._mover.move(plan.moves)
                 if self.stopped:
                     return
                 single = self.came and plan.open_to_arrivals

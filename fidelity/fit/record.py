@@ -21,6 +21,7 @@ from afterwatt.sim.body import Body
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.parts import ResidentParts
 from afterwatt.sim.recorder import STRIDE_COLUMNS
 from afterwatt.sim.rows import SEEN_BY_CLIENTS, Columns
 from afterwatt.sim.run import memory_of
@@ -136,7 +137,8 @@ def record(config: RunConfig, memory: MemoryPlan | None = None) -> RunRecord | N
     parts: list[Columns] = []
     stages = [_Listener(TimeModel(config.serving, stage)) for stage in range(config.deployment.pool.pp)]
     held = memory or memory_of(config)
-    body = Body(config, held, config.workload, None, parts.append, times=stages.__getitem__)
+    workers = ResidentParts(config, held, stages.__getitem__)
+    body = Body(config, held, config.workload, None, parts.append, parts=workers)
     body.run()
     heard = stages[0].heard
     strides, groups = _strides(body)

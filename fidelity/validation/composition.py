@@ -19,6 +19,7 @@ from afterwatt.reports.rundir import Run
 from afterwatt.reports.summary import counted
 from afterwatt.sim.body import Body
 from afterwatt.sim.config import RunConfig
+from afterwatt.sim.parts import ResidentParts
 from afterwatt.sim.rows import Columns
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.times import IterationTimes
@@ -87,7 +88,9 @@ def check_composition(run: Run, config: RunConfig) -> Composition | None:
     steps = read_steps(run.path / "steps.parquet")
     rows: list[Columns] = []
     told = RecordedTimes(_durations_ps(steps), TimeModel(config.serving))
-    Body(config, memory_of(config), config.workload, None, rows.append, times=lambda _: told).run()
+    memory = memory_of(config)
+    parts = ResidentParts(config, memory, lambda _: told)
+    Body(config, memory, config.workload, None, rows.append, parts=parts).run()
     mask = counted(run)
     real = {name: run.column("requests", name)[mask] for name in ("ttft_s", "e2e_s")}
     virtual = {name: np.concatenate([np.asarray(part[name]) for part in rows])[mask] for name in real}

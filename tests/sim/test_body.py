@@ -3,7 +3,7 @@
 import pytest
 
 from afterwatt.policies.routing import ROUTING, LeastOutstanding
-from afterwatt.sim.body import SWAP_FRAC
+from afterwatt.sim.parts import SWAP_FRAC
 from afterwatt.sim.workload import StaticBatch
 from tests.helpers import Requests, between, poisson, run_body
 

@@ -13,6 +13,7 @@ from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.sim.body import Body
 from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.executors import Stages, Strides
+from afterwatt.sim.parts import ResidentParts
 from afterwatt.sim.recorder import STRIDE_COLUMNS, pack_stride
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.ticket import Ticket
@@ -143,8 +144,9 @@ def test_whoever_listens_in_hears_every_stride_and_changes_nothing():
             return self._times.step(*asked)
 
     parts = []
-    body = Body(config, memory_of(config), config.workload, None, parts.append,
-                times=lambda stage: Listener(times_of(config, stage)))  # fmt: skip
+    memory = memory_of(config)
+    workers = ResidentParts(config, memory, lambda stage: Listener(times_of(config, stage)))
+    body = Body(config, memory, config.workload, None, parts.append, parts=workers)
     body.run()
     finish = np.concatenate([np.asarray(part["finish_s"]) for part in parts])
     assert finish.tolist() == np.asarray(plain.rows["finish_s"]).tolist()
@@ -165,3 +167,47 @@ def test_outcomes_may_be_taken_in_the_schedulers_place():
     worker.arrive(Ticket(0, 20, 9, (), 0))
     env.run()
     assert seen == [1, 8]
+
+
+class Carried:
+    """Moves memory in no time, and notes how much."""
+
+    def __init__(self) -> None:
+        self.units: list[tuple[str, int]] = []
+
+    def move(self, moves):
+        self.units += [(move.dst, move.units) for move in moves]
+        return iter(())
+
+
+class OwnParts(ResidentParts):
+    """Parts of a test: a body that is given them has no executor, no mover and no size of another's."""
+
+    def __init__(self, config, memory):
+        super().__init__(config, memory)
+        self.executors, self.carried = [], Carried()
+
+    def sizes(self):
+        return dataclasses.replace(SIZES, kv_blocks=6, swap_blocks=100)
+
+    def executor(self, env, number):
+        self.executors.append(Fixed())
+        return self.executors[-1]
+
+    def mover(self, env, number):
+        return self.carried
+
+
+def test_a_body_builds_its_workers_of_what_it_is_given():
+    """Prompts of a block each, three for six blocks of memory: they outgrow it, and are carried out and in again."""
+    config = make_config(solo_batch(6, 16, 30), "2xm40")
+    parts = OwnParts(config, memory_of(config))
+    rows = []
+    body = Body(config, memory_of(config), config.workload, None, rows.append, parts=parts)
+    duration_s = body.run().duration_s
+    assert [worker.executor for worker in body.workers] == parts.executors
+    assert duration_s == max(executor.heard.count("start") for executor in parts.executors) * 7e-12
+    assert np.concatenate([row["output_tokens"] for row in rows]).tolist() == [30] * 6
+    out, back = ([units for dst, units in parts.carried.units if dst == tier] for tier in ("dram", "hbm"))
+    assert out
+    assert sorted(out) == sorted(back)
