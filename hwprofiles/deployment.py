@@ -8,10 +8,13 @@ like this where host, network or disk are to be chosen too:
     count = 4                 # GPUs in all; default 1
     tp = 2                    # tensor parallel; default 1
     pp = 1                    # pipeline stages; default 1
+    ep = 1                    # GPUs that the experts of a mixture are spread over; default 1: none are
     host = "ddr3-2u"          # default: the smallest of the device's default hosts that holds all cards
     network = "ethernet-10g"  # default: the host's
     storage = "sata"          # default: the host's
     ecc = false               # default: as such cards are commonly run
+    # default: `hwprofiles.experts.EXPERT_IMBALANCE`, load of the GPU with the busiest experts over the mean
+    expert_imbalance = { value = 1.3, source = "a log of our own", checked = 2026-11-20, kind = "measured" }
 """
 
 import re
@@ -22,17 +25,21 @@ from typing import Final
 from afterwatt.hwprofiles.catalogue import ALIASES, load_device, load_host, load_link, load_storage
 from afterwatt.hwprofiles.devices import Device, read_device
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
+from afterwatt.hwprofiles.experts import EXPERT_IMBALANCE, IMBALANCE
 from afterwatt.hwprofiles.fabric import Fabric, PoolLinks
+from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.hosts import Host
 from afterwatt.hwprofiles.links import Link, disk_link, memory_link, narrowed, nvlink_of
 from afterwatt.hwprofiles.storage import Storage
 from afterwatt.hwprofiles.tables import Table, read_profile
 
 _SHORT: Final = re.compile(r"(?:(?P<count>[0-9]{1,12})x)?(?P<device>[^:]+?)(?::(?P<split>.*))?\Z", re.DOTALL)
-_SPLIT: Final = re.compile(r"(tp|pp)([0-9]{1,12})")
+_SPLIT: Final = re.compile(r"(tp|pp|ep)([0-9]{1,12})")
+_SPLIT_FORM: Final = "write tpN, ppN, epN or several, as in tpNppNepN"
 _MAX_COUNT: Final = 1_000_000
 _FORM: Final = (
-    "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2 or the path of a device's or deployment's TOML"
+    "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2, 8xh100-sxm:ep8 or the path of a device's or "
+    "deployment's TOML"
 )
 
 
@@ -44,7 +51,10 @@ class Pool:
         device: the card.
         tp: tensor-parallel degree: GPUs that share every layer.
         pp: pipeline stages.
-        replicas: copies of the model.
+        ep: GPUs that the experts of a mixture are spread over, each whole on one of them; 1: every replica splits its
+            own. They serve the tokens of `ep / tp` replicas together, which hold all else of the model each.
+        expert_imbalance: load of the busiest of those GPUs over their mean.
+        replicas: copies of the model, experts apart.
         host: the server.
         hosts: how many of them; a tensor-parallel group stays in one host where it can.
         storage: disk of a host.
@@ -54,6 +64,8 @@ class Pool:
     device: Device
     tp: int
     pp: int
+    ep: int
+    expert_imbalance: Fact
     replicas: int
     host: Host
     hosts: int
@@ -62,8 +74,18 @@ class Pool:
 
     @property
     def gpus_per_replica(self) -> int:
-        """Return the GPUs that hold one copy of the model."""
+        """Return the GPUs of one replica."""
         return self.tp * self.pp
+
+    @property
+    def sharing(self) -> int:
+        """Return the replicas that share their experts; 1: each has its own."""
+        return max(self.ep // self.tp, 1)
+
+    @property
+    def expert_load(self) -> float:
+        """Return the load of the GPU with the busiest experts over the mean; 1 where each has a slice of all."""
+        return self.expert_imbalance if self.ep > 1 else 1.0
 
     @property
     def count(self) -> int:
@@ -123,14 +145,15 @@ def parse_deployment(text: str) -> Deployment:
     match = _SHORT.match(word)
     if match is None:
         raise HardwareError(f"--hw {text!r} is no deployment; {_FORM}")
-    tp, pp = _parse_split(text, match["split"])
+    tp, pp, ep = _parse_split(text, match["split"])
     device = _device_of(match["device"], text)
     count = int(match["count"]) if match["count"] is not None else None
-    if count is None and tp * pp > 1:
-        better = f"{tp * pp}x{match['device']}:{match['split']}"
-        raise HardwareError(f"--hw {text!r} splits a model over {tp * pp} GPUs but names one; write {better}")
+    gpus = max(tp, ep) * pp
+    if count is None and gpus > 1:
+        better = f"{gpus}x{match['device']}:{match['split']}"
+        raise HardwareError(f"--hw {text!r} splits a model over {gpus} GPUs but names one; write {better}")
     spelt = match["device"].endswith(".toml") or match["device"] in (device.key, *ALIASES)
-    return make_deployment(device, 1 if count is None else count, tp, pp, name=word if spelt else None)
+    return make_deployment(device, 1 if count is None else count, tp, pp, ep=ep, name=word if spelt else None)
 
 
 def _device_of(name: str, text: str) -> Device:
@@ -140,17 +163,18 @@ def _device_of(name: str, text: str) -> Device:
         raise HardwareError(f"--hw {text!r}: {fault}") from None
 
 
-def _parse_split(text: str, split: str | None) -> tuple[int, int]:
+def _parse_split(text: str, split: str | None) -> tuple[int, int, int]:
     if split is None:
-        return 1, 1
+        return 1, 1, 1
     parts = _SPLIT.findall(split)
-    if not parts or "".join(kind + number for kind, number in parts) != split.replace(",", "") or len(parts) > 2:
-        hint = did_you_mean(split, ("tp2", "pp2", "tp2pp2"))
-        raise HardwareError(f"--hw {text!r}: {split!r} is no split{hint or ';'} write tpN, ppN or tpNppN")
+    if not parts or "".join(kind + number for kind, number in parts) != split.replace(",", "") or len(parts) > 3:
+        hint = did_you_mean(split, ("tp2", "pp2", "ep2", "tp2pp2"))
+        raise HardwareError(f"--hw {text!r}: {split!r} is no split{hint or ';'} {_SPLIT_FORM}")
     degrees = {kind: int(number) for kind, number in parts}
     if len(degrees) != len(parts):
-        raise HardwareError(f"--hw {text!r}: {split!r} names {parts[0][0]} twice; write tpN, ppN or tpNppN")
-    return degrees.get("tp", 1), degrees.get("pp", 1)
+        twice = next(kind for kind, _ in parts if sum(kind == other for other, _ in parts) > 1)
+        raise HardwareError(f"--hw {text!r}: {split!r} names {twice} twice; {_SPLIT_FORM}")
+    return degrees.get("tp", 1), degrees.get("pp", 1), degrees.get("ep", 1)
 
 
 def load_deployment(path: Path) -> Deployment:
@@ -160,14 +184,27 @@ def load_deployment(path: Path) -> Deployment:
         if table.has("architecture"):  # what every device says, and no deployment
             return make_deployment(read_device(table, path.stem))
         device = load_device(_beside(path, table.text("device")))
-        counts = [table.integer(key, 1, _MAX_COUNT, default=1) for key in ("count", "tp", "pp")]
+        count, tp, pp, ep = (table.integer(key, 1, _MAX_COUNT, default=1) for key in ("count", "tp", "pp", "ep"))
         host = load_host(_beside(path, table.text("host"))) if table.has("host") else None
         net_link = load_link(_beside(path, table.text("network"))) if table.has("network") else None
         storage = load_storage(_beside(path, table.text("storage"))) if table.has("storage") else None
         ecc_on = table.flag("ecc") if table.has("ecc") else None
+        imbalance = table.optional_fact("expert_imbalance", IMBALANCE)
         name = table.text("name", default=path.stem)
         table.close()  # a slip in a key explains what else may look wrong
-        return make_deployment(device, *counts, host=host, net_link=net_link, storage=storage, ecc_on=ecc_on, name=name)
+        return make_deployment(
+            device,
+            count,
+            tp,
+            pp,
+            ep=ep,
+            imbalance=imbalance,
+            host=host,
+            net_link=net_link,
+            storage=storage,
+            ecc_on=ecc_on,
+            name=name,
+        )
 
     return read_profile(path, build)
 
@@ -183,6 +220,8 @@ def make_deployment(
     tp: int = 1,
     pp: int = 1,
     *,
+    ep: int = 1,
+    imbalance: Fact | None = None,
     host: Host | None = None,
     net_link: Link | None = None,
     storage: Storage | None = None,
@@ -195,15 +234,8 @@ def make_deployment(
         HardwareError: counts do not divide, the host cannot hold the card, a layer would be shared among hosts though
             a host is named and no network, or ECC is asked of a card that has none.
     """
-    for noun, number in (("count", count), ("tp", tp), ("pp", pp)):
-        if not 1 <= number <= _MAX_COUNT:
-            raise HardwareError(f"{noun} = {number} of {device.key} must lie in 1..{_MAX_COUNT}")
-    if count % (tp * pp):
-        nearest = max(count // (tp * pp), 1) * tp * pp
-        raise HardwareError(
-            f"{count} x {device.key} cannot be split into replicas of tp {tp} x pp {pp} = {tp * pp} GPUs; "
-            f"take a multiple of {tp * pp}, {nearest} for example"
-        )
+    _check_counts(device, count, tp, pp, ep)
+    group = max(tp, ep)
     if ecc_on and device.ecc == "none":
         raise HardwareError(f"{device.key} has no ECC; leave ecc out or set it to false")
     chosen = default_host(device, count) if host is None else host
@@ -215,18 +247,20 @@ def make_deployment(
     pcie = pcie_link(device, chosen)
     inside = _link_between_gpus(device, pcie)
     per_host = chosen.gpus(device)
-    if tp > per_host and host is not None and net_link is None:
+    if group > per_host and host is not None and net_link is None:
         room = "slot for it" if per_host == 1 else f"slots for {device.key}"
+        degree = f"tp {tp}" if tp > per_host else f"ep {ep}"
         raise HardwareError(
-            f"tp {tp} shares every layer among {tp} x {device.key}, and {chosen.key} has {per_host} {room}: each layer "
-            f"would cross {network.key}; take a larger host or pp, or name the network in a TOML to mean that "
+            f"{degree} shares every layer among {group} x {device.key}, and {chosen.key} has {per_host} {room}: each "
+            f"layer would cross {network.key}; take a larger host or pp, or name the network in a TOML to mean that "
             f'(network = "{network.key}")'
         )
     disk = load_storage(chosen.storage) if storage is None else storage
-    hosts, replicas = _hosts_needed(count, tp, pp, per_host), count // (tp * pp)
+    hosts, replicas = _hosts_needed(count, group, pp, per_host), count // (tp * pp)
     links = PoolLinks(
         tensor=inside if tp <= per_host else _slower(inside, network),
-        stage=inside if tp * pp <= per_host else _slower(inside, network),
+        stage=inside if group * pp <= per_host else _slower(inside, network),
+        experts=inside if group <= per_host else narrowed(network, 1.0 / per_host),
         host=pcie,
         disk=disk_link(disk),
         network=network,
@@ -237,18 +271,40 @@ def make_deployment(
         device=device,
         tp=tp,
         pp=pp,
+        ep=ep,
+        expert_imbalance=EXPERT_IMBALANCE if imbalance is None else imbalance,
         replicas=replicas,
         host=chosen,
         hosts=hosts,
         storage=disk,
         ecc_on=device.ecc_default_on if ecc_on is None else ecc_on,
     )
-    return Deployment(name or _short_name(device, count, tp, pp), (pool,), Fabric((links,)))
+    return Deployment(name or short_name(device.key, count, tp, pp, ep), (pool,), Fabric((links,)))
 
 
-def _short_name(device: Device, count: int, tp: int, pp: int) -> str:
-    split = (f"tp{tp}" if tp > 1 else "") + (f"pp{pp}" if pp > 1 else "")
-    return (f"{count}x" if count > 1 else "") + device.key + (f":{split}" if split else "")
+def _check_counts(device: Device, count: int, tp: int, pp: int, ep: int) -> None:
+    for noun, number in (("count", count), ("tp", tp), ("pp", pp), ("ep", ep)):
+        if not 1 <= number <= _MAX_COUNT:
+            raise HardwareError(f"{noun} = {number} of {device.key} must lie in 1..{_MAX_COUNT}")
+    if ep > 1 and ep % tp:
+        raise HardwareError(
+            f"ep {ep} of {device.key} spreads experts over whole replicas, and is no multiple of tp {tp}; "
+            f"take ep {-(-ep // tp) * tp}, or another tp"
+        )
+    group = max(tp, ep) * pp
+    if count % group:
+        nearest = max(count // group, 1) * group
+        shared = f"groups of ep {ep}" if ep > tp else f"replicas of tp {tp}"
+        raise HardwareError(
+            f"{count} x {device.key} cannot be split into {shared} x pp {pp} = {group} GPUs; "
+            f"take a multiple of {group}, {nearest} for example"
+        )
+
+
+def short_name(key: str, count: int, tp: int, pp: int, ep: int = 1) -> str:
+    """Write a deployment as one types it: l40s, 4xl40s:tp4, 8xl40s:tp2pp2, 8xl40s:ep8."""
+    split = "".join(f"{kind}{degree}" for kind, degree in (("tp", tp), ("pp", pp), ("ep", ep)) if degree > 1)
+    return (f"{count}x" if count > 1 else "") + key + (f":{split}" if split else "")
 
 
 def default_host(device: Device, count: int) -> Host:
@@ -277,7 +333,7 @@ def _slower(one: Link, other: Link) -> Link:
 
 
 def _hosts_needed(count: int, tp: int, pp: int, per_host: int) -> int:
-    """Return the hosts that hold all replicas; none (and no tensor-parallel group) straddles hosts needlessly."""
+    """Return the hosts that hold all replicas; none, and no group that shares a layer, straddles hosts needlessly."""
     replica = tp * pp
     replicas = count // replica
     if replica <= per_host:

@@ -9,6 +9,7 @@ TIERS: Final = ("hbm", "dram", "ssd")
 """Memories of a replica, each reached from its neighbours in this row only."""
 TENSOR: Final = "tensor"
 STAGE: Final = "stage"
+EXPERTS: Final = "experts"
 HOST: Final = "host"
 DISK: Final = "disk"
 NETWORK: Final = "network"
@@ -26,7 +27,8 @@ class ServerKey(NamedTuple):
     """What serves bytes first come first served.
 
     Attributes:
-        kind: tensor or stage (between the GPUs of a replica), host (between a GPU and its host), disk or network.
+        kind: tensor or stage (between the GPUs of a replica), experts (between those that these are spread over), host
+            (between a GPU and its host), disk or network.
         pool: whose.
         number: of the replica; of its host where the replicas of one share it (disk, network).
     """
@@ -44,6 +46,7 @@ class PoolLinks:
         tensor: what tensor parallelism runs over: NVLink or PCIe, or the slower of that and the network when the group
             does not fit into one host.
         stage: what activations cross from one pipeline stage to the next; the same rule for the whole replica.
+        experts: what tokens cross to experts on other GPUs; a GPU's share of the network if those are in other hosts.
         host: PCIe between a GPU and its host's memory; copies within a processor's own.
         disk: reading of a host's storage.
         network: of a host.
@@ -52,6 +55,7 @@ class PoolLinks:
 
     tensor: Link
     stage: Link
+    experts: Link
     host: Link
     disk: Link
     network: Link
@@ -75,6 +79,7 @@ class Fabric:
         return {
             TENSOR: links.tensor,
             STAGE: links.stage,
+            EXPERTS: links.experts,
             HOST: links.host,
             DISK: links.disk,
             NETWORK: links.network,

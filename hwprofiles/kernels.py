@@ -146,6 +146,8 @@ def experts_s(
     weight_bytes: float = 2.0,
     activation_bytes: float = 2.0,
     inner: float = 2.0,
+    ways: int = 1,
+    imbalance: float = 1.0,
 ) -> Real:
     """Return the seconds of a layer's experts: two grouped products over the tokens that each expert is sent.
 
@@ -159,9 +161,14 @@ def experts_s(
         weight_bytes: per stored weight, scales included.
         activation_bytes: per element of the vectors.
         inner: matrices into the network: 2 for gated ones, else 1.
+        ways: GPUs that the experts are spread over; the time is that of the busiest.
+        imbalance: its load over the mean.
     """
     touched = experts_touched(experts, active, tokens)
     rows = tokens * active
+    if ways > 1:
+        touched = np.minimum(touched * imbalance, experts) / ways
+        rows = rows * imbalance / ways
     into = gemm_s(rows, hidden, inner * width, rates, weight_bytes, activation_bytes, touched)
     return into + gemm_s(rows, width, hidden, rates, weight_bytes, activation_bytes, touched)
 

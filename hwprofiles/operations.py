@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.kernels import GemmRates, all_reduce_s, experts_s, gemm_s
+from afterwatt.hwprofiles.links import Link
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.spec import experts_touched
 
@@ -115,6 +116,9 @@ class Experts:
         active: that a token is sent to.
         weights: of one, on all GPUs.
         weight_bytes, rates, activation_bytes: as in `Products`.
+        ways: GPUs that they are spread over, each whole on one; 1: every GPU has a slice of each.
+        sharing: replicas whose tokens they serve, as many of each.
+        imbalance: load of the busiest GPU over the mean.
     """
 
     hidden: float
@@ -126,16 +130,21 @@ class Experts:
     weight_bytes: float
     rates: GemmRates
     activation_bytes: float
+    ways: int = 1
+    sharing: int = 1
+    imbalance: float = 1.0
 
     def seconds(self, tokens: int) -> float:
-        """Return the seconds of both products."""
-        sizes = (tokens, self.hidden, self.width, float(self.experts), float(self.active))
-        return experts_s(*sizes, self.rates, self.weight_bytes, self.activation_bytes, self.inner)
+        """Return the seconds of both products, on the busiest GPU."""
+        sizes = (tokens * self.sharing, self.hidden, self.width, float(self.experts), float(self.active))
+        moved = (self.rates, self.weight_bytes, self.activation_bytes)
+        return float(experts_s(*sizes, *moved, self.inner, self.ways, self.imbalance))
 
     def term(self, tokens: Floats, times: int) -> Term:
-        """Return weights of the experts that so many tokens are expected to touch, and FLOPs."""
-        sizes, where = np.unique(tokens, return_inverse=True)
-        touched: Floats = np.array([experts_touched(self.experts, self.active, size) for size in sizes.tolist()])[where]
+        """Return FLOPs, and a replica's part of the weights of all experts that its group's tokens should touch."""
+        sizes, where = np.unique(tokens * self.sharing, return_inverse=True)
+        all_touched = [experts_touched(self.experts, self.active, size) for size in sizes.tolist()]
+        touched: Floats = np.array(all_touched)[where] / self.sharing
         flops = Amount(2.0 * self.active * self.weights, tokens)
         return Term(EXPERTS, times, Amount(float(self.weights), touched), self.weight_bytes, flops)
 
@@ -187,3 +196,36 @@ class AllReduces:
         """Return what all GPUs send: of the payload, twice the part that is not their own."""
         others = self.serving.pool.tp - 1
         return Term(LINKS, times, link_bytes=Amount(self.count * 2.0 * others * self.token_bytes, tokens))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllToAlls:
+    """A layer's tokens to the GPUs of their experts, and what these make of them back to where they came from.
+
+    Attributes:
+        link: between the GPUs that experts are spread over.
+        efficiency, latency_s: the software's share of its bandwidth, and what it adds to a start.
+        token_bytes: of a token's residual stream.
+        reached: GPUs across the link that a token is expected to be sent to; to each it goes once.
+        split: GPUs that share out a replica's tokens.
+        imbalance: tokens that the busiest GPU receives, over the mean.
+    """
+
+    link: Link
+    efficiency: float
+    latency_s: float
+    token_bytes: float
+    reached: float
+    split: int
+    imbalance: float
+
+    def seconds(self, tokens: int) -> float:
+        """Return the seconds of both: a start, and what the busiest GPU receives over the link's rate."""
+        link = self.link
+        start_s = float(link.latency_s if link.peer_latency_s is None else link.peer_latency_s) + self.latency_s
+        payload = tokens / self.split * self.reached * self.token_bytes * self.imbalance
+        return 2.0 * (start_s + payload / (float(link.bytes_per_s) * self.efficiency))
+
+    def term(self, tokens: Floats, times: int) -> Term:
+        """Return what the GPUs of a replica send and get back."""
+        return Term(LINKS, times, link_bytes=Amount(2.0 * self.reached * self.token_bytes, tokens))

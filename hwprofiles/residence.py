@@ -95,19 +95,30 @@ def window_blocks(serving: Serving, block_tokens: int) -> int:
 def stage_weight_bytes(serving: Serving, stage: int) -> float:
     """Return bytes of weights on one GPU of a pipeline stage.
 
-    Its layers, with the embedding on the first stage and the head on the last (one table if tied).
+    Its layers, with the embedding on the first stage and the head on the last (one table if tied). Experts that are
+    spread over more GPUs than a replica has are as much less on each.
     """
     model, precision, pool = serving.model, serving.precision, serving.pool
     first, last = stage == 0, stage == pool.pp - 1
     copied = _copied_bytes(serving, stage)
     if first and last:
-        return model.stored_bytes(precision) / pool.tp + copied
+        return model.stored_bytes(precision) / pool.tp + copied - _spread_bytes(serving, stage)
     weights = stage_layers(model.layers, pool.pp)[stage] * model.layer_bytes(precision)
     if first:
         weights += model.embedding_bytes(precision)
     if last:
         weights += model.head_bytes(precision)
-    return weights / pool.tp + copied
+    return weights / pool.tp + copied - _spread_bytes(serving, stage)
+
+
+def _spread_bytes(serving: Serving, stage: int) -> float:
+    """Return bytes of experts that one GPU leaves to GPUs of other replicas."""
+    model, pool = serving.model, serving.pool
+    if pool.sharing == 1:
+        return 0.0
+    share = stage_layers(model.layers, pool.pp)[stage] / model.layers
+    experts = share * model.expert_layers * model.layer_expert_bytes(serving.precision)
+    return experts * (1.0 / pool.tp - 1.0 / pool.ep)
 
 
 def _copied_bytes(serving: Serving, stage: int) -> float:
@@ -128,5 +139,5 @@ def activation_bytes(serving: Serving, tokens: int) -> float:
     model, tp = serving.model, serving.pool.tp
     networks = {kind.network for kind in model.kinds()}
     dense = model.dense_width if "dense" in networks else 0
-    widest = max(dense, model.ffn * model.active_experts if "experts" in networks else 0)
+    widest = max(dense, model.ffn * model.active_experts * serving.pool.expert_load if "experts" in networks else 0)
     return 2.0 * tokens * (model.hidden * 4 + widest * model.ffn_matrices / tp)

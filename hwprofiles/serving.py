@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from afterwatt.hwprofiles.deployment import Deployment, Pool
-from afterwatt.hwprofiles.fabric import HOST, STAGE, TENSOR, ServerKey
+from afterwatt.hwprofiles.fabric import EXPERTS, HOST, STAGE, TENSOR, ServerKey
 from afterwatt.hwprofiles.links import Link
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.modelspecs.precision import Precision
@@ -42,6 +42,11 @@ class Serving:
     def stage_link(self) -> Link:
         """Return what activations cross from one pipeline stage to the next."""
         return self._link(STAGE)
+
+    @property
+    def expert_link(self) -> Link:
+        """Return what tokens cross to experts that lie on other GPUs."""
+        return self._link(EXPERTS)
 
     @property
     def host_link(self) -> Link:

@@ -11,6 +11,7 @@ sums over these. A model with another kind of layer has another tuple.
 from collections.abc import Mapping
 from typing import Final
 
+from afterwatt.hwprofiles.experts import reach_frac
 from afterwatt.hwprofiles.mixers import Bounded, StepShape, attention_of, state_update_of
 from afterwatt.hwprofiles.operations import (
     HEAD,
@@ -18,6 +19,7 @@ from afterwatt.hwprofiles.operations import (
     MATRICES,
     ROUTER,
     AllReduces,
+    AllToAlls,
     Amount,
     Experts,
     Operation,
@@ -74,9 +76,33 @@ class StepModel:
         between_s = _traffic_bytes(self.serving, kind) / self.rates.matrices.bytes_per_s
         overhead_s = stack.layer_overhead_s * (parts / 2.0)
         small = (Small(latency_s + overhead_s, 0.0), Small(0.0, token_s + between_s))
-        several = self.serving.pool.tp > 1 and parts > 0
-        reduces = (AllReduces(self.serving, self._token_bytes, float(parts)),) if several else ()
-        return (*self._mixer(kind), *self._network(kind), *small, *reduces)
+        return (*self._mixer(kind), *self._network(kind), *small, *self._collectives(kind, parts))
+
+    def _collectives(self, kind: LayerKind, parts: int) -> tuple[Operation, ...]:
+        """Return what a layer's GPUs send one another.
+
+        An all-reduce behind each part over the GPUs of a replica. Experts that replicas share get their tokens by an
+        all-to-all instead, each of the replica's GPUs sending its part: then a half, the gathering, is left of the
+        all-reduce, and the whole where there is a shared expert, whose parts are summed.
+        """
+        serving, model, pool = self.serving, self.serving.model, self.serving.pool
+        exchanged = kind.network == "experts" and pool.sharing > 1
+        count = parts - 0.5 if exchanged and not model.shared_ffn else float(parts)
+        reduces = (AllReduces(serving, self._token_bytes, count),) if pool.tp > 1 and parts > 0 else ()
+        if not exchanged:
+            return reduces
+        nearby = pool.host.gpus(pool.device)
+        across = pool.ep - (nearby if pool.ep > nearby else 1)
+        sent = AllToAlls(
+            link=serving.expert_link,
+            efficiency=float(serving.stack.comm_efficiency),
+            latency_s=float(serving.stack.comm_latency_s),
+            token_bytes=self._token_bytes,
+            reached=across * reach_frac(model.experts, model.active_experts, pool.ep),
+            split=pool.tp,
+            imbalance=pool.expert_load,
+        )
+        return (*reduces, sent)
 
     def _mixer(self, kind: LayerKind) -> tuple[Operation, ...]:
         """Return the matrices around what mixes a layer's tokens, and a state's arithmetic."""
@@ -107,13 +133,13 @@ class StepModel:
             return ()
         if kind.network == "dense":
             return (self._dense(model.dense_width),)
-        hidden = float(model.hidden)
+        hidden, pool = float(model.hidden), self.serving.pool
         to_all, overhead_s = ((hidden, float(model.experts)),), float(stack.router_overhead_s)
         routed = model.layer_router_params
         router = Products(ROUTER, to_all, routed, _ROUTER_BYTES, rates.router, self._moved, overhead_s)
         experts = Experts(
             hidden=hidden,
-            width=model.ffn / self.serving.pool.tp,
+            width=model.ffn / (pool.tp if pool.ep == 1 else 1),
             inner=inner,
             experts=model.experts,
             active=model.active_experts,
@@ -121,6 +147,9 @@ class StepModel:
             weight_bytes=weight_bytes,
             rates=rates.experts,
             activation_bytes=self._moved,
+            ways=pool.ep,
+            sharing=pool.sharing,
+            imbalance=pool.expert_load,
         )
         return (router, experts, self._dense(model.shared_ffn)) if model.shared_ffn else (router, experts)
 

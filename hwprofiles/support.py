@@ -16,6 +16,7 @@ from afterwatt.modelspecs.precision import PRECISIONS, Precision
 
 _NUMBER: Final = re.compile(r"[0-9]{1,2}(\.[0-9])?")
 _CAPABILITY: Final = Rule(0.0, 20.0)
+_YES_OR_NO: Final = Rule(0.0, 1.0)
 _USUAL: Final = ("llama.cpp-cuda", "vllm")
 """What takes the place of a card's usual stack where that cannot run what is asked for, in this order."""
 
@@ -29,12 +30,14 @@ class Support:
         vendors: whose cards it runs on; empty: it claims nothing.
         amd: targets that it is built for; empty: it claims nothing.
         formats: format of weights -> compute capability from which it is loaded.
+        spreads_experts: 1 if it can spread whole experts over GPUs, 0 if not; None: it claims nothing.
     """
 
     nvidia: Fact | None
     vendors: tuple[str, ...]
     amd: tuple[str, ...]
     formats: Mapping[str, Fact]
+    spreads_experts: Fact | None
 
     def obstacle(self, device: Device, precision: Precision) -> str | None:
         """Say why the stack cannot run weights of a precision on a card; None if nothing is known against it."""
@@ -69,13 +72,23 @@ def supports() -> Mapping[str, Support]:
 
 def _read(table: Table) -> Support:
     vendors, amd = (table.texts(key) if table.has(key) else () for key in ("vendors", "amd"))
-    return Support(table.optional_fact("nvidia", _CAPABILITY), vendors, amd, table.facts("formats", _CAPABILITY))
+    nvidia, spreads = table.optional_fact("nvidia", _CAPABILITY), table.optional_fact("spreads_experts", _YES_OR_NO)
+    return Support(nvidia, vendors, amd, table.facts("formats", _CAPABILITY), spreads)
 
 
 def obstacle(stack: str, device: Device, precision: Precision) -> str | None:
     """Say why a stack (`vllm`, `vllm@2023`) cannot run a precision on a card; None if it can or claims nothing."""
     known = supports().get(software_of(stack))
     return None if known is None else known.obstacle(device, precision)
+
+
+def spread_refusal(stack: str) -> str | None:
+    """Say in one sentence why a stack cannot spread whole experts over GPUs; None if it can or claims nothing."""
+    known = supports().get(software_of(stack))
+    if known is None or known.spreads_experts != 0.0:
+        return None
+    others = ", ".join(f"--stack {name}" for name, one in supports().items() if one.spreads_experts == 1.0)
+    return f"{stack} does not spread experts over GPUs (ep); would run: {others}, --stack {DEFAULT_STACK}"
 
 
 def refusal(stack: str, device: Device, precision: Precision) -> str | None:

@@ -459,6 +459,12 @@ class ModelSpec:
             + other * form.bytes_per_other
         )
 
+    def layer_expert_bytes(self, precision: str | Precision) -> float:
+        """All experts of a layer that has some as stored, bytes."""
+        form = self.form(precision)
+        biases = self.layer_ffn_params - self.ffn_matrix_params
+        return self.experts * (self.ffn_matrix_params * form.bytes_per_weight + biases * form.bytes_per_other)
+
     def layer_bytes(self, precision: str | Precision, experts: float | None = None) -> float:
         """One layer's weights as stored, bytes: the mean of the layers where they differ.
 

@@ -16,15 +16,30 @@ from afterwatt.modelspecs.spec import ModelSpec
 _MOST: Final = 64
 
 
-def split_obstacles(spec: ModelSpec, precision: Precision, ways: int) -> tuple[str, ...]:
+def split_obstacles(spec: ModelSpec, precision: Precision, ways: int, whole_experts: bool = False) -> tuple[str, ...]:
     """Say what of a model cannot be shared out evenly; nothing if all can.
 
     Args:
         spec: the model.
         precision: of its weights.
         ways: GPUs that share a layer.
+        whole_experts: experts are spread over GPUs and not split.
     """
-    return tuple(_obstacles(spec, precision, ways)) if ways > 1 else ()
+    return tuple(_obstacles(spec, precision, ways, whole_experts)) if ways > 1 else ()
+
+
+def spread_obstacle(spec: ModelSpec, ways: int) -> str | None:
+    """Say why whole experts cannot be spread evenly over so many GPUs; None if they can, or stay where they are."""
+    if ways == 1:
+        return None
+    if spec.experts == 1:
+        return "it has no experts"
+    return f"{spec.experts} experts are no multiple of {ways}" if spec.experts % ways else None
+
+
+def spreads_that_work(spec: ModelSpec) -> tuple[int, ...]:
+    """Return the numbers of GPUs that whole experts can be spread over evenly, up to 64."""
+    return tuple(ways for ways in range(1, _MOST + 1) if spread_obstacle(spec, ways) is None)
 
 
 def splits_that_work(spec: ModelSpec, precision: Precision) -> tuple[int, ...]:
@@ -32,13 +47,13 @@ def splits_that_work(spec: ModelSpec, precision: Precision) -> tuple[int, ...]:
     return tuple(ways for ways in range(1, _MOST + 1) if not split_obstacles(spec, precision, ways))
 
 
-def _obstacles(spec: ModelSpec, precision: Precision, ways: int) -> Iterator[str]:
+def _obstacles(spec: ModelSpec, precision: Precision, ways: int, whole_experts: bool) -> Iterator[str]:
     if spec.heads % ways:
         yield f"{spec.heads} attention heads are no multiple of {ways}"
     elif spec.latent is None and max(spec.kv_heads, ways) % min(spec.kv_heads, ways):
         yield f"{spec.kv_heads} key/value heads neither divide {ways} nor are a multiple of it"
     kinds = {kind.network for kind in spec.kinds()}
-    widths = {"experts": spec.ffn, "dense": spec.dense_width}
+    widths = {"dense": spec.dense_width} if whole_experts else {"experts": spec.ffn, "dense": spec.dense_width}
     named = [
         (f"the width {width:,} of the feed-forward network", width) for kind, width in widths.items() if kind in kinds
     ]

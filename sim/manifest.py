@@ -35,6 +35,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             "count": pool.count,
             "tp": pool.tp,
             "pp": pool.pp,
+            **({"ep": pool.ep, "expert_imbalance": float(pool.expert_imbalance)} if pool.ep > 1 else {}),
             "replicas": pool.replicas,
             "host": pool.host.key,
             "hosts": pool.hosts,
@@ -53,6 +54,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             *_stored(config),
             *_software(config),
             *_windows(config),
+            *_experts(config),
             *_slots(config),
             *_hosts(config),
         ],
@@ -92,6 +94,15 @@ def _windows(config: RunConfig) -> Iterator[str]:
     yield f"{'; '.join(kept)}: a KV block is {policies.block_tokens} tokens of one group of layers{unshared}"
 
 
+def _experts(config: RunConfig) -> Iterator[str]:
+    """Say what is taken of experts that are spread over GPUs."""
+    pool = config.deployment.pool
+    if pool.ep > 1:
+        together = f", which serve the tokens of {pool.sharing} replicas, as many of each" if pool.sharing > 1 else ""
+        load = f"; the busiest GPU has {pool.expert_imbalance:g} times the mean load"
+        yield f"experts are spread over {pool.ep} GPUs{together}{load} (expert_imbalance)"
+
+
 def _slots(config: RunConfig) -> Iterator[str]:
     """Say so where cards leave a part of their servers empty, which somebody has to answer for."""
     pool = config.deployment.pool
@@ -122,8 +133,14 @@ def _hosts(config: RunConfig) -> Iterator[str]:
     pool = config.deployment.pool
     if pool.hosts > 1:
         per_host = pool.host.gpus(pool.device)
-        what = "tensor parallelism" if pool.tp > per_host else "pipeline" if pool.gpus_per_replica > per_host else ""
-        link = config.serving.tensor_link if pool.tp > per_host else config.serving.stage_link
+        serving = config.serving
+        what, link = "", serving.stage_link
+        if pool.tp > per_host:
+            what, link = "tensor parallelism", serving.tensor_link
+        elif pool.ep > per_host:
+            what, link = "what experts get and give", serving.expert_link
+        elif pool.gpus_per_replica > per_host:
+            what = "pipeline"
         crossing = f"; {what} runs over {link.key} between them" if what else ""
         yield f"{pool.count} x {pool.device.key} fill {pool.hosts} x {pool.host.key}, all of which count{crossing}"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from afterwatt.hwprofiles.catalogue import ALIASES, device_names, load_device
-from afterwatt.hwprofiles.deployment import parse_deployment
+from afterwatt.hwprofiles.deployment import parse_deployment, short_name
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.residence import (
     activation_bytes,
@@ -15,9 +15,9 @@ from afterwatt.hwprofiles.residence import (
     window_blocks,
 )
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.hwprofiles.support import refusal
+from afterwatt.hwprofiles.support import refusal, spread_refusal
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
-from afterwatt.modelspecs.split import split_obstacles, splits_that_work
+from afterwatt.modelspecs.split import split_obstacles, splits_that_work, spread_obstacle, spreads_that_work
 from afterwatt.policies.config import PolicySet
 from afterwatt.policies.sizes import Holding
 from afterwatt.sim.errors import Infeasible
@@ -162,13 +162,19 @@ def require_runnable(serving: Serving) -> None:
         Infeasible: the text says why, and which degrees work.
     """
     model, pool = serving.model, serving.pool
-    if obstacles := split_obstacles(model, serving.precision, pool.tp):
+    if obstacles := split_obstacles(model, serving.precision, pool.tp, pool.ep > 1):
         works = ", ".join(map(str, splits_that_work(model, serving.precision)))
         raise Infeasible(
             f"{model.name} in {serving.precision.name} cannot be split over tp {pool.tp}: "
             f"{'; '.join(obstacles)}; degrees that work: {works}"
         )
-    if refused := refusal(serving.stack.name, pool.device, serving.precision):
+    if obstacle := spread_obstacle(model, pool.ep):
+        works = ", ".join(map(str, spreads_that_work(model)))
+        raise Infeasible(
+            f"the experts of {model.name} cannot be spread over ep {pool.ep}: {obstacle}; degrees that work: {works}"
+        )
+    refused = refusal(serving.stack.name, pool.device, serving.precision)
+    if refused := refused or (spread_refusal(serving.stack.name) if pool.ep > 1 else None):
         raise Infeasible(refused)
     if pool.pp > model.layers:
         raise Infeasible(f"{model.name} has {model.layers} layers, too few for pp {pool.pp}; take fewer stages")
@@ -180,7 +186,10 @@ def _options(serving: Serving, policies: PolicySet) -> list[str]:
     def fits(hw: str) -> bool:
         try:
             other = parse_deployment(hw)
-            if split_obstacles(serving.model, serving.precision, other.pool.tp):
+            own = other.pool
+            if split_obstacles(serving.model, serving.precision, own.tp, own.ep > 1):
+                return False
+            if spread_obstacle(serving.model, own.ep):
                 return False
             plan = plan_memory(replace(serving, deployment=other), policies)
         except HardwareError:
@@ -193,23 +202,22 @@ def _options(serving: Serving, policies: PolicySet) -> list[str]:
         f"--precision {name}"
         for name, stored in smaller.items()
         if stored.bits_per_weight < serving.precision.bits_per_weight
-        and not split_obstacles(serving.model, stored, serving.pool.tp)
+        and not split_obstacles(serving.model, stored, serving.pool.tp, serving.pool.ep > 1)
         and plan_memory(replace(serving, precision=stored), policies).kv_blocks > 0
     ]
     pool = serving.pool
-    key, tp, pp = pool.device.key, pool.tp, pool.pp
-    wider = [_typed(key, ways * tp, pp) for ways in (2, 4, 8, 16)]
+    key, tp, pp, ep = pool.device.key, pool.tp, pool.pp, pool.ep
+    wider = [_typed(key, tp, pp, ways * ep) if ep > 1 else _typed(key, ways * tp, pp) for ways in (2, 4, 8, 16)]
     options += [f"--hw {hw}" for hw in wider if fits(hw)][:1]
     devices = sorted((load_device(name) for name in device_names()), key=lambda device: device.memory_bytes)
     larger = [device.key for device in devices if device.memory_bytes > pool.device.memory_bytes]
-    cards = [hw for hw in (_typed(name, tp, pp) for name in larger) if fits(hw)]
+    cards = [hw for hw in (_typed(name, tp, pp, ep) for name in larger) if fits(hw)]
     if cards:
         options.append("a card with more memory: " + ", ".join(f"--hw {hw}" for hw in cards[:4]))
     return options
 
 
-def _typed(key: str, tp: int, pp: int) -> str:
-    """Write the smallest deployment of a card with a split: l40s, 4xl40s:tp4, 4xl40s:tp2pp2."""
-    split = (f"tp{tp}" if tp > 1 else "") + (f"pp{pp}" if pp > 1 else "")
+def _typed(key: str, tp: int, pp: int, ep: int = 1) -> str:
+    """Write the smallest deployment of a card with a split: l40s, 4xl40s:tp4, 4xl40s:tp2pp2, 8xl40s:ep8."""
     name = min([key, *(alias for alias, meant in ALIASES.items() if meant == key)], key=len)
-    return f"{tp * pp}x{name}:{split}" if split else name
+    return short_name(name, max(tp, ep) * pp, tp, pp, ep)

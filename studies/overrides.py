@@ -40,7 +40,9 @@ def own_hardware(study: "StudyConfig", deployment: "Deployment") -> "Deployment"
         device = replace(device, price_new_usd=price, price_used_usd=price)
     if study.host is None:
         return deployment.with_pool(replace(pool, device=device, host=host))
-    return make_deployment(device, pool.count, pool.tp, pool.pp, host=host, name=deployment.name)
+    imbalance = pool.expert_imbalance
+    counts = pool.count, pool.tp, pool.pp
+    return make_deployment(device, *counts, ep=pool.ep, imbalance=imbalance, host=host, name=deployment.name)
 
 
 def own_hardware_lives(study: "StudyConfig") -> "Ownership":

@@ -217,7 +217,7 @@ def _scenario(point: Point) -> Scenario:
     scenario = Scenario(
         point=point,
         stack=stack,
-        deployment=_deployment(device, point.gpus, tp, pp),
+        deployment=_deployment(device, point.gpus, tp, pp, point.ep or 1),
         model=model,
         precision=read_precision(point.precision),
         policies=asked.policies,
@@ -253,22 +253,25 @@ def _device(name: str) -> Device:
 def _split(model: ModelSpec, point: Point, stack: str) -> tuple[int, int]:
     """Return tensor-parallel degree and pipeline stages: as stated, whole layers, or the widest degree there is.
 
+    Where experts are spread and nothing else is said, every GPU has all of the rest.
+
     Raises:
         Refused: no split gives every GPU a share.
     """
-    count = point.gpus
+    replicas = max((point.ep or 1) // (point.tp or 1), 1)
+    count = point.gpus // replicas
     degrees = (
         [1] if software_of(stack) in BY_LAYERS else [n for n in range(GPUS_PER_GROUP, 0, -1) if model.heads % n == 0]
     )
-    for tp in degrees if point.tp is None else [point.tp]:
+    for tp in [point.tp or 1] if point.tp or point.ep else degrees:
         if count % tp == 0 and count // tp <= model.layers:
             return tp, count // tp
     raise Refused(Reason.NO_SPLIT, f"{model.layers} layers cannot be split over {count} GPUs")
 
 
-def _deployment(device: Device, count: int, tp: int, pp: int) -> Deployment:
+def _deployment(device: Device, count: int, tp: int, pp: int, ep: int) -> Deployment:
     try:
-        return make_deployment(device, count, tp, pp)
+        return make_deployment(device, count, tp, pp, ep=ep)
     except HardwareError as fault:
         raise Refused(Reason.NO_SPLIT, str(fault)) from None
 
@@ -309,6 +312,7 @@ def _blocks_needed(scenario: Scenario) -> int:
         pairs = zip(load.prompts, load.outputs, strict=True)
         blocks = sum(-(-(prompt + output) // per_block) for prompt, output in pairs)
         blocks += 2 * -(-load.cached_tokens // per_block)
+    blocks = -(-blocks // scenario.deployment.pool.replicas)
     return int(blocks / (1.0 - policies.watermark_frac)) + 2 * scenario.deployment.pool.pp + 4
 
 

@@ -64,6 +64,7 @@ class Point:
         source, url, checked: who measured it, where that stands, and the day it was read.
         device: key of the catalogue, or a device TOML; of an excluded row, the card in the source's words.
         gpus: how many; tp: how many share every layer, the others hold other layers (None: as the stack commonly does).
+        ep: over how many experts are spread, all else being in each `tp` of them (None: they are not).
         stack: software ("": what is common on the device).
         model: key of the catalogue, or a name with its size; params_b: billions of parameters.
         precision: of the weights.
@@ -89,6 +90,7 @@ class Point:
     device: Name
     gpus: Annotated[int, Field(ge=1, le=4096)] = 1
     tp: Annotated[int, Field(ge=1, le=4096)] | None = None
+    ep: Annotated[int, Field(ge=1, le=4096)] | None = None
     stack: Text = ""
     model: Name
     params_b: Annotated[float, Field(ge=1e-3, le=1e5)] | None = None

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afterwatt.fidelity.points.loads import chat_of
+from afterwatt.fidelity.points.predict import predict
 from afterwatt.fidelity.points.refusals import PointRefusal, Reason
 from afterwatt.fidelity.points.scenario import Scenario, scenario_of, scenarios_of
 from afterwatt.fidelity.points.score import coverage_of
@@ -53,6 +54,20 @@ def test_what_is_stated_is_not_assumed():
     assert (told.stack, told.device_key, told.precision.name) == ("llama.cpp-cuda", "rtx3090", "q4_k_m")
     assert told.assumed == ()
     assert told.widen == 1.0
+
+
+def test_experts_are_spread_as_stated_over_replicas_of_all_else():
+    told = {"device": "h100-sxm", "stack": "vllm", "model": "Qwen3-30B-A3B", "params_b": 30.5, "precision": "bf16"}
+    told |= {"gpus": 8, "batch": 64, "metric": "throughput_tok_s"}
+    pools = [run_of(**told, ep=8), run_of(**told, tp=2, ep=8), run_of(**told, tp=2, ep=4)]
+    assert [(pool.tp, pool.pp, pool.ep, pool.replicas) for pool in (run.deployment.pool for run in pools)] == [
+        (1, 1, 8, 8),
+        (2, 1, 8, 4),
+        (2, 2, 4, 2),
+    ]
+    together, alone = predict(pools[0]), predict(run_of(**told | {"gpus": 1, "batch": 8}))
+    assert together.value > 8 * alone.value  # of its experts each reads fewer
+    assert refusal_of(**told, tp=3, ep=8).reason is Reason.NO_SPLIT
 
 
 def test_what_a_row_assumes_is_kept_and_widens():

@@ -173,7 +173,7 @@ def test_a_deployment_file_with_a_slip(tmp_path: Path, old: str, new: str, says:
         ("a100-80:tp2", "splits a model over 2 GPUs but names one; write 2xa100-80:tp2"),
         ("2xm40:tp2tp2", "names tp twice"),
         ("2xm40:tp0", "tp = 0 of m40-24 must lie in"),
-        ("2xm40:foo", "'foo' is no split; write tpN, ppN or tpNppN"),
+        ("2xm40:foo", "'foo' is no split; write tpN, ppN, epN or several"),
         ("2xm40:", "'' is no split"),
         ("", "is no deployment; write for example m40"),
         (":tp2", "is no deployment"),
