@@ -21,7 +21,9 @@ _MOST_THREADS: Final = 1024
 
 def calibrate(
     device: Annotated[str, flags.opt("NAME", "auto, cpu, cuda or cuda:1; auto takes a GPU if there is one.")] = "auto",
-    out: Annotated[str, flags.opt("DIR", "Where the files go; earlier ones are replaced.")] = "local",
+    out: Annotated[
+        str, flags.opt("DIR", "Where the files go; those of an earlier calibration are replaced.")
+    ] = "local",
     threads: flags.Threads = 1,
     disk_dir: Annotated[str | None, flags.opt("DIR", "Whose disk is read. [the folder of --out]")] = None,
     no_disk: Annotated[bool, typer.Option("--no-disk", help="Leave the disk out.")] = False,
@@ -41,11 +43,15 @@ def calibrate(
 
     from afterwatt.engine.model.devices import find_device
     from afterwatt.engine.runtime.probes import effort_for
-    from afterwatt.fidelity.calibrate.files import RAW, write_calibration
+    from afterwatt.fidelity.calibrate.files import RAW, in_the_way, write_calibration
     from afterwatt.fidelity.calibrate.measure import calibrate as measure
 
     found = str(find_device(device))
     folder = _made(out, "--out")
+    if place := in_the_way(folder):
+        raise OptionError(
+            f"--out {out!r} holds {place.name}, which no earlier calibration wrote; choose another folder"
+        )
     effort = effort_for(found, quick)
     if no_disk:
         effort = dataclasses.replace(effort, disk_bytes=0)

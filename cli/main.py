@@ -30,6 +30,7 @@ from afterwatt.cli import (
 from afterwatt.cli.errors import BAD_INPUT, DONE, INTERRUPTED, exit_code_of, sentence_of
 from afterwatt.cli.help import Sectioned
 from afterwatt.cli.simulate import simulate
+from afterwatt.studies.errors import OptionError
 
 Commands = tuple[str, Mapping[str, Callable[..., Any]]]
 GROUPS: Final[Mapping[str, Commands]] = {
@@ -103,6 +104,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """
     command = typer.main.get_command(app)
     try:
+        _check_words(sys.argv[1:] if arguments is None else arguments)
         code = command.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -118,6 +120,15 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         sys.stderr.write("interrupted; nothing half-written is left\n")
     return code if isinstance(code, int) else DONE
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words that are no UTF-8, such as a name in another encoding: no page or manifest could hold them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise OptionError(f"{word!r} is no UTF-8, and could not be written down; rename it") from None
 
 
 def main() -> NoReturn:

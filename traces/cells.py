@@ -233,8 +233,17 @@ def _as_array(cells: Cells, wanted: pa.DataType | None) -> pa.Array:
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         kinds = (int, float) if wanted is None else (str,) if pa.types.is_string(wanted) else (list,)
         if kinds == (str,) and all(type(value) in (int, str, NoneType) for value in cells.values):
-            return pa.array([None if value is None else str(value) for value in cells.values], pa.string())
+            return _texts(cells)
         return _blame(cells, kinds)
+
+
+def _texts(cells: Cells) -> pa.Array:
+    """Return numbers and texts as texts; half of a UTF-16 pair is no text that any file can hold."""
+    texts = [None if value is None else str(value) for value in cells.values]
+    for index, text in enumerate(texts):
+        if text is not None and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            cells.fail(index, f"is not text that can be read: it has one half of a pair of UTF-16; {_FIX}")
+    return pa.array(texts, pa.string())
 
 
 def _blame(cells: Cells, kinds: tuple[type, ...]) -> NoReturn:

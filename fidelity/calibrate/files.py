@@ -26,6 +26,7 @@ from afterwatt.fidelity.kernels.table import write_kernels
 from afterwatt.hwprofiles.catalogue import load_device
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.stacks import Stack, load_stack
+from afterwatt.modelspecs.files import read_json
 
 DEVICE: Final = f"{KEY}.toml"
 KERNELS: Final = "kernels.csv"
@@ -54,6 +55,24 @@ class Written:
     fit: KernelFit
     datasheet: Mapping[str, float]
     skipped: Mapping[str, str]
+
+
+def in_the_way(folder: Path) -> Path | None:
+    """Return what a calibration would replace in a folder and must not: all but the files of an earlier one.
+
+    The record says whether a folder is a calibration's: this reads it. A file by another's hand, a link, a pipe and a
+    folder stay.
+    """
+    there = [folder / name for name in FILES if os.path.lexists(folder / name)]
+    special = next((place for place in there if place.is_symlink() or not place.is_file()), None)
+    if special is not None or not there:
+        return special
+    try:
+        said = read_json(folder / RAW)
+    except (OSError, ValueError):
+        return there[0]
+    ours = isinstance(said, dict) and {"schema_version", "began", "machine", "kernel_fit"} <= said.keys()
+    return None if ours else there[0]
 
 
 def write_calibration(calibration: Calibration, folder: Path, command: str) -> Written:

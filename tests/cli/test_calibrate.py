@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,50 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(folder: Path, afterwat
     assert len(said.err.splitlines()) == 1
     assert not (folder / "local" / "device.toml").exists()
     assert "--device" not in words or list(folder.iterdir()) == []
+
+
+def _own(place: Path) -> None:
+    place.write_text("mine")
+
+
+def _record_of_another_kind(place: Path) -> None:
+    place.write_text('{"schema_version": 1}')
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("device.toml", _own),
+        ("calibration.json", _own),
+        ("calibration.json", _record_of_another_kind),
+        ("kernels.csv", os.mkfifo),
+        ("stack.toml", Path.mkdir),
+        ("stack.toml", lambda place: place.symlink_to("elsewhere")),
+    ],
+)
+@pytest.mark.usefixtures("small")
+def test_what_no_calibration_wrote_is_not_replaced(folder: Path, afterwatt, name, make):
+    (folder / "local").mkdir()
+    make(folder / "local" / name)
+    before = os.lstat(folder / "local" / name)
+    said = afterwatt("calibrate", "--quick", "--device", "cpu", "--no-disk")
+    assert said.code == 2
+    assert f"holds {name}, which no earlier calibration wrote" in said.err
+    assert os.lstat(folder / "local" / name) == before
+    assert os.listdir(folder / "local") == [name]
+
+
+@pytest.mark.usefixtures("small")
+def test_an_earlier_calibration_is_replaced_unless_something_else_took_a_place(folder: Path, afterwatt):
+    words = ("calibrate", "--quick", "--device", "cpu", "--no-disk")
+    assert afterwatt(*words).code == 0
+    began = json.loads((folder / "local" / "calibration.json").read_text())["took_s"]
+    assert afterwatt(*words).code == 0
+    assert json.loads((folder / "local" / "calibration.json").read_text())["took_s"] != began
+    (folder / "local" / "kernels.csv").unlink()
+    (folder / "local" / "kernels.csv").symlink_to(folder / "elsewhere")
+    assert afterwatt(*words).code == 2
+    assert not (folder / "elsewhere").exists()
 
 
 def test_kernels_alone_need_a_stack_and_a_place(folder: Path, afterwatt):

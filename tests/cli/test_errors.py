@@ -48,6 +48,13 @@ def test_a_bad_profile(folder: Path, simulate, path: Path):
     assert left_in(folder) == []
 
 
+@pytest.mark.parametrize("option", ["--hw", "--model", "--trace", "--grid", "--site", "--config", "--stack", "--out"])
+def test_a_name_that_is_no_utf8_is_refused_before_anything_is_written(folder: Path, simulate, option: str):
+    """Linux takes any bytes for a name; Python shows the odd ones as halves of pairs, which no file can hold."""
+    assert "is no UTF-8" in sentence(simulate(option, "a\udcff.toml"))
+    assert left_in(folder) == []
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_a_bad_study_file(folder: Path, simulate, path: Path):
     assert expected(path) in sentence(simulate("--config", path))

@@ -72,6 +72,7 @@ BAD = {
     "mooncake_line_is_list.jsonl": (2, None, "not a JSON object"),
     "mooncake_unsorted.jsonl": (2, "timestamp", "4 lies before"),
     "deep_nesting.jsonl": (1, None, "not JSON"),
+    "qwen_half_of_a_pair.jsonl": (2, "type", "one half of a pair of UTF-16"),
     "qwen_duplicate_chat.jsonl": (3, "chat_id", "1 stands on an earlier row too"),
     "burstgpt_wrong_sum.csv": (2, "Total tokens", "'1318' is not the sum"),
     "burstgpt_answer_to_nothing.csv": (2, "Request tokens", "drop_empty"),
