@@ -15,6 +15,7 @@ like this where host, network or disk are to be chosen too:
     ecc = false               # default: as such cards are commonly run
     # default: `hwprofiles.experts.EXPERT_IMBALANCE`, load of the GPU with the busiest experts over the mean
     expert_imbalance = { value = 1.3, source = "a log of our own", checked = 2026-11-20, kind = "measured" }
+    power_cap_w = 250         # default: the card's own limit
 """
 
 import re
@@ -22,12 +23,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from afterwatt.hwprofiles.capping import require_cap
 from afterwatt.hwprofiles.catalogue import ALIASES, load_device, load_host, load_link, load_storage
 from afterwatt.hwprofiles.devices import Device, read_device
 from afterwatt.hwprofiles.errors import HardwareError, did_you_mean
 from afterwatt.hwprofiles.experts import EXPERT_IMBALANCE, IMBALANCE
 from afterwatt.hwprofiles.fabric import Fabric, PoolLinks
-from afterwatt.hwprofiles.facts import Fact
+from afterwatt.hwprofiles.facts import Fact, Rule
 from afterwatt.hwprofiles.hosts import Host
 from afterwatt.hwprofiles.links import Link, disk_link, memory_link, narrowed, nvlink_of
 from afterwatt.hwprofiles.storage import Storage
@@ -37,6 +39,7 @@ _SHORT: Final = re.compile(r"(?:(?P<count>[0-9]{1,12})x)?(?P<device>[^:]+?)(?::(
 _SPLIT: Final = re.compile(r"(tp|pp|ep)([0-9]{1,12})")
 _SPLIT_FORM: Final = "write tpN, ppN, epN or several, as in tpNppNepN"
 _MAX_COUNT: Final = 1_000_000
+_WATTS: Final = Rule(1.0, 3000.0)
 _FORM: Final = (
     "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2, 8xh100-sxm:ep8 or the path of a device's or "
     "deployment's TOML"
@@ -59,6 +62,7 @@ class Pool:
         hosts: how many of them; a tensor-parallel group stays in one host where it can.
         storage: disk of a host.
         ecc_on: whether ECC is on.
+        power_cap_w: that each card is set to; None: its own limit.
     """
 
     device: Device
@@ -71,6 +75,7 @@ class Pool:
     hosts: int
     storage: Storage
     ecc_on: bool
+    power_cap_w: float | None = None
 
     @property
     def gpus_per_replica(self) -> int:
@@ -190,9 +195,10 @@ def load_deployment(path: Path) -> Deployment:
         storage = load_storage(_beside(path, table.text("storage"))) if table.has("storage") else None
         ecc_on = table.flag("ecc") if table.has("ecc") else None
         imbalance = table.optional_fact("expert_imbalance", IMBALANCE)
+        cap_w = table.number("power_cap_w", _WATTS) if table.has("power_cap_w") else None
         name = table.text("name", default=path.stem)
         table.close()  # a slip in a key explains what else may look wrong
-        return make_deployment(
+        made = make_deployment(
             device,
             count,
             tp,
@@ -205,8 +211,19 @@ def load_deployment(path: Path) -> Deployment:
             ecc_on=ecc_on,
             name=name,
         )
+        return made if cap_w is None else made.with_pool(capped(made.pool, cap_w))
 
     return read_profile(path, build)
+
+
+def capped(pool: Pool, power_cap_w: float) -> Pool:
+    """Return a pool whose cards are set to a power cap.
+
+    Raises:
+        HardwareError: no such card can be.
+    """
+    require_cap(pool.device, power_cap_w)
+    return replace(pool, power_cap_w=power_cap_w)
 
 
 def _beside(path: Path, name: str) -> str:

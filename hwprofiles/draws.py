@@ -23,7 +23,7 @@ from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.footprint import Footprint, Item
 from afterwatt.hwprofiles.ledger import Ledger
 from afterwatt.hwprofiles.lives import ALLOCATIONS
-from afterwatt.hwprofiles.power import anchors_of
+from afterwatt.hwprofiles.power import anchors_of, highest_mean_w
 
 if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Pool
@@ -183,7 +183,7 @@ def _gpu_draws(ledger: Ledger, pool: "Pool", idle_w: Floats, weight: Floats, sam
     named = f"gpu.{anchors.pool}"
     busy_frac = draw(f"{named}.busy_frac", anchors.busy_frac)
     busy = (float(device.idle_w) + float(anchors.busy_frac) * tdp_w, idle_w + busy_frac * tdp_w)
-    cap = float(anchors.cap_frac) * tdp_w
+    cap = highest_mean_w(device, anchors, pool.power_cap_w)
     baseline_w = ledger.power.baseline_w["gpu"]
     spare_w = baseline_w - float(device.idle_w) * gpus
     spare = spare_w * idle_w / float(device.idle_w)

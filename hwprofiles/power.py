@@ -171,7 +171,9 @@ def energy_coefficient(added_w: float, rate_per_s: float) -> float:
     return added_w / rate_per_s
 
 
-def gpu_power_model(device: "Device", computed_in: str, anchors: Anchors | None = None) -> PowerModel:
+def gpu_power_model(
+    device: "Device", computed_in: str, anchors: Anchors | None = None, power_cap_w: float | None = None
+) -> PowerModel:
     """Return the power model of one GPU.
 
     Joules per byte and FLOP are the chip's: software that reaches less draws less. How far this is from measured
@@ -181,6 +183,7 @@ def gpu_power_model(device: "Device", computed_in: str, anchors: Anchors | None 
         device: the card.
         computed_in: arithmetic of the layers' matrix products, a key of `device.flops_per_s`.
         anchors: shares of TDP; by default those of the most specific pool.
+        power_cap_w: that the card is set to; None: its own limit.
 
     Raises:
         HardwareError: the device does not compute in this arithmetic.
@@ -189,7 +192,7 @@ def gpu_power_model(device: "Device", computed_in: str, anchors: Anchors | None 
         raise unknown_name(f"arithmetic of {device.key}", computed_in, device.flops_per_s)
     anchors = anchors or anchors_of(device)
     tdp_w, idle_w = float(device.tdp_w), float(device.idle_w)
-    cap_w = anchors.cap_frac * tdp_w
+    cap_w = highest_mean_w(device, anchors, power_cap_w)
     return PowerModel(
         idle_w=idle_w,
         busy_w=min(idle_w + anchors.busy_frac * tdp_w, cap_w),
@@ -200,6 +203,18 @@ def gpu_power_model(device: "Device", computed_in: str, anchors: Anchors | None 
         expert_w=anchors.expert_frac * tdp_w,
         unpack_w=anchors.unpack_frac * tdp_w,
     )
+
+
+def highest_mean_w(device: "Device", anchors: Anchors, power_cap_w: float | None) -> float:
+    """Return the mean power that a card's limit, or a cap that it is set to, lets through.
+
+    Args:
+        device: the card.
+        anchors: what its limit lets through.
+        power_cap_w: that it is set to; None: its own limit.
+    """
+    own_w = anchors.cap_frac * float(device.tdp_w)
+    return own_w if power_cap_w is None else min(own_w, power_cap_w)
 
 
 def anchors_of(device: "Device") -> Anchors:

@@ -128,7 +128,7 @@ class TimeModel:
             base, spare = self._base_ps(tokens, blocks_ps, emits, self._prompt_launch_ps)
         if grown >= spare:
             return base + grown, slope, iterations
-        return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
+        return base + spare, 0, steps_to_crossing(grown - spare, slope, iterations)
 
     def wake_ps(self, rest_ps: int) -> int:
         """Return what an iteration after a rest takes longer: wake_s (1 - exp(-rest / wake_after_s)).
@@ -174,7 +174,7 @@ class TimeModel:
         grown = self._decode_entry_ps * entries
         if grown >= spare:
             return base + grown, slope, iterations
-        return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
+        return base + spare, 0, steps_to_crossing(grown - spare, slope, iterations)
 
     def _prompt_piece_ps(self, size: int) -> tuple[int, int]:
         """Return the time of a prompt piece's attention: (for each token before it, for itself)."""
@@ -209,7 +209,7 @@ class TimeModel:
         grown, slope, iterations = grown + more, slope + steeper, min(iterations, lasting)
         if grown >= spare:
             return base + grown, slope, iterations
-        return base + spare, 0, _steps_to_crossing(grown - spare, slope, iterations)
+        return base + spare, 0, steps_to_crossing(grown - spare, slope, iterations)
 
     def _windowed_ps(
         self, seen: tuple[int, int, int], chunks: Sequence[tuple[object, int, int]], window: int
@@ -241,7 +241,7 @@ def _ps(seconds: float) -> int:
     return round(seconds * PS_PER_S)
 
 
-def _steps_to_crossing(gap: int, slope: int, most: int) -> int:
+def steps_to_crossing(gap: int, slope: int, most: int) -> int:
     """Return for how many k = 0, 1, ... the sign of gap + slope * k stays what it is at 0 (0 counts as positive)."""
     if gap >= 0:
         return most if slope >= 0 else min(most, gap // -slope + 1)

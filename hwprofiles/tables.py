@@ -206,10 +206,10 @@ class Table:
             if key not in _FACT_KEYS and key not in also:
                 hint = did_you_mean(key, _FACT_KEYS) or ";"
                 raise self.error(f"unknown key '{self._name(key)}'{hint} a number has {', '.join(_FACT_KEYS)}")
-        value = self._number("value", rule)
+        value = self.number("value", rule)
         source, checked, kind = self._provenance()
-        low = self._number("low", rule) if self.has("low") else None
-        high = self._number("high", rule) if self.has("high") else None
+        low = self.number("low", rule) if self.has("low") else None
+        high = self.number("high", rule) if self.has("high") else None
         note = self.text("note") if self.has("note") else ""
         try:
             return Fact(value, source, checked, kind, low, high, note)
@@ -224,7 +224,8 @@ class Table:
             raise self.error(f"source {source!r}: {key} = {said!r} must be one of {', '.join(choices)}")
         return said
 
-    def _number(self, key: str, rule: Rule) -> float:
+    def number(self, key: str, rule: Rule) -> float:
+        """Return the bare number under a key: what somebody chooses, or part of a fact."""
         value = self._get(key)
         name = self._path if key == "value" else self._name(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:

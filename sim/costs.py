@@ -33,8 +33,9 @@ class PhysicalCosts:
     def _watts(self) -> tuple[float, float]:
         """At the site: of a replica at rest, and with its GPUs at the cap of their power."""
         config = self._config
-        gpu = gpu_power_model(config.deployment.pool.device, StepModel(config.serving).rates.computed_in)
-        replica = replica_power(config.deployment.pool, config.site, config.carbon.host_share)
+        pool, computed_in = config.deployment.pool, StepModel(config.serving).rates.computed_in
+        gpu = gpu_power_model(pool.device, computed_in, power_cap_w=pool.power_cap_w)
+        replica = replica_power(pool, config.site, config.carbon.host_share)
         working_w = replica.it_busy_w + replica.gpus * (gpu.cap_w - gpu.idle_w)
         return replica.idle_site_w, (replica.it_baseline_w + working_w) * replica.site_factor
 

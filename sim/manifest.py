@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
+from afterwatt.hwprofiles.capping import cap_curve
 from afterwatt.hwprofiles.describe import describe_profile, unit_of
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.power import anchors_of
@@ -40,6 +41,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             "host": pool.host.key,
             "hosts": pool.hosts,
             "ecc_on": pool.ecc_on,
+            **({} if pool.power_cap_w is None else {"power_cap_w": pool.power_cap_w}),
         },
         "model": config.model.name,
         "site": {"key": config.site.key, "name": config.site.name, "average": _average(config)},
@@ -56,6 +58,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             *_windows(config),
             *_experts(config),
             *_slots(config),
+            *_capped(config),
             *_hosts(config),
         ],
     }
@@ -113,6 +116,18 @@ def _slots(config: RunConfig) -> Iterator[str]:
             yield f"{used} and the whole of it is counted; --host-share slots counts the slots in use"
         else:
             yield f"{used} and that share of it is counted; --host-share whole counts all, if nothing else runs there"
+
+
+def _capped(config: RunConfig) -> Iterator[str]:
+    """Say on what the speed of cards under a power cap stands."""
+    pool = config.deployment.pool
+    if pool.power_cap_w is not None:
+        drawn = cap_curve(pool.device, "decode", config.model.experts > 1).drawn
+        yield f"cards are set to {pool.power_cap_w:g} of their {pool.device.tdp_w:g} W; how much slower they are " + (
+            "follows the curve of such a card"
+            if drawn is not None
+            else "is assumed as of an RTX 3090: nobody measured this card's curve"
+        )
 
 
 def _average(config: RunConfig) -> dict[str, Any] | None:

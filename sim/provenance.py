@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
+from afterwatt.hwprofiles.capping import CAPS_FILE
 from afterwatt.hwprofiles.catalogue import load_device, load_host, load_site, profile_path
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.hosts import Host
@@ -34,7 +35,8 @@ def data_files(config: RunConfig) -> dict[str, str]:
     """
     shared = (path for pattern in SHARED for path in sorted(DATA_DIR.glob(pattern)))
     stored = (MODELS_DIR / "formats" / name for name in ("gguf.toml", "precisions.toml"))
-    named = (*_named(config), *stored, *stack_files(config.stack.name), *shared, PRESETS)
+    caps = [CAPS_FILE] if any(pool.power_cap_w is not None for pool in config.deployment.pools) else []
+    named = (*_named(config), *stored, *stack_files(config.stack.name), *shared, *caps, PRESETS)
     paths = dict.fromkeys((*named, *config.own_files))
     return {_label(path): sha256_of(path) for path in paths}
 

@@ -94,9 +94,9 @@ def memory_of(config: RunConfig) -> MemoryPlan:
 
 def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
     """Build the virtual meter of a run."""
-    step = StepModel(config.serving)
-    gpu = gpu_power_model(config.deployment.pool.device, step.rates.computed_in)
-    replica = replica_power(config.deployment.pool, config.site, config.carbon.host_share)
+    step, pool = StepModel(config.serving), config.deployment.pool
+    gpu = gpu_power_model(pool.device, step.rates.computed_in, power_cap_w=pool.power_cap_w)
+    replica = replica_power(pool, config.site, config.carbon.host_share)
     return Meter(step, gpu, replica, memory.replica_block_bytes)
 
 

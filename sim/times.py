@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from afterwatt.hwprofiles.roofline import Seen, TimeModel
+from afterwatt.sim.capped import CappedTimes
 from afterwatt.sim.config import RunConfig, Slowness
 
 
@@ -60,5 +61,7 @@ class SlowedTimes:
 
 def times_of(config: RunConfig, stage: int = 0) -> IterationTimes:
     """Return the times of one pipeline stage of a run's replicas."""
-    times = TimeModel(config.serving, stage)
+    serving = config.serving
+    times: IterationTimes
+    times = TimeModel(serving, stage) if serving.pool.power_cap_w is None else CappedTimes(serving, stage)
     return times if config.slowness is None else SlowedTimes(times, config.slowness)

@@ -26,10 +26,10 @@ def own_hardware(study: "StudyConfig", deployment: "Deployment") -> "Deployment"
     The price of a card stands for the new and the second-hand one: it is what the user paid.
 
     Raises:
-        HardwareError: no such host, or it cannot hold the cards.
+        HardwareError: no such host, or it cannot hold the cards; no card can be set to the power cap.
     """
     from afterwatt.hwprofiles.catalogue import load_host
-    from afterwatt.hwprofiles.deployment import make_deployment
+    from afterwatt.hwprofiles.deployment import capped, make_deployment
 
     pool = deployment.pool
     device, host = pool.device, pool.host if study.host is None else load_host(study.host)
@@ -39,10 +39,15 @@ def own_hardware(study: "StudyConfig", deployment: "Deployment") -> "Deployment"
         price = _said("card-price", study.card_price_usd)
         device = replace(device, price_new_usd=price, price_used_usd=price)
     if study.host is None:
-        return deployment.with_pool(replace(pool, device=device, host=host))
-    imbalance = pool.expert_imbalance
-    counts = pool.count, pool.tp, pool.pp
-    return make_deployment(device, *counts, ep=pool.ep, imbalance=imbalance, host=host, name=deployment.name)
+        deployment = deployment.with_pool(replace(pool, device=device, host=host))
+    else:
+        counts, imbalance = (pool.count, pool.tp, pool.pp), pool.expert_imbalance
+        name = deployment.name
+        deployment = make_deployment(device, *counts, ep=pool.ep, imbalance=imbalance, host=host, name=name)
+    cap_w = pool.power_cap_w if study.power_cap_w is None else study.power_cap_w
+    if study.power_cap_w is not None:
+        deployment = replace(deployment, name=f"{deployment.name}@{cap_w:g}W")
+    return deployment if cap_w is None else deployment.with_pool(capped(deployment.pool, cap_w))
 
 
 def own_hardware_lives(study: "StudyConfig") -> "Ownership":

@@ -62,6 +62,21 @@ def test_the_server_is_the_one_that_is_named(simulate, folder: Path):
     assert "hosts that hold it" in wrong.err
 
 
+def test_a_power_cap_takes_longer_and_draws_no_more_than_it_says(simulate, folder: Path):
+    words = ("--hw", "rtx3090", "--model", "llama-2-7b", "--precision", "int4", *CELL[2:])
+    free = summary(simulate(*words))
+    capped = summary(simulate(*words, "--power-cap", 200, "--out", "run"))
+    assert (free["hardware"], capped["hardware"]) == ("rtx3090", "rtx3090@200W")
+    assert capped["tpot_s"]["mean"] > 1.1 * free["tpot_s"]["mean"]
+    assert capped["energy_j"]["by_component"]["gpu"] <= 200.0 * capped["duration_s"] * (1 + 1e-9)
+    manifest = json.loads((folder / "run" / "manifest.json").read_text())
+    assert manifest["deployment"]["power_cap_w"] == 200.0
+    assert any("follows the curve of such a card" in said for said in manifest["warnings"])
+    assert "capping/curves.toml" in manifest["profiles"]
+    at_limit = summary(simulate(*words, "--power-cap", 350))
+    assert {**at_limit, "hardware": "rtx3090"} == free
+
+
 def test_a_study_file_has_the_same_words(simulate, folder: Path):
     (folder / "study.toml").write_text('pue = 1.25\nkwh-price = 0.5\ncard-price = 900\nhost = "ddr4-4u"\n')
     words = ("--pue", 1.25, "--kwh-price", 0.5, "--card-price", 900, "--host", "ddr4-4u")
@@ -75,6 +90,7 @@ def test_a_study_file_has_the_same_words(simulate, folder: Path):
         (("--kwh-price", -1), "must be a number above 0"),
         (("--card-price", "x"), "must be a number above 0"),
         (("--host", "nope"), "unknown host 'nope'"),
+        (("--power-cap", 5), "no l4 can be set to a power cap of 5 W"),
         (("--life", 0), "--life = '0' must be a number above 0"),
         (("--duty", "25h"), "must be a number above 0 and up to 24"),
         (("--bought", "stolen"), "--bought = 'stolen' is unknown"),

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from afterwatt.hwprofiles.roofline import _steps_to_crossing
+from afterwatt.hwprofiles.roofline import steps_to_crossing
 
 
 def test_a_sign_is_kept_for_as_many_steps_as_counting_finds():
@@ -10,4 +10,4 @@ def test_a_sign_is_kept_for_as_many_steps_as_counting_finds():
         kept = 0
         while kept < most and (gap + slope * kept >= 0) == (gap >= 0):
             kept += 1
-        assert _steps_to_crossing(gap, slope, most) == kept, (gap, slope, most)
+        assert steps_to_crossing(gap, slope, most) == kept, (gap, slope, most)
