@@ -96,6 +96,7 @@ class PolicySet:
         groups: int = 1,
         holding: Holding | None = None,
         padded: bool = False,
+        draft_tokens: int = 0,
     ) -> SchedulerConfig:
         """Return the sizes of a worker under these policies.
 
@@ -109,6 +110,7 @@ class PolicySet:
             holding: what a sequence holds where not every layer keeps every token. A preempted one then finds nothing
                 again, and prefixes are shared only where layers keep them and none has a state.
             padded: whether batches that only decode are padded to their longest sequence.
+            draft_tokens: that an iteration guesses for each sequence that decodes.
         """
         shares = self.share_prefixes and (holding is None or (holding.full > 0 and not holding.fixed))
         return SchedulerConfig(
@@ -125,6 +127,7 @@ class PolicySet:
             groups=groups,
             holding=holding,
             padded=padded,
+            draft_tokens=draft_tokens,
         )
 
     @property

@@ -5,7 +5,7 @@ not hashed: two bodies that agree on every decision still differ in when they to
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from hashlib import blake2b
 from typing import NamedTuple
@@ -26,6 +26,7 @@ class DecisionEntry(NamedTuple):
         admitted, preempted: ids; only in the first iteration of a plan.
         free_blocks: KV blocks that admission could hand out.
         view: 64-bit hash of what the batching policy saw.
+        tokens: that each sequence that decodes has yielded, in order; None: one each, as nothing was guessed.
     """
 
     worker: int
@@ -39,6 +40,7 @@ class DecisionEntry(NamedTuple):
     preempted: tuple[int, ...]
     free_blocks: int
     view: int
+    tokens: tuple[int, ...] | None = None
 
 
 def view_hash(*parts: int) -> int:
@@ -72,7 +74,14 @@ class DecisionLog:
     def __init__(self, sink: Callable[[DecisionEntry], None]) -> None:
         self._sink = sink
 
-    def write(self, worker: int, times_s: Items[float], plan: StepPlan[S], scheduler: Scheduler[S]) -> None:
+    def write(
+        self,
+        worker: int,
+        times_s: Items[float],
+        plan: StepPlan[S],
+        scheduler: Scheduler[S],
+        tokens: Mapping[int, int] | None = None,
+    ) -> None:
         """Write a plan's iterations.
 
         Args:
@@ -80,9 +89,13 @@ class DecisionLog:
             times_s: when each of them began.
             plan: done, and not yet applied.
             scheduler: that made it.
+            tokens: that each sequence that decodes has yielded, as in its outcome.
         """
         admitted = tuple(seq.seq_id for seq in scheduler.admitted + scheduler.resumed)
         preempted = tuple(seq.seq_id for seq in scheduler.preempted)
+        yielded = None
+        if plan.most_tokens > 1:
+            yielded = tuple(1 if tokens is None else tokens[seq.seq_id] for seq, _ in scheduler.decoding(plan))
         for step, time_s in enumerate(times_s):
             shown = shown_of(scheduler, plan, step)
             self._sink(
@@ -98,5 +111,6 @@ class DecisionLog:
                     preempted if step == 0 else (),
                     shown.free_blocks,
                     view_hash(*shown.numbers()),
+                    yielded,
                 )
             )

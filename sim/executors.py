@@ -1,6 +1,6 @@
-"""Executors: plain strides of a replica that is one stage, and the stages of a pipeline."""
+"""Executors: plain strides of a replica that is one stage, uneven ones, and the stages of a pipeline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -8,7 +8,7 @@ import simpy
 
 from afterwatt.policies.plans import StepOutcome, StepPlan, first_tick
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.recorder import pack_level_jump, pack_stride, pack_window
+from afterwatt.sim.recorder import pack_jump, pack_level_jump, pack_stride, pack_window
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.times import IterationTimes
 from afterwatt.sim.worker import NEVER_PS, Executor, Worker
@@ -119,7 +119,8 @@ class Strides(Executor):
         first, slope = self._first_ps, self._slope_ps
         self._under_way = self._open = False
         if worker.log is not None:
-            worker.log.write(worker.number, starts_s(self._start_ps, first, slope, steps), plan, worker.scheduler)
+            began_s = starts_s(self._start_ps, first, slope, steps)
+            worker.log.write(worker.number, began_s, plan, worker.scheduler, self._outcome.tokens)
         self._outcome.iterations = steps
         applied = worker.apply(plan, self._outcome)
         self._ended_ps = now = self._env._now
@@ -174,6 +175,26 @@ class Strides(Executor):
         if not self._under_way:
             return self._env._now
         return self._start_ps + steps * first + slope * (steps * (steps - 1) // 2)
+
+
+class Uneven(Strides):
+    """Iterations in which sequences that decode yield tokens of their own number, as far as plans grant them.
+
+    Args:
+        times: their physics.
+        tokens: says of a plan how many each sequence that decodes has yielded, by id.
+    """
+
+    def __init__(self, times: IterationTimes, tokens: Callable[[StepPlan[Ticket]], Mapping[int, int]]) -> None:
+        super().__init__(times)
+        self._tokens = tokens
+
+    def ended(self) -> None:
+        """Find out what each has yielded, apply the stride and write it down."""
+        self._outcome.tokens = tokens = self._tokens(self._plan)
+        lane = self.worker.lanes[0]
+        lane.extras += pack_jump(lane.noted, sum(tokens.values()) - self._plan.decoding * self._steps)
+        Strides.ended(self)
 
 
 class Stages(Executor):

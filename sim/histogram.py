@@ -15,19 +15,19 @@ class LogHistogram:
     """
 
     def __init__(self, low: float = 1e-9, high: float = 1e9) -> None:
-        self._log_low = np.log(low)
+        self._low, self._log_low = low, np.log(low)
         bins = int(np.ceil((np.log(high) - self._log_low) / RELATIVE_WIDTH)) + 1
         self._weight = np.zeros(bins)
         self._sum = np.zeros(bins)
         self._max = np.zeros(bins)
 
     def add(self, values: Floats, weights: Floats) -> None:
-        """Add positive values with non-negative weights."""
+        """Add values with weights, none of them negative."""
         keep = weights > 0
         values, weights = values[keep], weights[keep]
         if not len(values):
             return
-        index = ((np.log(values) - self._log_low) / RELATIVE_WIDTH).astype(np.int64)
+        index = ((np.log(np.maximum(values, self._low)) - self._log_low) / RELATIVE_WIDTH).astype(np.int64)
         np.clip(index, 0, len(self._weight) - 1, out=index)
         low, high = int(index.min()), int(index.max()) + 1
         index -= low

@@ -25,8 +25,9 @@ Ints = NDArray[np.int64]
 class Strides(NamedTuple):
     """Iterations k < steps of one plan each, of first_ps + slope_ps * k; arrays over the strides of a lane, in order.
 
-    Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days. The last two columns are of models
-    with windows: what of `context_tokens` lies within, and its growth.
+    Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days. `seen_tokens`, `seen_growth`: what of
+    `context_tokens` lies within the windows of models that have some, and its growth. `extra_tokens`: that members have
+    yielded beyond one each per iteration.
     """
 
     start_ps: Ints
@@ -44,6 +45,7 @@ class Strides(NamedTuple):
     swapped_blocks: Ints
     seen_tokens: Ints
     seen_growth: Ints
+    extra_tokens: Ints
 
 
 def _packer(width: int) -> Struct:
@@ -51,8 +53,8 @@ def _packer(width: int) -> Struct:
     return Struct(f"={width}q")
 
 
-STRIDE_COLUMNS = Strides._fields[:-2]
-"""What `pack_stride` takes; `pack_window` takes the rest."""
+STRIDE_COLUMNS = Strides._fields[:-3]
+"""What `pack_stride` takes; `pack_window` takes what is seen, `Lane.extras` the tokens."""
 _STRIDE = _packer(len(STRIDE_COLUMNS))
 pack_stride = _STRIDE.pack
 pack_chunk, pack_span = _packer(3).pack, _packer(4).pack
@@ -120,6 +122,7 @@ class Lane:
         strides: those not yet settled, packed one after another; noted: how many there have been in all, and so the
             index of the next one.
         windows: what each of them sees through a window, where layers have one.
+        extras: (stride index, tokens that members yielded beyond one per iteration), where they do.
         prefill_tickets, prefills: prompt pieces, (stride index, tokens, past tokens) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
         level_jumps: (time, change of running sequences, change of KV blocks in use) each; only where plans overlap, as
@@ -132,7 +135,7 @@ class Lane:
 
     def __init__(self, replica: int) -> None:
         self.replica = replica
-        self.strides, self.windows = bytearray(), bytearray()
+        self.strides, self.windows, self.extras = bytearray(), bytearray(), bytearray()
         self.noted = 0
         self.prefill_tickets: list[Ticket] = []
         self.prefills = bytearray()
@@ -185,8 +188,11 @@ class Lane:
         """Hand over what is to be settled: (strides, memberships, prompt pieces, last decode before)."""
         rows = _unpack(self.strides, len(STRIDE_COLUMNS))
         windows = _unpack(self.windows, 2) if self.windows else np.zeros((2, rows.shape[1]), dtype=np.int64)
-        count, strides = self.noted, Strides(*rows, *windows)
-        base = count - len(strides.steps)
+        count, noted = self.noted, rows.shape[1]
+        base = count - noted
+        number, tokens = _unpack(self.extras, 2)
+        extras = np.bincount(number - base, tokens, minlength=noted).astype(np.int64)
+        strides = Strides(*rows, *windows, *[extras])
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
@@ -199,7 +205,7 @@ class Lane:
         prefills = Prefills(self.prefill_tickets, stride - base, tokens, past)
         if len(strides.steps):
             self.origin_ps += int(strides.end_ps[-1])
-        self.strides, self.windows = bytearray(), bytearray()
+        self.strides, self.windows, self.extras = bytearray(), bytearray(), bytearray()
         self._span_tickets, self._spans = [], bytearray()
         self.prefill_tickets, self.prefills = [], bytearray()
         return strides, spans, prefills, before_ps
@@ -346,6 +352,7 @@ def _note_gaps(strides: Strides, spans: Spans, gaps: LogHistogram, before_ps: in
         if value > ticket.stall_ps:
             ticket.stall_ps = value
     weight = decoding - np.bincount(at[fresh], minlength=len(decoding))
+    gaps.add(np.zeros(1), np.array([float(strides.extra_tokens.sum())]))  # they come together
     gaps.add(seconds(own_gap[fresh]), np.ones(int(fresh.sum())))
     gaps.add(seconds(first_gap), weight.astype(np.float64))
     gaps.add_runs(seconds(first + slope), seconds(slope), steps - 1, decoding.astype(np.float64))
@@ -380,7 +387,7 @@ def _note_time(
             strides.running * span_s,
             (strides.used_blocks + strides.grown_blocks * (steps + 1) / (2.0 * steps)) * span_s,
             chunks.tokens * steps,
-            strides.emits * steps,
+            strides.emits * steps + strides.extra_tokens,
             energy.dynamic_j * (1.0 - decode_share),
             energy.dynamic_j * decode_share,
             energy.hbm_bytes,

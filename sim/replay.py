@@ -19,7 +19,7 @@ from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.views import BatchPolicy
 from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.executors import Strides
+from afterwatt.sim.executors import Strides, Uneven
 from afterwatt.sim.links import Link, SwapLink
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.worker import Loads, Worker
@@ -143,11 +143,22 @@ class _Record:
         """Return nothing: a recorded worker has one stage."""
         return 0
 
+    def tokens(self, plan: StepPlan[Ticket]) -> dict[int, int]:
+        """Return how many tokens each sequence that decodes has yielded in the iteration under way."""
+        recorded = self._entry().tokens or ()
+        decoding = [seq.seq_id for seq, _ in self.scheduler.decoding(plan)]
+        if len(recorded) != len(decoding):
+            raise self.part("tokens", recorded, f"those of {len(decoding)} sequences")
+        return dict(zip(decoding, recorded, strict=True))
+
+    def _entry(self) -> DecisionEntry:
+        return DecisionEntry(*self._steps[self.begun - 1].entry)
+
     # -- as the sink of the decision log
 
     def entry(self, entry: DecisionEntry) -> None:
         """Hold a decision against the recorded one."""
-        recorded = DecisionEntry(*self._steps[self.begun - 1].entry)
+        recorded = self._entry()
         for name in COMPARED:
             if getattr(entry, name) != getattr(recorded, name):
                 raise self.part(name, getattr(recorded, name), getattr(entry, name))
@@ -158,7 +169,7 @@ class _Record:
         """Tell the scheduler what came of the iteration under way, and hold its state against the recorded one."""
         recorded, scheduler = self._steps[self.begun - 1], self.scheduler
         try:
-            applied = scheduler.apply(plan, StepOutcome(outcome.iterations, recorded.stopped))
+            applied = scheduler.apply(plan, StepOutcome(outcome.iterations, recorded.stopped, outcome.tokens))
         except PolicyError as fault:
             raise self.part("outcome", recorded.stopped, f"refused: {fault}") from None
         # Who arrives at the boundary is here before the outcome, and was there after it.
@@ -199,7 +210,8 @@ def replay_decisions(
     # Its time is part of the iteration's.
     swap = SwapLink(Link(env, 0, float("inf"), 0.0), 0.0) if config.swap_blocks else None
     log = DecisionLog(record.entry)
-    worker = Worker(env, 0, scheduler, Strides(record), _ignore, Loads(1), swap, log, record.apply)
+    executor = Uneven(record, record.tokens) if config.draft_tokens else Strides(record)
+    worker = Worker(env, 0, scheduler, executor, _ignore, Loads(1), swap, log, record.apply)
     env.process(_arrive(env, worker, record, requests, steps, found))
     try:
         env.run()

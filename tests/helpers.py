@@ -25,6 +25,7 @@ from afterwatt.sim.body import Body, BodyResult
 from afterwatt.sim.clock import VirtualEnvironment
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
+from afterwatt.sim.parts import Parts, parts_of
 from afterwatt.sim.run import memory_of, meter_of
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.workload import StaticBatch, TraceWorkload, Workload
@@ -171,6 +172,7 @@ def run_body(
     policy: str | PolicySet = "chunked",
     kv_blocks: int | None = None,
     keep_log: bool = True,
+    parts: Callable[[RunConfig, MemoryPlan], Parts] = parts_of,
     **options: Any,
 ) -> Outcome:
     """Run one body and audit it.
@@ -180,6 +182,7 @@ def run_body(
         hw, policy, options: as in `make_config`.
         kv_blocks: KV blocks per replica (None: as many as fit).
         keep_log: whether to write a decision log, which costs more than the run.
+        parts: makes what its workers consist of.
     """
     watched = Watched(TraceWorkload(source) if isinstance(source, Requests) else source)
     config = make_config(watched, hw, policy, **options)
@@ -188,7 +191,8 @@ def run_body(
         memory = replace(memory, kv_blocks=kv_blocks)
     batches: list[dict[str, Any]] = []
     log: list[DecisionEntry] = []
-    body = Body(config, memory, watched, meter_of(config, memory), batches.append, log.append if keep_log else None)
+    meter, writes = meter_of(config, memory), log.append if keep_log else None
+    body = Body(config, memory, watched, meter, batches.append, writes, parts=parts(config, memory))
     result = body.run()
     rows = {name: np.concatenate([np.asarray(batch[name]) for batch in batches]) for name in batches[0]}
     tickets = watched.tickets[: result.arrived]  # a body that has closed takes no notice of what comes later
@@ -330,6 +334,6 @@ def _audit_log(outcome: Outcome) -> None:
     if outcome.config.horizon_s is None:
         finished = outcome.finished
         recomputed = sum(ticket.preemptions for ticket in finished)
-        decoded = sum(entry.decoding for entry in outcome.log)
+        decoded = sum(entry.decoding if entry.tokens is None else sum(entry.tokens) for entry in outcome.log)
         owed = sum(ticket.output_tokens - 1 for ticket in finished)
         assert owed - recomputed <= decoded <= owed

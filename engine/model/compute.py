@@ -117,8 +117,8 @@ class TorchCompute:
             },
         )
 
-    def step(self, batch: StepBatch) -> list[int]:
-        """Process one iteration and choose what follows (`Compute.step`).
+    def step(self, batch: StepBatch) -> list[list[int]]:
+        """Process one iteration and choose the token that follows (`Compute.step`).
 
         Raises:
             EngineError: blocks too few for a sequence, or logits that are not finite.
@@ -130,7 +130,8 @@ class TorchCompute:
             return []
         with torch.inference_mode():
             positions = [batch.past_tokens[number] + batch.query_tokens[number] for number in emitting]
-            return choose(logits, [batch.sampling[number] for number in emitting], positions)
+            chosen = choose(logits, [batch.sampling[number] for number in emitting], positions)
+        return [[token] for token in chosen]
 
     @torch.inference_mode()
     def logits(self, batch: StepBatch) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a worker asks of a model: one iteration's work as arrays of numbers, and tokens back.
+"""What a worker asks of a model: one iteration's work as arrays of numbers, and runs of tokens back.
 
 The runtime knows a model by this protocol only. `engine.model` fulfils it with torch; tests do so with arithmetic.
 """
@@ -43,10 +43,12 @@ class StepBatch:
         query_tokens: how many of them are whose, m; 1 for those that decode.
         past_tokens: KV entries that each has in memory before this iteration, m.
         prompts: how many of the m sequences are prompt pieces.
-        block_tables: physical KV blocks of each, in order; they hold at least past + query tokens, m lists.
+        block_tables: physical KV blocks of each, in order, m lists; they hold the past and query tokens at least, and
+            one token less than it may be answered beyond.
         emits: whether the sequence's last token is to be followed by a chosen one, m. Pieces of a prompt that are not
             its last do not.
         sampling: how each chooses, m.
+        most_tokens: that each may be answered, m: more than one where a model guesses ahead; () is one each.
     """
 
     seq_ids: Sequence[int]
@@ -57,6 +59,7 @@ class StepBatch:
     block_tables: Sequence[Sequence[int]]
     emits: Sequence[bool]
     sampling: Sequence[Sampling]
+    most_tokens: Sequence[int] = ()
 
 
 class PlacedMove(NamedTuple):
@@ -82,6 +85,7 @@ class ComputeInfo:
         device: as software names it; dtype, kv_dtype: of weights as stored, and of the cache.
         kv_blocks, block_tokens: sizes of the cache; host_blocks: KV blocks in host memory for swapping.
         max_context: tokens that the model takes; vocab: ids that there are.
+        draft_tokens: that it guesses in an iteration for each sequence that decodes.
         versions: of what it is built on.
         more: whatever else is worth knowing.
     """
@@ -97,6 +101,7 @@ class ComputeInfo:
     max_context: int
     vocab: int
     versions: Mapping[str, str]
+    draft_tokens: int = 0
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -105,11 +110,12 @@ class Compute(Protocol):
 
     info: ComputeInfo
 
-    def step(self, batch: StepBatch) -> list[int]:
-        """Process one iteration; return the chosen token of each sequence that emits, in order.
+    def step(self, batch: StepBatch) -> list[list[int]]:
+        """Process one iteration; return the run of chosen tokens of each sequence that emits, in order.
 
-        It has really been done when this returns (a device is synchronised). KV entries of the processed tokens are in
-        the given blocks. Blocks and sequences that the batch does not name are left as they are.
+        A run has one token at least, and what it would have one by one. It has really been done when this returns (a
+        device is synchronised). KV entries of the processed tokens, and of a run's but the last, are in the given
+        blocks. Blocks and sequences that the batch does not name are left as they are.
         """
 
     def move(self, moves: Sequence[PlacedMove]) -> None:

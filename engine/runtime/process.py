@@ -61,6 +61,7 @@ def scheduler_config(setup: WorkerSetup, info: ComputeInfo) -> SchedulerConfig:
         block_tokens=info.block_tokens,
         max_context_tokens=info.max_context,
         host_blocks=info.host_blocks,
+        draft_tokens=info.draft_tokens,
         prefix_unit_tokens=setup.prefix_unit_tokens,
     )
 

@@ -265,7 +265,7 @@ def timeline_columns(recording: Recording, kv_blocks: int, block_bytes: float | 
         "waiting_mean": spread(took * [step.waiting for step in steps]) / interval,
         "kv_used_frac": spread(took * [step.used_blocks for step in steps]) / interval / max(1, kv_blocks),
         "prompt_tokens": spread(prompt),
-        "output_tokens": spread([step.emits for step in steps]),
+        "output_tokens": spread([len(step.emitted) for step in steps]),
         "dram_to_hbm_bytes": unknown if block_bytes is None else swapped * block_bytes,
     }
 

@@ -74,9 +74,14 @@ class Job(Sequence):
         produced = np.array(self.output_ids[max(0, first - len(prompt)) : first + count - len(prompt)], dtype=np.int64)
         return np.concatenate([prompt[first:], produced]) if first < len(prompt) else produced
 
+    @property
+    def left(self) -> int:
+        """Tokens that it may still produce."""
+        return self.output_tokens - len(self.output_ids)
+
     def stops_with(self, token: int) -> bool:
         """Whether a token ends it although it was granted more."""
-        return token in self.request.stop_ids and len(self.output_ids) < self.output_tokens
+        return token in self.request.stop_ids and self.left > 0
 
 
 class Chunked(NamedTuple):
@@ -97,7 +102,7 @@ class StepRecord:
         compute_ns, done_ns: when the model began and when it had finished.
         arrivals: ids of the requests that the scheduler was given at this boundary, refused ones apart.
         decoding, context_tokens, chunks, emits: as in the plan.
-        emitted: (id, token) of each sequence that produced one.
+        emitted: (id, token) of each token produced; those of a sequence follow one another.
         stopped: ids of those that a stop token ended.
         finished: ids of those that are done.
         waiting, running, used_blocks: sequences in the queue and admitted, and KV blocks held, while it ran.

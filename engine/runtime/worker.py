@@ -3,11 +3,14 @@
 Knows no clock but the one it is given, no process and no torch.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import compress
 
 import numpy as np
 
 from afterwatt.engine.runtime.compute import Compute, PlacedMove, StepBatch
+from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.paged import PagedPool
 from afterwatt.engine.runtime.request import NS_PER_S, Admission, Chunked, Job, Refusal, Report, Request, StepRecord
 from afterwatt.policies.log import DecisionEntry, DecisionLog
@@ -16,6 +19,9 @@ from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.policies.slo import NO_PROMISE, Slo
 from afterwatt.policies.views import BatchPolicy
+
+Emitted = tuple[tuple[int, int], ...]
+"""(id, token) of each token produced."""
 
 
 class EngineWorker:
@@ -86,11 +92,12 @@ class EngineWorker:
         waiting = len(scheduler.waiting) + len(scheduler.away)
         batch, emitting = self._batch(plan)
         compute_ns = self._clock_ns()
-        tokens = self._compute.step(batch)
+        runs = self._compute.step(batch)
         done_ns = self._clock_ns()
-        stopped = _emit(emitting, tokens, done_ns)
-        self._log.write(self._number, (plan_ns / NS_PER_S,), plan, scheduler)
-        finished = scheduler.apply(plan, StepOutcome(1, stopped)).finished
+        emitted, stopped = _emit(emitting, batch, runs, done_ns)
+        tokens = self._told(plan, emitted)
+        self._log.write(self._number, (plan_ns / NS_PER_S,), plan, scheduler, tokens)
+        finished = scheduler.apply(plan, StepOutcome(1, stopped, tokens)).finished
         self.pool.released.clear()
         arrivals, self._arrived = tuple(self._arrived), []
         self.report.steps.append(
@@ -104,7 +111,7 @@ class EngineWorker:
                 context_tokens=plan.context_tokens,
                 chunks=tuple(Chunked(chunk.seq.seq_id, chunk.tokens, chunk.past_tokens) for chunk in plan.chunks),
                 emits=plan.emits,
-                emitted=tuple((job.seq_id, token) for job, token in zip(emitting, tokens, strict=True)),
+                emitted=emitted,
                 stopped=stopped,
                 finished=tuple(job.seq_id for job in finished),
                 waiting=waiting,
@@ -168,16 +175,29 @@ class EngineWorker:
             block_tables=[pool.tables[job.seq_id] for job in jobs],
             emits=emits,
             sampling=[job.request.sampling for job in jobs],
+            most_tokens=[1] * len(pieces) + [min(plan.most_tokens, job.left) for job, _ in decoding],
         )
         return batch, [job for job, emit in zip(jobs, emits, strict=True) if emit]
 
+    def _told(self, plan: StepPlan[Job], emitted: Emitted) -> dict[int, int] | None:
+        """Return how many tokens each sequence that decodes has yielded; None where each yields one."""
+        if plan.most_tokens == 1:
+            return None
+        counts = Counter(seq_id for seq_id, _ in emitted)
+        return {job.seq_id: counts[job.seq_id] for job, _ in self.scheduler.decoding(plan)}
 
-def _emit(emitting: list[Job], tokens: list[int], now_ns: int) -> tuple[int, ...]:
-    """Give each sequence its token; return the ids of those that it stops."""
-    stopped = []
-    for job, token in zip(emitting, tokens, strict=True):
-        job.output_ids.append(token)
-        job.token_ns.append(now_ns)
-        if job.stops_with(token):
-            stopped.append(job.seq_id)
-    return tuple(stopped)
+
+def _emit(emitting: list[Job], batch: StepBatch, runs: list[list[int]], now_ns: int) -> tuple[Emitted, tuple[int, ...]]:
+    """Give each sequence its tokens, up to one that stops it: (ids with tokens, ids of those that are stopped)."""
+    emitted, stopped = [], []
+    for job, most, run in zip(emitting, compress(batch.most_tokens, batch.emits), runs, strict=True):
+        if not 1 <= len(run) <= most:
+            raise EngineError(f"the model answers sequence {job.seq_id} with {len(run)} tokens; give it 1 to {most}")
+        for token in run:
+            job.output_ids.append(token)
+            job.token_ns.append(now_ns)
+            emitted.append((job.seq_id, token))
+            if job.stops_with(token):
+                stopped.append(job.seq_id)
+                break
+    return tuple(emitted), tuple(stopped)

@@ -6,7 +6,7 @@ over, or a context cut short changes the answer.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -56,20 +56,28 @@ class ArithmeticCompute:
             versions={},
         )
 
-    def step(self, batch: StepBatch) -> list[int]:
-        size = self.memory.shape[1]
+    def step(self, batch: StepBatch) -> list[list[int]]:
         chosen, start = [], 0
         for index, count in enumerate(batch.query_tokens):
             past, table = batch.past_tokens[index], batch.block_tables[index]
-            for place, token in enumerate(batch.tokens[start : start + count].tolist(), past):
-                self.memory[table[place // size], place % size] = token, place
+            self.write(table, past, batch.tokens[start : start + count].tolist())
             start += count
             if batch.emits[index]:
-                slots = [self.memory[table[place // size], place % size] for place in range(past + count)]
-                assert [int(place) for _, place in slots] == list(range(past + count)), "a block was written over"
-                chosen.append(next_token([int(token) for token, _ in slots], batch.sampling[index].seed))
+                chosen.append([self.next(table, past + count, batch.sampling[index].seed)])
         time.sleep(self.step_s)
         return chosen
+
+    def write(self, table: Sequence[int], first: int, tokens: Sequence[int]) -> None:
+        size = self.memory.shape[1]
+        for place, token in enumerate(tokens, first):
+            self.memory[table[place // size], place % size] = token, place
+
+    def next(self, table: Sequence[int], count: int, seed: int) -> int:
+        """What follows the first tokens that a table holds."""
+        size = self.memory.shape[1]
+        slots = [self.memory[table[place // size], place % size] for place in range(count)]
+        assert [int(place) for _, place in slots] == list(range(count)), "a block was written over"
+        return next_token([int(token) for token, _ in slots], seed)
 
     def move(self, moves: Sequence[PlacedMove]) -> None:
         tiers = {"hbm": self.memory, "dram": self.host}
@@ -79,6 +87,27 @@ class ArithmeticCompute:
 
     def close(self) -> None:
         pass
+
+
+class GuessingCompute(ArithmeticCompute):
+    """Guesses what follows, two times of three rightly, and writes all that it guesses; keeps what is right."""
+
+    def __init__(self, kv_blocks: int, block_tokens: int, host_blocks: int = 0, draft_tokens: int = 3) -> None:
+        super().__init__(kv_blocks, block_tokens, host_blocks)
+        self.info = replace(self.info, draft_tokens=draft_tokens)
+
+    def step(self, batch: StepBatch) -> list[list[int]]:
+        runs = super().step(batch)
+        emitting = [index for index, emits in enumerate(batch.emits) if emits]
+        for index, run in zip(emitting, runs, strict=True):
+            first, table = batch.past_tokens[index] + batch.query_tokens[index], batch.block_tables[index]
+            for kept in range(1, batch.most_tokens[index]):
+                guess = run[-1] if run[-1] % 3 else run[-1] + 1
+                self.write(table, first + kept - 1, [guess] * (batch.most_tokens[index] - kept))
+                if guess != run[-1]:
+                    break
+                run.append(self.next(table, first + kept, batch.sampling[index].seed))
+        return runs
 
 
 @dataclass(frozen=True)

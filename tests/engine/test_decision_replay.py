@@ -45,7 +45,7 @@ def test_a_perturbed_record_fails_at_exactly_that_entry(world, data):
         return
     number = data.draw(st.integers(0, len(steps) - 1))
     what = data.draw(
-        st.sampled_from(["blocks before", "blocks after", "outstanding", "view", "decoding", "stop", "late"])
+        st.sampled_from(["blocks before", "blocks after", "outstanding", "view", "decoding", "stop", "late", "tokens"])
     )
     step = steps[number]
     entry = list(step.entry)
@@ -59,6 +59,11 @@ def test_a_perturbed_record_fails_at_exactly_that_entry(world, data):
         step = replace(step, free_blocks=step.free_blocks + 1)
     elif what == "outstanding":
         step = replace(step, outstanding_tokens=step.outstanding_tokens - 1)
+    elif what == "tokens":
+        if not entry[11]:
+            return
+        place = data.draw(st.integers(0, len(entry[11]) - 1))
+        entry[11] = tuple(count + (at == place) for at, count in enumerate(entry[11]))
     elif what == "stop":
         step = replace(step, stopped=(*step.stopped, 10_000))
     else:  # an arrival is written down one boundary later than it was seen

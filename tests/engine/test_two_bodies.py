@@ -73,13 +73,13 @@ class PhysicalCompute:
         arithmetic = ArithmeticCompute(KV_BLOCKS, 16, max_context=1024).info
         self.info = replace(arithmetic, model="tinyllama-1.1b", device="m40", dtype="fp16", kv_dtype="fp16", vocab=100)
 
-    def step(self, batch: StepBatch) -> list[int]:
+    def step(self, batch: StepBatch) -> list[list[int]]:
         some = list(zip(batch.query_tokens, batch.past_tokens, strict=True))
         chunks = [(None, query, past) for query, past in some[: batch.prompts]]
         context = sum(past + 1 for _, past in some[batch.prompts :])
         took_ps = self.times.step(len(some) - batch.prompts, context, chunks, sum(batch.emits), 1)[0]
         self.clock.now_ns += round(took_ps * self.slower / 1000)
-        return [0] * sum(batch.emits)
+        return [[0]] * sum(batch.emits)
 
     def move(self, moves: Sequence[PlacedMove]) -> None:
         raise AssertionError("nothing is swapped here")

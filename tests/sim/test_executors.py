@@ -12,14 +12,14 @@ from afterwatt.policies.scheduler import Scheduler
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.sim.body import Body
 from afterwatt.sim.clock import Alarm, Kind, VirtualEnvironment, priority
-from afterwatt.sim.executors import Stages, Strides
+from afterwatt.sim.executors import Stages, Strides, Uneven
 from afterwatt.sim.parts import ResidentParts
 from afterwatt.sim.recorder import STRIDE_COLUMNS, pack_stride
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.times import times_of
 from afterwatt.sim.worker import Executor, Loads, Worker
-from tests.helpers import make_config, run_body, solo_batch
+from tests.helpers import Requests, make_config, run_body, solo_batch
 
 SIZES = SchedulerConfig(kv_blocks=200, block_tokens=16, max_seqs=8, token_budget=64, max_context_tokens=4096)
 
@@ -211,3 +211,67 @@ def test_a_body_builds_its_workers_of_what_it_is_given():
     out, back = ([units for dst, units in parts.carried.units if dst == tier] for tier in ("dram", "hbm"))
     assert out
     assert sorted(out) == sorted(back)
+
+
+def scripted(most: int):
+    """Says that each yields 1 to `most` tokens, as its number and its context decide, while its output lasts."""
+
+    def tokens(scheduler, plan):
+        decoding = scheduler.decoding(plan)
+        return {
+            seq.seq_id: min(1 + (kv * 7 + seq.seq_id * 3) % most, seq.prompt_tokens + seq.output_tokens - kv - 1)
+            for seq, kv in decoding
+        }
+
+    return tokens
+
+
+def uneven_parts(draft_tokens: int, tokens):
+    """Parts whose workers guess so many tokens, of which `tokens` says what they keep."""
+
+    class Parts(ResidentParts):
+        def sizes(self):
+            return dataclasses.replace(super().sizes(), draft_tokens=draft_tokens)
+
+        def executor(self, env, number):
+            executor = Uneven(Steady(), lambda plan: tokens(executor.worker.scheduler, plan))
+            return executor
+
+    return Parts
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 9000), st.integers(1, 150), st.integers(1, 40)), min_size=1, max_size=12
+).map(sorted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(REQUESTS, st.integers(1, 4), st.sampled_from([12, 40, 2000]), st.sampled_from(["chunked", "prefill-first"]))
+def test_whatever_each_yields_everything_adds_up(requests, draft_tokens, kv_blocks, policy):
+    """Tokens, gaps, energy, queue and memory are audited, with memory that is short and with plenty."""
+    parts = uneven_parts(draft_tokens, scripted(1 + draft_tokens))
+    run_body(Requests(*zip(*requests, strict=True)), policy=policy, kv_blocks=kv_blocks, parts=parts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(REQUESTS)
+def test_one_token_each_is_what_a_lock_step_yields(requests):
+    """All but what it reserves: with room for everybody, guesses that are never right change nothing."""
+    ones = uneven_parts(1, lambda scheduler, plan: {seq.seq_id: 1 for seq, _ in scheduler.decoding(plan)})
+    plain = uneven_parts(0, None)
+    plain.executor = lambda self, env, number: Strides(Steady())
+    found, wanted = (run_body(Requests(*zip(*requests, strict=True)), parts=parts) for parts in (ones, plain))
+    assert found.result.duration_s == wanted.result.duration_s
+    assert [ticket.finish_ps for ticket in found.tickets] == [ticket.finish_ps for ticket in wanted.tickets]
+    assert [entry[3:8] for entry in found.log] == [entry[3:8] for entry in wanted.log]
+    assert {entry.tokens for entry in wanted.log} <= {None}
+
+
+def test_four_tokens_at_a_time_take_a_quarter_of_the_iterations():
+    """20 tokens of prompt and 9 of output: one with the prompt, then twice four; their attention reads 21, then 25."""
+    parts = uneven_parts(3, lambda scheduler, plan: {seq.seq_id: 4 for seq, _ in scheduler.decoding(plan)})
+    outcome = run_body(solo_batch(1, 20, 9), parts=parts)
+    (ticket,) = outcome.tickets
+    assert ticket.first_ps == 100 + 200
+    assert ticket.finish_ps == ticket.first_ps + (100 + 10 + 21) + (100 + 10 + 25)
+    assert [entry.tokens for entry in outcome.log] == [(), (4,), (4,)]

@@ -102,3 +102,11 @@ def test_values_beyond_its_range_go_into_the_outermost_bins():
     histogram = LogHistogram(1e-3, 1e3)
     histogram.add(np.array([1e-9, 1e9]), np.ones(2))
     assert histogram.table()["value"].tolist() == [1e-9, 1e9]
+
+
+def test_no_time_at_all_has_a_bin_of_its_own():
+    histogram = LogHistogram()
+    histogram.add(np.array([0.0, 2.0]), np.array([3.0, 1.0]))
+    assert {name: column.tolist() for name, column in histogram.table().items()} == {
+        "value": [0.0, 2.0], "largest": [0.0, 2.0], "weight": [3.0, 1.0],
+    }  # fmt: skip

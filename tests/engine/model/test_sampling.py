@@ -128,6 +128,6 @@ def test_a_request_gets_its_tokens_whatever_it_is_batched_with(tiny, changes):
         speaking = [by_table[tuple(t)] for t, emits in zip(batch.block_tables, batch.emits, strict=True) if emits]
         for seq, query in pieces:
             seq.past += query
-        for number, token in zip(speaking, compute.step(batch), strict=True):
+        for number, (token,) in zip(speaking, compute.step(batch), strict=True):
             company[number].tokens.append(token)
     assert [seq.tokens[len(prompt) :] for seq, prompt in zip(company, prompts, strict=True)] == alone

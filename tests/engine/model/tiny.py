@@ -127,7 +127,7 @@ def logits_of(compute: TorchCompute, pieces: list[tuple[Sequence, int]]) -> dict
 def generate(compute: TorchCompute, seq: Sequence, count: int) -> list[int]:
     """Decode alone."""
     for _ in range(count):
-        (token,) = compute.step(batch_of([(seq, len(seq.tokens) - seq.past)]))
+        ((token,),) = compute.step(batch_of([(seq, len(seq.tokens) - seq.past)]))
         seq.past = len(seq.tokens)
         seq.tokens.append(token)
     return seq.tokens[-count:]

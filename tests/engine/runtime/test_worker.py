@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afterwatt.engine.runtime.compute import Sampling
+from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.request import Request
 from afterwatt.engine.runtime.worker import EngineWorker
 from afterwatt.fidelity.serving.run import block_hashes
@@ -15,7 +16,7 @@ from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.plans import StepOutcome
 from afterwatt.policies.sizes import SchedulerConfig
-from tests.engine.arithmetic import ArithmeticCompute, expected_output
+from tests.engine.arithmetic import ArithmeticCompute, GuessingCompute, expected_output
 from tests.policies.accounts import check_integrity
 
 UNIT = 4
@@ -53,6 +54,7 @@ def worlds(draw: st.DrawFn):
         swap_blocks=draw(st.sampled_from([0, 0, 6, 100])),
         prefix_unit_tokens=draw(st.sampled_from([None, UNIT])),
         keep_preempted=draw(st.booleans()),
+        draft_tokens=draw(st.sampled_from([0, 0, 1, 3])),
     )
     return config, draw(st.sampled_from(sorted(BATCHING))), requests_of(draw)
 
@@ -60,7 +62,9 @@ def worlds(draw: st.DrawFn):
 def run(config: SchedulerConfig, batching: str, requests: list[tuple[int, Request]]):
     """Run to the end, one clock tick per look at the clock; (worker, report)."""
     ticks = count()
-    compute = ArithmeticCompute(config.kv_blocks, config.block_tokens, config.swap_blocks)
+    sizes = config.kv_blocks, config.block_tokens, config.swap_blocks
+    drafts = config.draft_tokens
+    compute = GuessingCompute(*sizes, draft_tokens=drafts) if drafts else ArithmeticCompute(*sizes)
     worker = EngineWorker(compute, config, BATCHING[batching](), lambda: next(ticks))
     coming = list(requests)
     for iteration in range(10_000):
@@ -107,7 +111,8 @@ def test_the_log_has_an_entry_for_each_iteration_and_no_iteration_exceeds_its_li
         assert step.plan_ns < step.compute_ns < step.done_ns
         assert step.running <= config.max_seqs
         assert step.used_blocks <= config.kv_blocks
-        assert len(step.emitted) == step.emits
+        assert step.emits <= len(step.emitted) <= step.emits + config.draft_tokens * step.decoding
+    assert all((entry.tokens is None) == (config.draft_tokens == 0) for entry in report.decisions)
     seen = [seq_id for step in report.steps for seq_id in step.arrivals]
     assert len(seen) == len(set(seen)) == len(requests) - len(report.refusals)
 
@@ -135,3 +140,48 @@ def test_a_stop_of_somebody_who_does_not_run_is_refused():
     plan = worker.scheduler.plan(0.0)
     with pytest.raises(PolicyError, match="sequence 7 is said to have stopped"):
         worker.scheduler.apply(plan, StepOutcome(1, (7,)))
+
+
+GUESSING = SchedulerConfig(
+    kv_blocks=40, block_tokens=4, max_seqs=4, token_budget=64, max_context_tokens=200, draft_tokens=3
+)
+
+
+def test_a_run_of_tokens_ends_with_the_one_that_stops_it():
+    """What follows the prompt alone, cut at each of its first tokens in turn: nothing after it is given out."""
+    prompt = np.arange(7)
+    whole = expected_output(prompt, 30)
+    _, report = run(GUESSING, "chunked", [(0, Request(0, prompt, 30))])
+    runs = [len(step.emitted) for step in report.steps]
+    assert max(runs) == 4
+    assert sum(runs) == 30
+    for token in set(whole[:12]):
+        _, cut = run(GUESSING, "chunked", [(0, Request(0, prompt, 30, stop_ids=frozenset([token])))])
+        produced = [found for step in cut.steps for _, found in step.emitted]
+        assert produced == whole[: whole.index(token) + 1]
+        assert cut.steps[-1].finished == (0,)
+
+
+def test_the_decision_log_says_who_has_yielded_how_much():
+    _, report = run(
+        GUESSING, "chunked", [(0, Request(number, np.arange(number, number + 5), 20)) for number in range(3)]
+    )
+    prompts = {seq_id for step in report.steps[:1] for seq_id, _ in step.emitted}
+    assert prompts == {0, 1, 2}
+    assert report.decisions[0].tokens == ()
+    for step, entry in zip(report.steps[1:], report.decisions[1:], strict=True):
+        emitted = [seq_id for seq_id, _ in step.emitted]
+        assert list(entry.tokens) == [emitted.count(seq_id) for seq_id in sorted(set(emitted))]
+
+
+@pytest.mark.parametrize("answer", [[], [1, 2, 3, 4, 5]])
+def test_a_model_that_answers_too_much_or_nothing_is_refused(answer):
+    class Careless(GuessingCompute):
+        def step(self, batch):
+            return [answer if most > 1 else [1] for most in batch.most_tokens]
+
+    worker = EngineWorker(Careless(40, 4), GUESSING, BATCHING["chunked"](), count().__next__)
+    worker.take([Request(0, np.arange(3), 9)])
+    worker.step()
+    with pytest.raises(EngineError, match=f"answers sequence 0 with {len(answer)} tokens; give it 1 to 4"):
+        worker.step()
