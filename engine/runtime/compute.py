@@ -4,7 +4,7 @@ The runtime knows a model by this protocol only. `engine.model` fulfils it with 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -59,6 +59,7 @@ class StepBatch:
     block_tables: Sequence[Sequence[int]]
     emits: Sequence[bool]
     sampling: Sequence[Sampling]
+    _: KW_ONLY
     most_tokens: Sequence[int] = ()
 
 
