@@ -46,12 +46,18 @@ def show(
             metavar="NAME", autocompletion=complete.model, help="A name of `model list`, a .toml, or a config.json."
         ),
     ],
+    precision: Annotated[
+        list[str] | None,
+        flags.opt(
+            "NAME", "Count weights in this format, q4_k_m say; may be repeated.", autocompletion=complete.precision
+        ),
+    ] = None,
     json: flags.ListJson = False,
 ) -> None:
     """Print a model's shape, counts, bytes and work, with sources."""
     from afterwatt.modelspecs import describe_model, load_model
 
-    rows = describe_model(name)
+    rows = describe_model(name, precision or ())
     if json:
         print_json([row._asdict() for row in rows])
         return

@@ -1,11 +1,12 @@
 """What `afterwatt model list` and `afterwatt model show` print, as plain rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from afterwatt.modelspecs.catalogue import load_model, model_names
 from afterwatt.modelspecs.layers import WINDOW
-from afterwatt.modelspecs.precision import COMMON_PRECISIONS
+from afterwatt.modelspecs.precision import COMMON_PRECISIONS, load_precision
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.modelspecs.work import decode_flops, decode_intensity
 
@@ -47,18 +48,22 @@ def _catalogue_row(spec: ModelSpec) -> ModelRow:
     )
 
 
-def describe_model(name_or_path: str | Path) -> list[DetailRow]:
+def describe_model(name_or_path: str | Path, precisions: Sequence[str] = ()) -> list[DetailRow]:
     """Everything known about one model: shape, counts, bytes and work, each with its source.
 
+    Args:
+        name_or_path: of the model.
+        precisions: whose weights are counted, in place of the common ones.
+
     Raises:
-        ModelError: as `load_model`.
+        ModelError: as `load_model`; or there is no such precision.
     """
-    return describe_spec(load_model(name_or_path))
+    return describe_spec(load_model(name_or_path), precisions)
 
 
-def describe_spec(spec: ModelSpec) -> list[DetailRow]:
-    """Everything known about a model that is loaded already."""
-    return [*_shape_rows(spec), *_parameter_rows(spec), *_storage_rows(spec), *_work_rows(spec)]
+def describe_spec(spec: ModelSpec, precisions: Sequence[str] = ()) -> list[DetailRow]:
+    """Everything known about a model that is loaded already; see `describe_model`."""
+    return [*_shape_rows(spec), *_parameter_rows(spec), *_storage_rows(spec, precisions), *_work_rows(spec)]
 
 
 def _shape_rows(spec: ModelSpec) -> list[DetailRow]:
@@ -111,10 +116,10 @@ def _parameter_rows(spec: ModelSpec) -> list[DetailRow]:
     return rows
 
 
-def _storage_rows(spec: ModelSpec) -> list[DetailRow]:
+def _storage_rows(spec: ModelSpec, precisions: Sequence[str]) -> list[DetailRow]:
+    forms = [load_precision(name) for name in precisions] or COMMON_PRECISIONS.values()
     rows = [
-        DetailRow(f"weights in {name}", f"{spec.stored_bytes(form) / 1e9:,.2f} GB", form.source)
-        for name, form in COMMON_PRECISIONS.items()
+        DetailRow(f"weights in {form.name}", f"{spec.stored_bytes(form) / 1e9:,.2f} GB", form.source) for form in forms
     ]
     cache = f"{spec.kv_bytes_per_token() / 1e3:,.1f} kB per token in 16 bit"
     source = "2 x layers x kv_heads x head_dim x 2 bytes"

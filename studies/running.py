@@ -208,13 +208,16 @@ def runs_in(places: Sequence[str | Path]) -> list[Run]:
     """Open the runs of directories; of a study, the first seed of each of its cells.
 
     Raises:
-        ReportError: a directory is no run, and holds none.
+        ReportError: a directory is no run, and holds none; or a study has none.
     """
     runs = []
     for place in map(Path, places):
         study = place / STUDY_FILE
         if study.is_file():
-            runs += [load_run(place / name) for name in run_directories(study, first_seed_only=True)]
+            names = run_directories(study, first_seed_only=True)
+            if not names:
+                raise ReportError(f"{study} lists no run: none of what it crosses could be run; change the study")
+            runs += [load_run(place / name) for name in names]
         else:
             runs += find_runs([place])
     return runs

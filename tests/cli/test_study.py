@@ -270,3 +270,10 @@ def test_a_fault_in_one_of_several_processes_leaves_nothing(folder: Path, simula
     assert said.code == 2
     assert left_in(folder) == ["t.csv"]
     assert finished_in(folder) == []
+
+
+def test_a_study_without_a_run_is_refused_in_a_sentence(folder: Path, afterwatt):
+    (folder / "study.json").write_text('{"schema_version": "1", "seeds": [0], "cells": []}')
+    said = afterwatt("report", ".")
+    assert (said.code, said.err.count("\n"), "lists no run" in said.err) == (2, 1, True)
+    assert left_in(folder) == ["study.json"]

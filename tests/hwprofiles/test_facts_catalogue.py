@@ -474,8 +474,8 @@ def test_devices_agree_with_the_reference_table() -> None:
             (device.flops_per_s.get("fp8"), number(row["fp8_dense_TFLOPS"]), 1e12),
         ]
         for ours, theirs, factor in pairs:
-            if ours is None or theirs is None or (key, theirs) == ("b200", 8000.0):
-                continue  # the sheet of the B200 says 8 TB/s, its driver 7.67
+            if ours is None or theirs is None or (key, theirs) in (("b200", 8000.0), ("k80", 4.11)):
+                continue  # the B200's driver says 7.67 TB/s, and 4.11 TFLOPS are a K80's at less than its boost clock
             assert ours == pytest.approx(theirs * factor, rel=2e-3), (key, ours, theirs)
         if "/" not in row["mem_GB"]:
             assert device.memory_bytes == number(row["mem_GB"].split()[0]) * BYTES_PER_GIB  # type: ignore[operator]
@@ -490,6 +490,30 @@ def test_what_cards_themselves_report_comes_before_a_table() -> None:
     idle = hw.load_device("a40").idle_w
     assert idle.low == 72.0
     assert idle.high == 110.0
+
+
+def test_what_vendors_say_comes_before_a_table_of_clocks() -> None:
+    """Half a K80 is 2,496 cores at 875 MHz; an MI300X multiplies fp32 in pairs, twice its fp64 rate of 81.7."""
+    assert hw.load_device("k80").flops_per_s["fp32"] == pytest.approx(2 * 2496 * 875e6, rel=1e-3)
+    assert hw.load_device("mi300x").flops_per_s["fp32"] == pytest.approx(2 * 81.72e12, rel=1e-3)
+    h800, h100 = hw.load_device("h800"), hw.load_device("h100-sxm")
+    assert (h800.nvlink_bytes_per_s, h800.flops_per_s["fp32"].high) == (200e9, h100.flops_per_s["fp32"])
+    assert {hw.load_device(key).memory_type for key in ("a100-40", "a100-40-pcie", "a30")} == {"HBM2"}
+    assert {hw.load_device(key).memory_type for key in ("a100-80", "a100-80-pcie", "a800-80-pcie")} == {"HBM2e"}
+    workstation = hw.load_device("rtx-pro-6000")
+    assert (workstation.tdp_w, workstation.mem_bandwidth_bytes_per_s) == (600.0, 512 / 8 * 28e9)
+
+
+def test_a_card_of_one_kind_costs_more_new_than_used() -> None:
+    devices = [hw.load_device(key) for key in hw.device_names()]
+    prices = {one.key: (one.price_new_usd, one.price_used_usd) for one in devices}
+    odd = [key for key, (new, used) in prices.items() if new is not None and used is not None and new < used]
+    assert odd == []
+
+
+def test_no_number_is_from_memory() -> None:
+    facts = [fact for folder, name in ALL for fact in facts_in(load(folder, name))]
+    assert [fact for fact in facts if re.search(r"\bfrom memory\b", f"{fact.note} {fact.source}")] == []
 
 
 def test_every_location_based_row_of_the_grid_reference_is_kept() -> None:

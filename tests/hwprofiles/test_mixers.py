@@ -297,6 +297,8 @@ def test_stages_of_a_pipeline_take_together_what_one_takes(model: ModelSpec) -> 
         ("wwwf", 48, Pages(12, 1, 3)),
         ("wwwwwfffff", 11, Pages(6, 1, 1)),  # 6 and 5: one more is cheaper than a group of one
         ("fffw", 28, Pages(7, 3, 1)),
+        ("wwwwwwwfffff", 12, Pages(7, 1, 1)),  # 7 and 5: less than half again as many
+        ("wwwff", 10, Pages(4, 1, 2)),  # 6 and 4: half again as many
     ],
 )
 def test_layers_are_grouped_to_share_blocks(pattern: str, layers: int, pages: Pages) -> None:
