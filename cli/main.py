@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import typer
 
 from afterwatt.cli import (
+    breakeven,
     calibrate,
     doctor,
     fit,
@@ -71,6 +72,7 @@ def afterwatt_app() -> typer.Typer:
     app.callback(help=ABOUT)(_first)
     app.command("simulate", cls=Sectioned, epilog=EXIT_CODES)(simulate)
     app.command("report", cls=Sectioned)(report.report)
+    app.command("breakeven", cls=Sectioned)(breakeven.breakeven)
     app.command("calibrate", cls=Sectioned, epilog=EXIT_CODES)(calibrate.calibrate)
     app.command("generate", cls=Sectioned, epilog=EXIT_CODES)(generate.generate)
     app.command("validate", cls=Sectioned, epilog=VALIDATE_CODES)(validate.validate)

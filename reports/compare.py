@@ -45,6 +45,13 @@ def headline_choice(group: Sequence[Entry]) -> Choice | None:
     return min(common, key=lambda choice: -wished[choice]) if common else None
 
 
+def drawn_ways(group: Sequence[Entry]) -> tuple[list[Entry], list[Choice]]:
+    """Give the runs whose carbon per token is known, and the ways of counting that a comparison of them shows."""
+    drawn = [entry for entry in group if entry.choices and entry.served.output_tokens]
+    headline = headline_choice(drawn)
+    return drawn, [] if headline is None else under_both(headline, common_choices(drawn))
+
+
 def under_both(choice: Choice, choices: Sequence[Choice]) -> list[Choice]:
     """Give a choice, and the same one under the other host share where that is among some choices."""
     return [choice, *(one for one in choices if one[:2] == choice[:2] and one != choice)]

@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from afterwatt.reports import versus, view
-from afterwatt.reports.compare import common_choices, contenders, headline_choice, under_both
+from afterwatt.reports.compare import common_choices, contenders, drawn_ways
 from afterwatt.reports.entry import Choice, Entry, entries
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
@@ -121,9 +121,8 @@ def _part(part: Question, number: int, beside: Path | None) -> dict[str, Any]:
     group, suffix = part.entries, f"-{number}" if number > 1 else ""
     competing, rule = contenders(group)
     among = [entry for entry in competing if entry.choices]
-    drawn = [entry for entry in group if entry.choices and entry.served.output_tokens]
-    choices, headline = common_choices(drawn), headline_choice(drawn)
-    ways = [] if headline is None else under_both(headline, choices)
+    drawn, ways = drawn_ways(group)
+    choices, headline = common_choices(drawn), ways[0] if ways else None
     figures = {
         "tradeoff": _tradeoff(drawn, headline),
         "latency": _there(*latency.distributions(group)),

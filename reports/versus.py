@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from afterwatt.reports.breakeven import Curve, crossings, curves, merged
+from afterwatt.reports.breakeven import Crossing, Curve, Curves, crossings, curves, merged
 from afterwatt.reports.compare import (
     TIE_FRAC,
     common_choices,
@@ -328,43 +328,95 @@ def _where(some: Sequence[Choice], choices: Sequence[Choice]) -> str:
     return f"under {listing([str(choice) for choice in some])}"
 
 
-def crossing_table(group: Sequence[Entry], ways: Sequence[Choice]) -> TextTable:
-    """List the break-even points of every pair under one host share or both, as far as they mean something.
+class Axis(NamedTuple):
+    """What moves: its name, a noun for it, the key of its unit, which curve, its bounds, how a place is written."""
+
+    name: str
+    noun: str
+    key: str
+    curve: Callable[[Curves], Curve | None]
+    bounds: tuple[float, float]
+    say: Callable[[float], str]
+
+
+AXES: Final = (
+    Axis(
+        "grid intensity",
+        "grid intensity",
+        "gco2e_per_kwh",
+        lambda known: known.intensity,
+        (0.0, 2000.0),
+        lambda x: f"{number(x)} gCO₂e/kWh",
+    ),
+    Axis(
+        "all lives, relative to those assumed",
+        "length of all lives",
+        "lives_factor",
+        lambda known: known.lifetime,
+        (0.1, 10.0),
+        lambda x: f"{number(x)}×",
+    ),
+    Axis("duty cycle", "duty cycle", "duty_frac", lambda known: known.duty, (0.0, 1.0), percent),
+)
+
+
+class Meetings(NamedTuple):
+    """Where runs meet on one axis under one way of counting, and who is lowest throughout where nobody does."""
+
+    axis: Axis
+    way: Choice
+    crossings: list[Crossing]
+    lowest: str | None
+
+
+def meetings(group: Sequence[Entry], ways: Sequence[Choice]) -> list[Meetings]:
+    """Find the break-even points of every pair under one host share or both, as far as they mean something.
 
     Args:
         group: the runs; those that may not be called best meet nobody.
         ways: a way of counting, and the same under the other host share.
     """
-    rows = []
+    found = []
     for way in ways:
-        known = [found for entry in group if (found := curves(entry, way)) is not None]
-        axes: tuple[tuple[str, list[Curve], tuple[float, float], Callable[[float], str]], ...] = (
-            ("grid intensity", [c.intensity for c in known], (0.0, 2000.0), lambda x: f"{number(x)} gCO₂e/kWh"),
-            (
-                "all lives, relative to those assumed",
-                [c.lifetime for c in known],
-                (0.1, 10.0),
-                lambda x: f"{number(x)}×",
-            ),
-            ("duty cycle", [c.duty for c in known if c.duty], (0.0, 1.0), percent),
-        )
-        told = f"{_as(way)}" if len(ways) > 1 else ""
-        rows += [
-            [
-                f"{name}{told}",
-                say(meet.x),
-                meet.below,
-                meet.above,
-                f"{grams(meet.gco2e)}CO₂e",
-                "yes" if meet.decides else "no",
-            ]
-            for name, lines, (low, high), say in axes
-            for meet in crossings(merged(lines))
-            if low <= meet.x <= high
+        known = [told for entry in group if (told := curves(entry, way)) is not None]
+        for axis in AXES:
+            lines = merged([line for told in known if (line := axis.curve(told)) is not None])
+            low, high = axis.bounds
+            met = [meet for meet in crossings(lines) if low <= meet.x <= high]
+            sound = sorted((line.at(high), line.label) for line in lines if not line.fault)
+            throughout = sound[0][1] if len(sound) > 1 and not any(meet.decides for meet in met) else None
+            found.append(Meetings(axis, way, met, throughout))
+    return found
+
+
+def crossing_table(group: Sequence[Entry], ways: Sequence[Choice]) -> TextTable:
+    """List the break-even points of every pair; arguments as in `meetings`."""
+    rows = [
+        [
+            f"{found.axis.name}{_as(found.way) if len(ways) > 1 else ''}",
+            found.axis.say(meet.x),
+            meet.below,
+            meet.above,
+            f"{grams(meet.gco2e)}CO₂e",
+            "yes" if meet.decides else "no",
         ]
+        for found in meetings(group, ways)
+        for meet in found.crossings
+    ]
     note = (
         "CI* = (m_new − m_old) / (e_old − e_new), and its likes for life and duty cycle. "
         "Best changes: no third run is lower there. Listed up to 2,000 g/kWh and from a tenth to ten times the lives."
     )
     head = ["what moves", "break-even at", "lower below it", "lower above it", "carbon per token there", "best changes"]
     return TextTable("Break-even points", head, rows, note)
+
+
+def throughout(group: Sequence[Entry], ways: Sequence[Choice]) -> list[str]:
+    """Say who emits least per token wherever an axis stands, where the best does not change along it."""
+    said = []
+    for found in meetings(group, ways):
+        low, high = map(found.axis.say, found.axis.bounds)
+        if found.lowest is not None:
+            counted = _as(found.way) if len(ways) > 1 else ""
+            said.append(f"Whatever the {found.axis.noun} ({low} to {high}){counted}: {found.lowest} is lowest.")
+    return said
