@@ -1,8 +1,9 @@
 """Hybrids: layers that keep a state of fixed size among those that attend.
 
 Qwen3-Next and Qwen3.5 (gated delta rule, arXiv:2412.06464), LFM2 (short convolutions), Nemotron-H and Nemotron 3 Nano
-(Mamba-2, arXiv:2405.21060). Fields and defaults: huggingface/transformers 4.57.1 and, for Nemotron, the code published
-with its weights. A recurrent state is kept in 32 bits, what a convolution looks back on in 16.
+(Mamba-2, arXiv:2405.21060), MiniMax-Text-01 and M1 (lightning attention, arXiv:2501.08313). Fields and defaults:
+huggingface/transformers 4.57.1 and, for Nemotron and MiniMax, the code published with their weights. A recurrent state
+is kept in 32 bits, what a convolution looks back on in 16.
 """
 
 from collections.abc import Callable, Mapping
@@ -158,6 +159,37 @@ def nemotron_h(config: Config) -> dict[str, Any]:
     }
 
 
+def _lightning(hidden: int, heads: int, head_dim: int) -> State:
+    """Return a layer of lightning attention: keys times values summed up, fading at a rate of the head's own."""
+    inner, cells = heads * head_dim, heads * head_dim * head_dim
+    return State(
+        kind="lightning attention",
+        width=inner,
+        matrix_params=hidden * 4 * inner + inner * hidden,  # queries, keys, values and a gate; out
+        vectors=inner,
+        state_bytes=cells * _STATE_BYTES,
+        flops_per_token=5 * cells,  # fade; add, and read, each a multiply and an add
+    )
+
+
+def minimax(config: Config) -> dict[str, Any]:
+    """MiniMax-Text-01 and M1: one layer in eight attends, all have experts."""
+    shape = llama_like(config, 8, 131_072)
+    config.must_be("shared_intermediate_size", 0, "a shared expert")
+    layers, said = shape["layers"], config.numbers("attn_type_list")
+    if said and (len(said) != layers or set(said) - {0, 1}):
+        raise ModelError(
+            f"{config.path}: attn_type_list must say 0 (lightning) or 1 (attends) of each of {layers} layers"
+        )
+    usual = repeated("".join("sf"[one] for one in said)) if said else "fs"
+    return shape | {
+        "experts": config.count("num_local_experts", default=8),
+        "active_experts": config.count("num_experts_per_tok", default=2),
+        "pattern": layer_pattern(config, layers, usual),
+        "state": _lightning(shape["hidden"], shape["heads"], shape["head_dim"]),
+    }
+
+
 HYBRIDS: Mapping[str, Callable[[Config], dict[str, Any]]] = MappingProxyType(
     {
         "qwen3_next": qwen3_next,
@@ -165,6 +197,9 @@ HYBRIDS: Mapping[str, Callable[[Config], dict[str, Any]]] = MappingProxyType(
         "qwen3_5_moe_text": qwen3_next,
         "lfm2": lfm2,
         "nemotron_h": nemotron_h,
+        "minimax": minimax,
+        "minimax_text_01": minimax,
+        "minimax_m1": minimax,
     }
 )
 """model_type -> reader."""

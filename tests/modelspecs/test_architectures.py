@@ -70,6 +70,11 @@ NEMOTRON_3_NANO = fields(
     mamba_head_dim=64, n_groups=8, ssm_state_size=128, conv_kernel=4, n_routed_experts=128, num_experts_per_tok=6,
     moe_intermediate_size=1856, moe_shared_expert_intermediate_size=3712, n_shared_experts=1,
 )  # fmt: skip
+MINIMAX_M1 = fields(
+    80, 6144, 64, 200064, model_type="minimax_m1", num_key_value_heads=8, head_dim=128, intermediate_size=9216,
+    num_local_experts=32, num_experts_per_tok=2, shared_intermediate_size=0, attn_type_list=10 * [*7 * [0], 1],
+    max_position_embeddings=10_240_000,
+)  # fmt: skip
 
 PUBLISHED = {
     # Parameters of the language model without layers that predict further tokens; within the digits that are published.
@@ -85,6 +90,7 @@ PUBLISHED = {
     "qwen3.5-27b": (QWEN35_27B, 26.90e9, 26.90e9, 1e-3),  # 26.90 B in public llama-bench tables
     "qwen3.5-35b": (QWEN35_35B, 34.66e9, 3e9, 0.16),  # 34.66 B there; A3B without the tables
     "lfm2-1.2b": (LFM2_1B, 1.17e9, 1.17e9, 1e-3),  # model card: 1.17B
+    "minimax-m1": (MINIMAX_M1, 456e9, 45.9e9, 6e-2),  # arXiv:2501.08313: 456B, 45.9B without the tables
     "nemotron-3-nano": (NEMOTRON_3_NANO, 31.6e9, 3.6e9, 1e-2),  # model card: 31.6B, 3.6B active
 }
 EXACT = {
@@ -94,6 +100,7 @@ EXACT = {
     "deepseek-v2-lite": 15_706_484_224,
     "qwen1.5-moe": 14_315_784_192,
     "lfm2-1.2b": 1_170_340_608,
+    "minimax-m1": 456_089_655_296,
 }
 
 
@@ -122,6 +129,7 @@ def test_parameters_are_the_published_ones(tmp_path, name):
         (QWEN35_35B, 10 * 2 * 2 * 256 * 2),
         (LFM2_1B, 6 * 2 * 8 * 64 * 2),
         (NEMOTRON_3_NANO, 6 * 2 * 2 * 128 * 2),
+        (MINIMAX_M1, 10 * 2 * 8 * 128 * 2),
     ],
 )
 def test_only_layers_that_attend_keep_something_of_every_token(tmp_path, config, per_token):
@@ -244,3 +252,22 @@ def test_a_bad_part_is_refused(tmp_path, old, new, message):
     path.write_text(LATENT_TOML.replace(old, new))
     with pytest.raises(ModelError, match=message):
         load_model(path)
+
+
+def test_lightning_attention_keeps_a_matrix_per_head_and_reads_it_with_every_token(tmp_path):
+    """70 of 80 layers with 64 heads of 128 x 128 cells in 32 bits: 294 MB of a sequence, whatever its length."""
+    spec = read(tmp_path, MINIMAX_M1)
+    assert spec.state_bytes == 70 * 64 * 128 * 128 * 4
+    assert spec.kv_bytes(1_000_000) - spec.kv_bytes(0) == 1_000_000 * 10 * 2 * 8 * 128 * 2
+    assert spec.state.flops_per_token == 5 * 64 * 128 * 128
+    shipped = load_model("minimax-m1")
+    assert (shipped.state, shipped.pattern, shipped.kinds()) == (spec.state, spec.pattern, spec.kinds())
+    named = MINIMAX_M1 | {"model_type": "minimax", "layer_types": 10 * [*7 * ["linear_attention"], "full_attention"]}
+    del named["attn_type_list"]
+    assert read(tmp_path, named).kinds() == spec.kinds()
+
+
+@pytest.mark.parametrize("said", [[0, 1], 80 * [2]])
+def test_a_list_of_attention_that_fits_no_layers_is_refused(tmp_path, said):
+    with pytest.raises(ModelError, match="attn_type_list must say 0"):
+        read(tmp_path, MINIMAX_M1 | {"attn_type_list": said})

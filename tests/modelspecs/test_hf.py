@@ -320,7 +320,7 @@ def as_config(spec):
     return c
 
 
-UNWRITTEN = ("deepseek", "kimi", "glm-4.5", "lfm2", "llama-4", "nemotron", "qwen3-next", "qwen3.5")
+UNWRITTEN = ("deepseek", "kimi", "glm-4.5", "lfm2", "llama-4", "minimax-m1", "nemotron", "qwen3-next", "qwen3.5")
 """Models whose layers differ in more than `as_config` can write down."""
 
 
