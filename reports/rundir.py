@@ -296,6 +296,14 @@ def load_run(path: str | Path) -> Run:
     return run
 
 
+def without_study_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Pass over a study's own files, which `study/*` of a shell names as well, where directories are named beside."""
+    named = [Path(given) for given in paths]
+    if not any(path.is_dir() for path in named):
+        return named
+    return [path for path in named if path.suffix not in (".json", ".html") or not path.is_file()]
+
+
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     """Open each run directory, or all those directly inside a directory that is none itself, in order of name.
 
@@ -303,8 +311,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
         ReportError: one of them is no run directory and holds none.
     """
     found = []
-    for given in paths:
-        path = Path(given)
+    for path in without_study_files(paths):
         inside = []
         if path.is_dir() and not (path / "manifest.json").is_file():
             inside = sorted(

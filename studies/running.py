@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.files import clear_stale, write_whole
-from afterwatt.reports.rundir import Run, find_runs, load_run
+from afterwatt.reports.rundir import Run, find_runs, load_run, without_study_files
 from afterwatt.reports.schema import read_json
 from afterwatt.studies.config import StudyConfig
 from afterwatt.studies.errors import OptionError
@@ -211,7 +211,7 @@ def runs_in(places: Sequence[str | Path]) -> list[Run]:
         ReportError: a directory is no run, and holds none; or a study has none.
     """
     runs = []
-    for place in map(Path, places):
+    for place in without_study_files(places):
         study = place / STUDY_FILE
         if study.is_file():
             names = run_directories(study, first_seed_only=True)

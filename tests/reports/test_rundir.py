@@ -269,6 +269,14 @@ class TestReading:
         assert {"m40", "4xm40", "a100-80", "h100-sxm"} <= set(names)
         assert [run.name for run in find_runs([run.path for run in fleet])] == [run.name for run in fleet]
 
+    def test_what_a_shell_finds_in_a_study_beside_its_runs_is_passed_over(self, m40: Run, tmp_path: Path) -> None:
+        shutil.copytree(m40.path, tmp_path / "study" / "m40")
+        for name in ("study.json", "report.html"):
+            (tmp_path / "study" / name).write_text("{}")
+        assert [run.name for run in find_runs(sorted((tmp_path / "study").iterdir()))] == [m40.name]
+        with pytest.raises(ReportError, match=r"study\.json is not a run directory"):
+            find_runs([tmp_path / "study" / "study.json"])
+
     def test_opening_a_run_loads_no_table(self, m40: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("a table was read")
