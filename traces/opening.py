@@ -9,6 +9,7 @@ from typing import Any
 
 from afterwatt.traces.errors import TraceError
 from afterwatt.traces.formats import FORMATS, Format
+from afterwatt.traces.formats.named import open_named, suggestion
 from afterwatt.traces.options import Options, options_from_query, split_query
 from afterwatt.traces.peek import Peek, closest, look
 from afterwatt.traces.schema import Trace
@@ -29,7 +30,7 @@ def open_trace(
             called so); or a synthetic trace (`synth:chat?rate=0.5&n=2000&seed=1`, see `traces.synth`).
         format: name of the reader to use; None recognises the content.
         **wishes: fields of `Options` (seed, rate_per_s, cv, requests, duration_s, start_s, unit, sort, drop_empty,
-            lengths). They yield to the same option in the address.
+            lengths, arrival_column, prompt_column ...). They yield to the same option in the address.
 
     Returns:
         A trace that can be walked any number of times, in bounded memory.
@@ -49,6 +50,10 @@ def open_trace(
     if format is not None and format not in FORMATS:
         raise TraceError(f"unknown format '{format}'{closest(format, tuple(FORMATS))}; known: {', '.join(FORMATS)}")
     peek = look(place)
+    if options.names_columns:
+        if format is not None:
+            raise TraceError(f"format={format} has columns of its own; name either the format or the columns")
+        return open_named(peek, options)
     form = _recognise(peek) if format is None else _as_told(peek, FORMATS[format])
     return form.open(peek, options)
 
@@ -74,13 +79,14 @@ def _recognise(peek: Peek) -> Format:
             return form
     columns = ", ".join(peek.columns[:12]) + (", …" if len(peek.columns) > 12 else "")
     likeliest = max(FORMATS.values(), key=lambda form: _likeness(form, peek))
-    near = ""
-    if _likeness(likeliest, peek) > 0:
+    near = suggestion(peek)
+    if not near and _likeness(likeliest, peek) > 0:
         near = f"; nearest is {likeliest.name}, for which it lacks {_missing(likeliest, peek)}"
-    raise TraceError(
-        f"the columns ({columns[:300]}) are those of no trace format known here{near}; known: {', '.join(FORMATS)}",
-        path=peek.path,
-    )
+    if not near.startswith("; if"):
+        near += (
+            f"; known: {', '.join(FORMATS)}; of a log of your own name the columns: ?arrival=...&prompt=...&output=..."
+        )
+    raise TraceError(f"the columns ({columns[:300]}) are those of no trace format known here{near}", path=peek.path)
 
 
 def _as_told(peek: Peek, form: Format) -> Format:

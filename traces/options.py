@@ -33,6 +33,8 @@ class Options:
         sort: put unsorted rows in order of arrival (stable), holding the trace in memory.
         drop_empty: leave out requests without prompt or output tokens, counted in the notes.
         lengths: a second file with length tables, where a format needs one and it is not found beside the first.
+        arrival_column, prompt_column, output_column: of a log of the user's own; then nothing is recognised.
+        class_column, session_column: the same, where there are such.
     """
 
     seed: int = 0
@@ -47,6 +49,16 @@ class Options:
     drop_empty: bool = False
     lengths: str | None = None
     block_tokens: int | None = None
+    arrival_column: str | None = None
+    prompt_column: str | None = None
+    output_column: str | None = None
+    class_column: str | None = None
+    session_column: str | None = None
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether the user says which column is which."""
+        return any(getattr(self, field.name) is not None for field in fields(self) if field.name.endswith("_column"))
 
     def __post_init__(self) -> None:
         """Refuse values no trace could honour."""
@@ -88,6 +100,11 @@ _NAMES = {
     "drop_empty": "drop_empty",
     "lengths": "lengths",
     "block": "block_tokens",
+    "arrival": "arrival_column",
+    "prompt": "prompt_column",
+    "output": "output_column",
+    "class": "class_column",
+    "session": "session_column",
 }
 
 

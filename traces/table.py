@@ -199,12 +199,22 @@ def json_objects(path: str) -> Iterator[dict[str, Any]]:
 
 def _pluck(rows: list[dict[str, Any]], name: str, path: str, first_row: int) -> list[Any]:
     values = [row.get(name, _ABSENT) for row in rows]
+    if "." in name and all(value is _ABSENT for value in values):
+        values = [_inside(row, name) for row in rows]
     for index, value in enumerate(values):
         if value is _ABSENT:
             raise TraceError(
                 "the key is missing; every line needs the same keys", path=path, row=first_row + index, column=name
             )
     return values
+
+
+def _inside(row: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return what lies in a row's objects under names with dots between."""
+    value: Any = row
+    for name in path.split("."):
+        value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
+    return value
 
 
 def duplicate_columns(peek: Peek) -> None:
