@@ -7,8 +7,9 @@ once each. The same runs give the same bytes.
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -124,11 +125,17 @@ def _part(part: Question, number: int, beside: Path | None) -> dict[str, Any]:
     drawn, ways = drawn_ways(group)
     choices, headline = common_choices(drawn), ways[0] if ways else None
     figures = {
-        "tradeoff": _tradeoff(drawn, headline),
+        "tradeoff": _there(
+            *(
+                figure
+                for name in ("ttft_s", "e2e_s")
+                for figure in _by_share(ways, partial(comparison.pareto_front, drawn, name))
+            )
+        ),
         "latency": _there(*latency.distributions(group)),
         "energy": _there(energy.per_token(group)),
-        "carbon": _there(*(carbon.per_unit(drawn, way, ways) for way in ways)),
-        "cost": _there(comparison.costs(group)),
+        "carbon": _there(*_by_share(ways, partial(carbon.per_unit, drawn))),
+        "cost": _there(*_costs(group)),
         "counting": _there(comparison.win_shares(among, choices, headline)) if headline else [],
         "breakeven": breakeven.break_even_figures(drawn, ways) if headline else [],
     }
@@ -167,10 +174,21 @@ def _alarms(group: Sequence[Entry]) -> list[tuple[str, list[Notice]]]:
     ]
 
 
-def _tradeoff(group: Sequence[Entry], choice: Choice | None) -> list[Figure]:
-    if choice is None:
-        return []
-    return _there(*(comparison.pareto_front(group, choice, name) for name in ("ttft_s", "e2e_s")))
+def _by_share(ways: Sequence[Choice], draw: Callable[[Choice], Figure | None]) -> list[Figure | None]:
+    """Draw what depends on how much of a server counts, for each host share that is compared."""
+    drawn = [(draw(way), way.host_share) for way in ways]
+    if len(ways) < 2:
+        return [figure for figure, _ in drawn]
+    return [None if figure is None else figure.counted(share, ways[0].host_share) for figure, share in drawn]
+
+
+def _costs(group: Sequence[Entry]) -> list[Figure | None]:
+    own, other = comparison.costs(group), versus.by_other_share(group)
+    elsewhere = comparison.costs(other) if other else None
+    shares = [entries[0].counted.host_share for entries in (group, other) if entries and entries[0].counted]
+    if own is None or elsewhere is None or len(shares) < 2:
+        return [own]
+    return [own.counted(shares[0], shares[0]), elsewhere.counted(shares[1], shares[0])]
 
 
 def _there(*figures: Figure | None) -> list[Figure]:

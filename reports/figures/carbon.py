@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from afterwatt.reports.columns import Floats
-from afterwatt.reports.entry import IN_WORDS, Choice, Entry
+from afterwatt.reports.entry import Choice, Entry
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.activity import steps
 from afterwatt.reports.figures.style import Figure, Key
@@ -182,14 +182,8 @@ def over_time(series: RunSeries) -> Figure | None:
     return Figure("fig-grid", "Emissions and the grid", caption, plot, caption, keys, wide=True)
 
 
-def per_unit(group: Sequence[Entry], choice: Choice, ways: Sequence[Choice] = ()) -> Figure | None:
-    """Draw carbon per output token of several runs: operational and embodied, with the interval of their sum.
-
-    Args:
-        group: the runs.
-        choice: the way of counting.
-        ways: all that are drawn beside each other; the first is the headline's.
-    """
+def per_unit(group: Sequence[Entry], choice: Choice) -> Figure | None:
+    """Draw carbon per output token of several runs: operational and embodied, with the interval of their sum."""
     rows = [entry for entry in group if entry.served.output_tokens]
     if not rows:
         return None
@@ -226,8 +220,4 @@ def per_unit(group: Sequence[Entry], choice: Choice, ways: Sequence[Choice] = ()
     caption = f"Counted by {choice}. Bars are medians, the whisker p5 to p95 of the sum."
     keys = [Key(name, colour, "area", name) for name, colour, _ in parts]
     keys.append(Key("sum, p5 to p95", style.INK, "circle"))
-    key, title = "fig-carbon-per-token", "Carbon per output token"
-    if len(ways) > 1:
-        title = f"{title}, {IN_WORDS[choice.host_share]}"
-        key = key if choice == ways[0] else f"{key}-{choice.host_share}"
-    return Figure(key, title, caption, plot, told, tuple(keys), wide=len(ways) < 2)
+    return Figure("fig-carbon-per-token", "Carbon per output token", caption, plot, told, tuple(keys), wide=True)

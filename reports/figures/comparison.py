@@ -17,8 +17,14 @@ MOST_NAMES = 6
 LATENCY_NAMES = {"ttft_s": "time to first token", "e2e_s": "end-to-end latency", "tpot_s": "time per output token"}
 
 
-def pareto_front(group: Sequence[Entry], choice: Choice, name: str) -> Figure | None:
-    """Draw carbon per output token against p90 of a latency, with the front that no run beats in both."""
+def pareto_front(group: Sequence[Entry], name: str, choice: Choice) -> Figure | None:
+    """Draw carbon per output token against p90 of a latency, with the front that no run beats in both.
+
+    Args:
+        group: the runs.
+        name: of the latency.
+        choice: the way of counting.
+    """
     points: list[tuple[Entry, float, Floats]] = []
     for entry in group:
         p90 = getattr(entry.summary, name).p90

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from afterwatt.reports.columns import COMPONENTS
-from afterwatt.reports.entry import Entry
+from afterwatt.reports.entry import IN_WORDS, Entry
 from afterwatt.reports.figures import style
 from afterwatt.reports.figures.activity import steps
 from afterwatt.reports.figures.style import Figure, Key
@@ -137,14 +137,24 @@ def per_token(group: Sequence[Entry]) -> Figure | None:
         )
         keys.append(Key(label, colour, "area", label))
     totals = [total_j / tokens for _, total_j, tokens in known]
-    for label, total in zip(labels, totals, strict=True):
+    said = [
+        f"{number(total)} J{_elsewhere(entry, tokens)}" for total, (entry, _, tokens) in zip(totals, known, strict=True)
+    ]
+    for label, total, text in zip(labels, totals, said, strict=True):
         plot.add_annotation(
-            x=total, y=label, text=f"  {number(total)} J", xanchor="left", showarrow=False,
-            font={"color": style.INK, "size": 12},
-        )  # fmt: skip
-    plot.update_xaxes(range=[0, 1.2 * max(totals)])
-    told = ", ".join(f"{label} {number(total)} J" for label, total in zip(labels, totals, strict=True))
+            x=total, y=label, text=f"  {text}", xanchor="left", showarrow=False, font={"color": style.INK, "size": 12}
+        )
+    plot.update_xaxes(range=[0, (1.2 if max(map(len, said)) < 12 else 1.6) * max(totals)])
+    told = ", ".join(f"{label} {text}" for label, text in zip(labels, said, strict=True))
     return Figure(
         "fig-energy-per-token", "Energy per output token", "All that the site burns, idle time included.", plot,
         f"Energy per output token by component: {told}.", tuple(keys), wide=True,
     )  # fmt: skip
+
+
+def _elsewhere(entry: Entry, tokens: int) -> str:
+    """Say what the other host share makes of a run's joules per token; nothing where that is the same or unknown."""
+    other = entry.summary.other_host_share
+    if other is None or other.energy_j is None or entry.fills_its_hosts:
+        return ""
+    return f" ({number(other.energy_j / tokens)} {IN_WORDS[other.host_share]})"

@@ -5,11 +5,12 @@ system asks for dark. Titles, captions and legends are HTML around the figure, s
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from afterwatt.reports.entry import IN_WORDS
 from afterwatt.reports.format import setting
 
 INK = "#1f2a30"
@@ -123,6 +124,16 @@ class Figure:
     alt: str
     keys: tuple[Key, ...] = ()
     wide: bool = False
+
+    def counted(self, share: str, headline: str) -> "Figure":
+        """Return the figure as one of two, its title with the host share that it is counted by.
+
+        Args:
+            share: how much of its servers each run answers for.
+            headline: the same of the first of the two, whose key stays as it is.
+        """
+        key = self.key if share == headline else f"{self.key}-{share}"
+        return replace(self, key=key, title=f"{self.title}, {IN_WORDS[share]}", wide=False)
 
     @property
     def height_px(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afterwatt.reports.entry import entries
 from afterwatt.reports.errors import ReportError
 from afterwatt.reports.figures import style
 from afterwatt.reports.html import render, write_report
@@ -23,7 +24,8 @@ SINGLE = {
 COMPARED = {
     "fig-pareto-ttft", "fig-pareto-e2e", "fig-ttft", "fig-tpot", "fig-itl", "fig-e2e", "fig-energy-per-token",
     "fig-carbon-per-token", "fig-carbon-per-token-whole", "fig-wins", "fig-breakeven-intensity",
-    "fig-breakeven-intensity-whole", "fig-breakeven-lifetime", "fig-breakeven-duty", "fig-cost",
+    "fig-breakeven-intensity-whole", "fig-breakeven-lifetime", "fig-breakeven-duty", "fig-cost", "fig-cost-whole",
+    "fig-pareto-ttft-whole", "fig-pareto-e2e-whole",
 }  # fmt: skip
 
 
@@ -84,6 +86,26 @@ def test_a_run_has_all_its_figures(single: Reader) -> None:
 
 def test_a_comparison_has_all_its_figures(compared: Reader) -> None:
     assert set(compared.figures) == set(compared.labels) == COMPARED
+
+
+@pytest.mark.parametrize("key", ["fig-pareto-ttft", "fig-pareto-e2e", "fig-carbon-per-token", "fig-cost"])
+def test_what_depends_on_the_share_of_a_server_is_drawn_under_both(compared: Reader, key: str) -> None:
+    slots, whole = (compared.figures[f"{key}{end}"]["data"] for end in ("", "-whole"))
+    told = [compared.labels[f"{key}{end}"] for end in ("", "-whole")]
+    assert told[0] != told[1]
+    assert len(slots) == len(whole)
+    assert slots != whole
+
+
+def test_joules_per_token_are_told_under_both_host_shares(compared: Reader, fleet: list[Run]) -> None:
+    notes = [note["text"] for note in compared.figures["fig-energy-per-token"]["layout"]["annotations"]]
+    assert any("with whole servers" in note for note in notes)
+    for entry, note in zip(entries(fleet), notes, strict=True):
+        assert ("with whole servers" in note) == (not entry.fills_its_hosts), note
+        own, *other = (float(word) for word in re.findall(r"[\d.]+", note))
+        if other:
+            summary = entry.summary
+            assert other[0] / own == pytest.approx(summary.other_host_share.energy_j / summary.energy_j.total, rel=0.01)
 
 
 def test_no_figure_is_empty_and_every_axis_says_what_it_measures(single: Reader, compared: Reader) -> None:
