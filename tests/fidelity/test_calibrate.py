@@ -160,6 +160,20 @@ def test_a_device_rests_before_its_idle_watts_are_read(monkeypatch: pytest.Monke
     assert watts.idle_w == pytest.approx(1.0, rel=1e-9)
 
 
+def test_clocks_are_brought_up_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    order: list[object] = []
+    monkeypatch.setattr(TorchBench, "load", lambda _self, kind, seconds: order.append((kind, seconds)))
+
+    def probes(_self: TorchBench):
+        order.append("probes")
+        raise EngineError("that is far enough")
+
+    monkeypatch.setattr(TorchBench, "bandwidth_probes", probes)
+    with pytest.raises(EngineError, match="far enough"):
+        calibrate("cpu", 1, dataclasses.replace(TINY, warm_s=2.0), tmp_path)
+    assert order == [("computing", 2.0), "probes"]
+
+
 def test_the_stack_of_a_gpu_pads_as_its_graphs_do_and_that_of_a_processor_does_not(tmp_path: Path, written: Written):
     calibration = gpu("Tesla P100-PCIE-16GB", 15.9, "6.0", fp32=8e12, fp16=7e12)
     device = device_profile(calibration, COMMAND)

@@ -20,7 +20,7 @@ from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.probes import MIB, Effort
 from afterwatt.modelspecs import load_model
 from tests.engine.fake_cuda import Card, install
-from tests.engine.model.tiny import KV_BLOCKS, Sequence, close, expected, logits_of, text
+from tests.engine.model.tiny import KV_BLOCKS, Sequence, batch_of, close, expected, logits_of, text
 
 M40 = Card("Tesla M40 24GB", (5, 2), 24 * 2**30)
 P100 = Card("Tesla P100-PCIE-16GB", (6, 0), 16 * 2**30)
@@ -63,6 +63,20 @@ def test_a_replay_computes_what_the_next_batch_says(captured):
     decoded(compute, model, 3, 5)
     assert fake.captures == 1
     assert fake.replays == 5
+
+
+def test_which_batches_are_replayed_is_said(captured):
+    compute, fake, _ = captured
+    decoding = batch_of([(Sequence([0] * 9, [0, 1, 2], past=8), 1)] * 3)
+    prompt = batch_of([(Sequence([0] * 9, [0, 1, 2]), 9)])
+    assert compute.replays(decoding)
+    assert not compute.replays(prompt)
+    assert not compute.replays(batch_of([(Sequence([0] * 9, [0, 1, 2], past=8), 1)] * 7)), (
+        "more than graphs are made for"
+    )
+    fake.fail_captures = True
+    compute.logits(decoding)
+    assert not compute.replays(decoding), "a shape that could not be captured is not"
 
 
 def test_all_graphs_share_one_memory_and_one_stream(captured):
