@@ -30,6 +30,7 @@ Repetitions = Annotated[int, flags.opt("N", "Runs of the engine at each load.")]
 Requests = Annotated[int, flags.opt("N", "How many of the trace's requests.")]
 Shrink = Annotated[float, flags.opt("K", "Divide prompts and outputs by K, so that a small device can take part.")]
 Policy = Annotated[str, flags.opt("NAME", "As `simulate` takes it.")]
+Slo = Annotated[str | None, flags.opt("LIMITS", "What users are promised, as `simulate` takes it.")]
 Rounds = Annotated[int, flags.opt("N", "Of the calibration load between runs.")]
 Within = Annotated[float | None, flags.opt("S", "Begin no run that may end later than so many seconds. [no limit]")]
 Seed = Annotated[int, flags.opt("N", "Of prompts and synthetic traces.")]
@@ -47,6 +48,7 @@ class Wishes:
     requests: int
     shrink: float
     policy: str
+    slo: str | None
     device: str
     dtype: str
     threads: int
@@ -65,6 +67,7 @@ def validate(
     requests: Requests = 100,
     shrink: Shrink = 1.0,
     policy: Policy = "chunked",
+    slo: Slo = None,
     device: flags.Device = "auto",
     dtype: flags.Dtype = "auto",
     threads: flags.Threads = 1,
@@ -186,11 +189,14 @@ def _options(wishes: Wishes, subject: "Subject", longest_tokens: int) -> "Comput
 def _subject(wishes: Wishes, say: "Say") -> "Subject":
     """Look up the device's calibration, making it first where there is none, and the model's shape."""
     from afterwatt.engine.runtime.process import WorkerSetup
+    from afterwatt.fidelity.validation.costs import ProfileCosts
     from afterwatt.fidelity.validation.session import Subject
     from afterwatt.hwprofiles.deployment import parse_deployment
     from afterwatt.hwprofiles.stacks import load_stack
     from afterwatt.modelspecs import load_model
     from afterwatt.policies.config import parse_policies
+    from afterwatt.policies.slo import NO_PROMISE
+    from afterwatt.studies.values import slo
 
     folder = Path(wishes.hw)
     if not (folder / "device.toml").exists():
@@ -204,9 +210,11 @@ def _subject(wishes: Wishes, say: "Say") -> "Subject":
     if not config.exists():
         raise OptionError(f"--model {str(wishes.model)!r} has no config.json; name a checkpoint's folder")
     deployment = parse_deployment(str(folder / "device.toml"))
-    setup = WorkerSetup(parse_policies(wishes.policy))
     stack = load_stack(deployment.pool.device, str(folder / "stack.toml"))
-    return Subject(deployment, load_model(str(config)), stack, setup, deployment.pool.device.name)
+    spec = load_model(str(config))
+    promised = NO_PROMISE if wishes.slo is None else slo(wishes.slo, "--slo")
+    setup = WorkerSetup(parse_policies(wishes.policy), costs=ProfileCosts(deployment, spec, stack), slo=promised)
+    return Subject(deployment, spec, stack, setup, deployment.pool.device.name)
 
 
 def _workload(wishes: Wishes) -> tuple["Batch", int | None, str]:

@@ -3,12 +3,12 @@
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
-from afterwatt.policies.making import CostModel, make, words_of
+from afterwatt.policies.making import CostModel, called, made, require, words_of
 from afterwatt.policies.routing import ROUTING
 from afterwatt.policies.sizes import Holding, SchedulerConfig
 from afterwatt.policies.views import BatchPolicy, RoutePolicy
@@ -32,8 +32,8 @@ class PolicySet:
     """The policies of a run and their sizes.
 
     Attributes:
-        batching: which sequences run next, a key of `BATCHING`.
-        routing: which replica gets a request, a key of `ROUTING`.
+        batching: which sequences run next: a key of `BATCHING`, or a policy of one's own (see `making.made`).
+        routing: which replica gets a request: a key of `ROUTING`, or a policy of one's own.
         preemption: what happens to a sequence whose memory is needed: `recompute` or `swap` to host memory.
         share_prefixes: reuse the KV of equal prompt prefixes, where a trace names them, and what is left of one's own
             after a preemption.
@@ -46,8 +46,8 @@ class PolicySet:
         own: words of the chosen policies' own, each with its value.
     """
 
-    batching: str = "chunked"
-    routing: str = "least-outstanding"
+    batching: str | BatchPolicy | type[BatchPolicy] = "chunked"
+    routing: str | RoutePolicy | type[RoutePolicy] = "least-outstanding"
     preemption: str = "recompute"
     share_prefixes: bool = True
     token_budget: int = 2048
@@ -60,8 +60,14 @@ class PolicySet:
     own: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        _known("batching policy", self.batching, BATCHING)
-        _known("routing policy", self.routing, ROUTING)
+        for what, policy, kinds, asked in (
+            ("batching policy", self.batching, BATCHING, ("steady", "select")),
+            ("routing policy", self.routing, ROUTING, ("looks", "route")),
+        ):
+            if isinstance(policy, str):
+                _known(what, policy, kinds)
+            else:
+                require(what, policy, asked)
         _known("preemption", self.preemption, PREEMPTION)
         known = own_words((self.batching, self.routing))
         for word, _ in self.own:
@@ -132,11 +138,11 @@ class PolicySet:
 
     @property
     def name(self) -> str:
-        """The shortest text that `parse_policies` turns into this set."""
+        """The shortest text that `parse_policies` turns into this set; policies of one's own are called by class."""
         default = PolicySet()
-        words = [self.batching]
+        words = [called(self.batching)]
         words += [
-            getattr(self, field)
+            called(getattr(self, field))
             for field in ("routing", "preemption")
             if getattr(self, field) != getattr(default, field)
         ]
@@ -153,22 +159,24 @@ class PolicySet:
 
     def record(self) -> dict[str, Any]:
         """Return the fields as a manifest keeps them: `own` only where there is any."""
-        said = asdict(self)
+        said = {item.name: getattr(self, item.name) for item in fields(self)}
+        said |= {"batching": called(self.batching), "routing": called(self.routing)}
         return said if self.own else {name: value for name, value in said.items() if name != "own"}
 
     def make_batching(self, costs: CostModel) -> BatchPolicy:
-        """Make the batching policy; see `afterwatt.policies.making.make`."""
-        return make(BATCHING[self.batching], self.own, costs)
+        """Make the batching policy; see `afterwatt.policies.making.made`."""
+        return made(self.batching, BATCHING, self.own, costs)
 
     def make_routing(self, costs: CostModel) -> RoutePolicy:
-        """Make the routing policy; see `afterwatt.policies.making.make`."""
-        return make(ROUTING[self.routing], self.own, costs)
+        """Make the routing policy; see `afterwatt.policies.making.made`."""
+        return made(self.routing, ROUTING, self.own, costs)
 
 
-def own_words(policies: Iterable[str]) -> list[str]:
+def own_words(policies: Iterable[object]) -> list[str]:
     """Return the words that these policies have for themselves."""
     kinds = {**BATCHING, **ROUTING}
-    return [word for name in policies if name in kinds for word in words_of(kinds[name])]
+    named = [kinds.get(policy) if isinstance(policy, str) else policy for policy in policies]
+    return [word for kind in named if callable(kind) for word in words_of(kind)]
 
 
 def policy_words(chosen: Iterable[str] = ()) -> list[str]:

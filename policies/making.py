@@ -1,7 +1,8 @@
 """How a policy is made: from words of its own, and with somebody to ask what things cost."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, Protocol, TypeVar
+from copy import deepcopy
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.plans import Tier
@@ -75,3 +76,40 @@ def make(kind: Callable[..., T], own: Iterable[tuple[str, str]], costs: CostMode
         return kind()
     mine = words_of(kind)
     return kind({word: value for word, value in own if word in mine}, costs)
+
+
+def made(policy: object, kinds: Mapping[str, Callable[..., T]], own: Iterable[tuple[str, str]], costs: CostModel) -> T:
+    """Make a policy for one worker, or for one run.
+
+    Args:
+        policy: its name, a class that it is made of, or an object, which is copied, as it may remember what it sees.
+        kinds: classes by name.
+        own: words with their values.
+        costs: whom it may ask.
+    """
+    if isinstance(policy, str):
+        return make(kinds[policy], own, costs)
+    return make(policy, own, costs) if isinstance(policy, type) else cast("T", deepcopy(policy))
+
+
+def called(policy: object) -> str:
+    """Return a policy's name, or its class's."""
+    if isinstance(policy, str):
+        return policy
+    return (policy if isinstance(policy, type) else type(policy)).__name__
+
+
+def require(what: str, policy: object, asked: tuple[str, ...]) -> None:
+    """Refuse an object that is no such policy.
+
+    Args:
+        what: it is to be.
+        policy: an object, or a class that such are made of.
+        asked: names that a policy of the kind has, its method last: what else a class sets on what is made of it.
+
+    Raises:
+        PolicyError: it lacks one.
+    """
+    for name in asked[-1:] if isinstance(policy, type) else asked:
+        if not hasattr(policy, name):
+            raise PolicyError(f"{called(policy)} is no {what}: it has no {name!r}; docs/policies.md has an example")

@@ -109,7 +109,7 @@ _INT, _LONG, _FLOAT = pa.int32(), pa.int64(), pa.float64()
 REQUESTS = (
     TableColumn("request_id", _LONG, "ascending, each once", known=True),
     TableColumn("arrival_s", _FLOAT, "since the start of the run", known=True),
-    TableColumn("class", _TEXT, "as the trace has it", bodies=SIM),
+    TableColumn("class", _TEXT, "as the trace has it"),
     TableColumn("session", pa.string(), "as the trace has it", bodies=SIM),
     TableColumn("prompt_tokens", _INT, "as the trace wants them", known=True),
     TableColumn("output_tokens", _INT, "as the trace wants them; fewer where a stop token ended it", known=True),

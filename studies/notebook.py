@@ -5,6 +5,7 @@ Every function takes the words of a study file as keywords (`aw.simulate(hw="m40
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +18,11 @@ from afterwatt.studies.running import Study, run_study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from afterwatt.policies.views import BatchPolicy, RoutePolicy
+    from afterwatt.sim.config import RunConfig
+
+    Batching = BatchPolicy | type[BatchPolicy] | None
+    Routing = RoutePolicy | type[RoutePolicy] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 _WRITTEN: Final = ("out", "overwrite", "no_report", "jobs", "strict_slo", "json", "quiet")
 """Words of what is written and printed, of which a result in memory knows nothing."""
@@ -39,10 +45,13 @@ def _takes_words(*without: str) -> Callable[[Function], Function]:
 
 
 @_takes_words(*_WRITTEN)
-def simulate(**words: Any) -> Outcome:  # noqa: ANN401 - of many kinds, checked by `StudyConfig`
+def simulate(batching: "Batching" = None, routing: "Routing" = None, **words: Any) -> Outcome:  # noqa: ANN401 - of many kinds
     """Simulate one run and keep what came of it in memory.
 
     Args:
+        batching: a policy of your own in place of the one that `policy` names: an object, of which each replica gets
+            a copy, or its class.
+        routing: the same for where requests go.
         **words: of a study, one of each: `hw="m40"`, `trace="chat.parquet"`, `slo="ttft=1s"`.
 
     Returns:
@@ -59,14 +68,16 @@ def simulate(**words: Any) -> Outcome:  # noqa: ANN401 - of many kinds, checked 
             f"simulate makes one run and these words say {_runs(plan)}; compare takes as many as you like"
         )
     _refuse_infeasible(plan)
-    return evaluate(plan.jobs[0].config)
+    return evaluate(_with_own(plan.jobs[0].config, batching, routing))
 
 
 @_takes_words(*_WRITTEN)
-def compare(**words: Any) -> "pd.DataFrame":  # noqa: ANN401 - as above
+def compare(batching: "Batching" = None, routing: "Routing" = None, **words: Any) -> "pd.DataFrame":  # noqa: ANN401 - as above
     """Simulate every combination of some lists of words and give their summaries, one row per run.
 
     Args:
+        batching: as for `simulate`, in every combination.
+        routing: the same.
         **words: of a study; lists make a cross product, `hw=["m40", "h100-sxm"]`.
 
     Returns:
@@ -85,7 +96,7 @@ def compare(**words: Any) -> "pd.DataFrame":  # noqa: ANN401 - as above
         if cell.refusal is not None:
             names = {name: getattr(cell.names, name) for name in NAMES if name != "seed"}
             rows.append({**names, "infeasible": cell.refusal})
-        rows += [evaluate(job.config).row() for job in cell.jobs]
+        rows += [evaluate(_with_own(job.config, batching, routing)).row() for job in cell.jobs]
     return frame(rows)
 
 
@@ -105,6 +116,17 @@ def study(file: str | Path | None = None, **words: Any) -> Study:  # noqa: ANN40
         Infeasible: no combination fits.
     """
     return run_study(gather(words, file))
+
+
+def _with_own(config: "RunConfig", batching: "Batching", routing: "Routing") -> "RunConfig":
+    """Put policies of one's own into a run."""
+    named = config.policies
+    policies = replace(
+        named,
+        batching=named.batching if batching is None else batching,
+        routing=named.routing if routing is None else routing,
+    )
+    return replace(config, policies=policies)
 
 
 def _planned(words: dict[str, Any]) -> StudyPlan:

@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -35,6 +35,11 @@ class WorkerLostError(EngineError):
     """A worker's process has ended without being told to."""
 
 
+def unknown_costs(info: ComputeInfo) -> CostModel:  # noqa: ARG001 - whatever the model, its hardware is unknown
+    """Return the costs of hardware without a profile: whoever asks is refused."""
+    return UnknownCosts()
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """How a worker is to work.
@@ -43,14 +48,14 @@ class WorkerSetup:
         policies: batching, sizes and preemption; of its `kv_blocks` the model has the last word.
         prefix_unit_tokens: tokens per shared prefix block (None: none are shared).
         flush_ns: how often reports leave it while it is busy.
-        costs: whom its policy may ask.
+        costs: makes whom its policy may ask, of what the model says of itself; must be picklable, as all of this.
         slo: what users were promised.
     """
 
     policies: PolicySet
     prefix_unit_tokens: int | None = None
     flush_ns: int = FLUSH_NS
-    costs: CostModel = field(default_factory=UnknownCosts)
+    costs: Callable[[ComputeInfo], CostModel] = unknown_costs
     slo: Slo = NO_PROMISE
 
 
@@ -235,8 +240,12 @@ def _sentence(fault: Exception) -> str:
 
 
 def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callable[[], int] = time.monotonic_ns) -> None:
-    config = scheduler_config(setup, compute.info)
-    worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock, slo=setup.slo)
+    config, costs = scheduler_config(setup, compute.info), setup.costs(compute.info)
+
+    def afresh() -> EngineWorker:
+        return EngineWorker(compute, config, setup.policies.make_batching(costs), clock, slo=setup.slo)
+
+    worker = afresh()
     flushed_ns = clock()
     while True:
         while wire.poll():
@@ -247,7 +256,7 @@ def _work(wire: Connection, compute: Compute, setup: WorkerSetup, clock: Callabl
                 if worker.report:
                     wire.send(("report", worker.take_report()))
                 wire.send(("halted", None))
-                worker = EngineWorker(compute, config, setup.policies.make_batching(setup.costs), clock, slo=setup.slo)
+                worker = afresh()
             elif kind == "time":
                 wire.send(("timed", _timed(compute, *value)))
             else:

@@ -162,7 +162,7 @@ def _manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "body": "engine",
-        "config": {"policies": setup.policies.record(), "seed": seed, **config},
+        "config": {"policies": setup.policies.record(), "slo": asdict(setup.slo), "seed": seed, **config},
         "seed": seed,
         "versions": dict(info.versions),
         "deployment": {"name": hardware, "device": info.device, "count": 1},
@@ -189,6 +189,7 @@ INSTANTS_NS: Final[Mapping[str, Callable[[Served], int | None]]] = {
 """Column of requests.parquet -> when that was, by the clock of the run (None: it never came)."""
 FIELDS: Final[Mapping[str, Callable[[Served], object]]] = {
     "request_id": lambda served: served.request.request_id,
+    "class": lambda served: served.request.klass,
     "prompt_tokens": lambda served: len(served.request.prompt_ids),
     "output_tokens": lambda served: len(served.output_ids) if served.finished else served.request.output_tokens,
     "replica": lambda served: None if served.refused else 0,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from afterwatt.engine.runtime.record import read_asked, read_steps
 from afterwatt.policies.config import PolicySet
-from afterwatt.policies.making import UnknownCosts
+from afterwatt.policies.making import CostModel
 from afterwatt.policies.sizes import SchedulerConfig
 from afterwatt.reports.decisions import read_decisions
 from afterwatt.reports.errors import ReportError
@@ -52,8 +52,12 @@ def recorded_requests(folder: Path) -> list[RecordedRequest]:
     ]
 
 
-def check_decisions(run: Run) -> Replayed:
+def check_decisions(run: Run, costs: CostModel) -> Replayed:
     """Replay an engine's run in the simulator.
+
+    Args:
+        run: the engine's.
+        costs: whom its policy could ask.
 
     Raises:
         ReportError: the run was not made by an engine that keeps its decisions.
@@ -64,6 +68,6 @@ def check_decisions(run: Run) -> Replayed:
         raise ReportError(f"{run.path} has no recorded worker; only the engine's runs can be held to their decisions")
     policies = PolicySet(**said["config"]["policies"])
     config = SchedulerConfig(**worker["scheduler"])
-    batching = policies.make_batching(UnknownCosts())
+    batching = policies.make_batching(costs)
     whole = not (said["interrupted"] or said["lost"])
     return replay_decisions(config, batching, recorded_requests(run.path), recorded_steps(run.path), whole)

@@ -316,6 +316,7 @@ def config_of(subject: Subject, plan: SessionPlan, stack: Stack, info: ComputeIn
         policies=policies,
         site=load_site("world"),
         workload=TraceWorkload(trace),
+        slo=subject.setup.slo,
         seed=plan.seed,
         decisions=True,
     )

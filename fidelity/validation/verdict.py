@@ -18,6 +18,7 @@ from afterwatt.fidelity.validation.session import SENSITIVITY, LoadRuns, Session
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.precision import load_precision
+from afterwatt.policies.making import CostModel
 from afterwatt.reports.files import write_whole
 
 SCHEMA: Final = 1
@@ -88,7 +89,8 @@ def conclude(subject: Subject, plan: SessionPlan, found: SessionResult, out: Pat
         loads.append(entry)
         judged += kept
         drift += [value for pair in runs.probe_s for value in pair]
-    replays = [_decisions(runs) for runs in found.loads]
+    costs = subject.setup.costs(found.info)
+    replays = [_decisions(runs, costs) for runs in found.loads]
     checks: dict[str, Any] = {
         "decisions": replays,
         "operations": _operations(subject, found),
@@ -160,9 +162,9 @@ def _sensitivity(runs: LoadRuns) -> dict[str, Any]:
     return {"load_step": SENSITIVITY, **{name: [one[name] for one in figures] for name in names}}
 
 
-def _decisions(runs: LoadRuns) -> dict[str, Any]:
+def _decisions(runs: LoadRuns, costs: CostModel) -> dict[str, Any]:
     """Replay each of the engine's runs."""
-    replays = [check_decisions(run) for run in runs.measured]
+    replays = [check_decisions(run, costs) for run in runs.measured]
     return {
         "frac": runs.frac,
         "entries": sum(one.entries for one in replays),

@@ -109,6 +109,7 @@ def test_without_torch_a_sentence_says_what_to_install(
         (("--model", "tiny", "--hw", "elsewhere"), "holds no device.toml"),
         (("--model", "tiny", "--trace", ""), "--trace '' names nothing"),
         (("--model", "tiny", "--policy", "chonked"), "did you mean 'chunked'"),
+        (("--model", "tiny", "--slo", "ttft"), "--slo: 'ttft' is no name=time"),
         (("--model", "tiny", "--policy", "chunked+swap"), "say how many: kv=512"),
     ],
 )
@@ -135,7 +136,7 @@ def _calibrated(folder: Path) -> None:
 @pytest.mark.slow
 def test_validate_leaves_runs_figures_and_a_page(afterwatt: Command, model: Path, folder: Path):
     _calibrated(folder)
-    said = afterwatt("validate", "--model", "tiny", *FAST, "--out", "here")
+    said = afterwatt("validate", "--model", "tiny", *FAST, "--out", "here", "--slo", "e2e=1000s")
     assert said.code in (0, 4), said.err  # whether bounds are kept is the machine's affair
     found = json.loads((folder / "here" / "validation.json").read_text())
     assert found["kept"] == (said.code == 0)
@@ -144,6 +145,7 @@ def test_validate_leaves_runs_figures_and_a_page(afterwatt: Command, model: Path
     assert engine.summary.body == "engine"
     assert sim.summary.body == "sim"
     assert engine.summary.requests.finished == sim.summary.requests.finished == 6
+    assert engine.summary.requests.slo_met == sim.summary.requests.slo_met == 6
     arrivals = [run.column("requests", "arrival_s").tolist() for run in (engine, sim)]
     assert arrivals[0] == pytest.approx(arrivals[1], abs=1e-9)
     (decisions,) = found["checks"]["decisions"]

@@ -20,6 +20,7 @@ from afterwatt.engine.runtime.record import write_run
 from afterwatt.engine.runtime.request import Request
 from afterwatt.engine.runtime.worker import EngineWorker
 from afterwatt.fidelity.validation.composition import check_composition
+from afterwatt.fidelity.validation.costs import ProfileCosts
 from afterwatt.fidelity.validation.decisions import check_decisions
 from afterwatt.fidelity.validation.iterations import (
     FITTED,
@@ -40,11 +41,15 @@ from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
 from afterwatt.policies.batching import BATCHING
-from afterwatt.policies.config import PolicySet
+from afterwatt.policies.config import PolicySet, parse_policies
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.making import UnknownCosts
+from afterwatt.policies.slo import Slo
 from afterwatt.reports.decisions import read_decisions
 from afterwatt.reports.validation import write_validation_page
 from afterwatt.traces.schema import Batch
 from tests.engine.arithmetic import ArithmeticCompute
+from tests.policies.test_own_words import Paced
 
 DEPLOYMENT = parse_deployment("m40")
 MODEL = replace(load_model("tinyllama-1.1b"), max_context=1024)
@@ -98,7 +103,8 @@ def engine_run(setup: WorkerSetup, batch: Batch, out: Path, slower: float = 1.0)
     """Serve the workload on the clock."""
     clock = Clock()
     compute = PhysicalCompute(clock, slower)
-    worker = EngineWorker(compute, scheduler_config(setup, compute.info), BATCHING[setup.policies.batching](), clock)
+    batching = setup.policies.make_batching(setup.costs(compute.info))
+    worker = EngineWorker(compute, scheduler_config(setup, compute.info), batching, clock, slo=setup.slo)
     due = [
         Request(number, np.zeros(prompt, dtype=np.int64), output, round(arrival * 1e9))
         for number, (arrival, prompt, output) in enumerate(
@@ -121,8 +127,6 @@ def engine_run(setup: WorkerSetup, batch: Batch, out: Path, slower: float = 1.0)
 
 @pytest.fixture(params=["chunked", "prefill-first+budget=128", "chunked+budget=64+seqs=6+no-prefix"])
 def setup(request: pytest.FixtureRequest) -> WorkerSetup:
-    from afterwatt.policies.config import parse_policies
-
     return WorkerSetup(replace(parse_policies(request.param), kv_blocks=KV_BLOCKS))
 
 
@@ -157,13 +161,29 @@ def test_both_bodies_live_through_the_same_run(setup: WorkerSetup, tmp_path: Pat
         if one.name != "energy_j" and not one.name.startswith("itl_s p"):
             assert one.error_frac == pytest.approx(0.0, abs=1e-3), one.name  # its histogram is exact in the mean only
     assert all(value < 1e-3 for value in demerits(virtual, [real]).values())
-    assert check_decisions(real).mismatch is None
+    assert check_decisions(real, UnknownCosts()).mismatch is None
     composed = check_composition(real, config_of(subject_of(setup), plan, STACK, found_of(setup).info, rate))
     assert composed.requests == len(plan.requests)
     assert composed.ttft < 1e-4
     assert abs(composed.mean_e2e) < 1e-4
     errors = iteration_errors(TimeModel(SERVING), read_iterations(real.path))
     assert all(error.p90 < 1e-4 for error in errors)
+
+
+def test_a_policy_that_asks_for_costs_is_told_the_same_in_both_bodies(monkeypatch, tmp_path: Path):
+    monkeypatch.setitem(BATCHING, "paced", Paced)
+    costs = ProfileCosts(DEPLOYMENT, MODEL, STACK)
+    known = costs(PhysicalCompute(Clock()).info)
+    policies = parse_policies(f"paced+pace={known.step_s(0, 3, 300)!r}")
+    setup = WorkerSetup(replace(policies, kv_blocks=KV_BLOCKS), costs=costs, slo=Slo(e2e_s=0.3))
+    _, _, real, virtual = both(setup, tmp_path)
+    mine, theirs = (read_decisions(run.path / "decisions.parquet") for run in (real, virtual))
+    assert [entry[3:] for entry in mine] == [entry[3:] for entry in theirs]
+    assert max(entry[3] for entry in mine) == 3
+    assert check_decisions(real, known).mismatch is None
+    assert 0 < real.summary.requests.slo_met == virtual.summary.requests.slo_met < 60
+    with pytest.raises(PolicyError, match="which this body does not know"):
+        check_decisions(real, UnknownCosts())
 
 
 def test_an_engine_that_is_slower_shows_as_such_and_exceeds_the_bounds(tmp_path: Path):

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,8 @@ import pytest
 
 import afterwatt as aw
 from afterwatt.hwprofiles.errors import HardwareError
+from afterwatt.policies.batching import ChunkedPrefill
+from afterwatt.policies.errors import PolicyError
 from afterwatt.reports.schema import Summary
 from afterwatt.sim.errors import Infeasible
 from afterwatt.studies.config import words
@@ -159,3 +162,70 @@ def test_a_study_of_a_file_is_written_where_the_caller_says_and_kept(folder: Pat
     listed = json.loads(Path("two/study.json").read_text())["cells"]
     assert [cell["hw"] for cell in listed] == ["m40", "t4"]
     assert all(isinstance(run.summary, Summary) for run in done.runs)
+
+
+class Counting(ChunkedPrefill):
+    """Remembers how often it was asked; no two replicas may share it."""
+
+    steady = False
+
+    def __init__(self):
+        self.asked, self.seen = 0, set()
+
+    def select(self, view):
+        self.asked += 1
+        head = next(view.queue, None)
+        if head is not None:
+            self.seen.add(head.seq_id)
+            view.queue = iter([head, *view.queue])
+        return super().select(view)
+
+
+class Second:
+    """Sends everything to the second replica."""
+
+    looks = False
+
+    def route(self, request, replicas):
+        return replicas[1].replica
+
+
+def test_a_policy_of_ones_own_decides_and_the_object_stays_as_it_was():
+    words = {"hw": "2xm40", "batch": 4, "prompt": 64, "output": 4, "draws": 10}
+    mine = Counting()
+    own = aw.simulate(**words, batching=mine, routing=Second())
+    assert own.requests["replica"].tolist() == [1] * 4
+    assert own.summary.loc[0, "policy"] == "Counting+Second"
+    assert own.manifest.config["policies"]["routing"] == "Second"
+    assert (mine.asked, mine.seen) == (0, set())
+    usual = aw.simulate(**words)
+    assert usual.requests["replica"].tolist() == [0, 1] * 2
+    same = aw.compare(**words, batching=Counting)
+    assert same.loc[0, "ttft_p50_s"] == usual.summary.loc[0, "ttft_p50_s"]
+    assert same.loc[0, "policy"] == "Counting"
+
+
+def test_a_class_of_ones_own_is_given_costs():
+    asked = []
+
+    class Curious(ChunkedPrefill):
+        words = ()
+
+        def __init__(self, words, costs):
+            asked.append(costs.step_s(0, 1, 100))
+
+    aw.simulate(**BATCH, hw="m40", batching=Curious, no_bounds=True)
+    assert min(asked) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ({"batching": Second()}, "Second is no batching policy: it has no 'steady'; docs/policies.md has an example"),
+        ({"routing": Counting}, "Counting is no routing policy: it has no 'route'"),
+        ({"batching": "shortest"}, "unknown batching policy 'shortest'"),
+    ],
+)
+def test_what_is_no_policy_is_refused(word, said):
+    with pytest.raises(PolicyError, match=re.escape(said)):
+        aw.simulate(**BATCH, hw="m40", **word)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -84,6 +85,8 @@ def test_a_run_directory_holds_what_was_recorded(world, tmp_path: Path):
         )
     assert read_steps(run.path / "steps.parquet") == recording.steps
     assert read_decisions(run.path / "decisions.parquet") == [tuple(entry) for entry in recording.decisions]
+    classes = [served.request.klass for _, served in sorted(recording.served.items())]
+    assert pq.read_table(run.path / "requests.parquet")["class"].to_pylist() == classes
     asked = read_asked(run.path / "asked.parquet")
     assert [(row.request_id, row.output_tokens) for row in asked] == [
         (i, s.request.output_tokens) for i, s in sorted(recording.served.items())

@@ -36,6 +36,7 @@ def requests_of(draw: st.DrawFn) -> list[tuple[int, Request]]:
             sampling=Sampling(seed=draw(st.integers(0, 2))),
             stop_ids=frozenset(draw(st.sets(st.integers(0, 250), max_size=20))),
             prefix=block_hashes([*ids.tolist()], UNIT),
+            klass=draw(st.sampled_from([None, "chat", "code"])),
         )
         # A prefix also stands for the seed here, as the model's answer does.
         made.append((draw(st.integers(0, 25)), request))
