@@ -14,7 +14,7 @@ Any other table is read as far as its column's name and the user say column, uni
 import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,7 +94,7 @@ class Series:
 
     times: Sequence[Any]
     values: Sequence[Any]
-    rows: "npt.NDArray[np.int64] | range"
+    rows: "npt.NDArray[np.int64]"
     estimated: Sequence[Any] | None = None
     time_column: str
     value_column: str
@@ -141,10 +141,6 @@ def _of_zone(table: GridTable, column: str, said: Said) -> "tuple[str, npt.NDArr
     return chosen, np.array([index for index, label in enumerate(labels) if label == chosen], dtype=np.int64)
 
 
-def _take(values: list[Any], indices: "npt.NDArray[np.int64]") -> list[Any]:
-    return [values[index] for index in indices]
-
-
 def _rows(table: GridTable, said: Said, column: str) -> "tuple[str, npt.NDArray[np.int64]]":
     """Return zone and rows of a table that may have a column of zones; if not, its zone is what the user says."""
     import numpy as np
@@ -155,8 +151,36 @@ def _rows(table: GridTable, said: Said, column: str) -> "tuple[str, npt.NDArray[
     return said.zone or "", np.arange(len(table.columns[column]))
 
 
-def _all_rows(table: GridTable, column: str) -> range:
-    return range(table.first_row, table.first_row + len(table.columns[column]))
+def _series(
+    table: GridTable,
+    zone_and_rows: "tuple[str, npt.NDArray[np.int64]]",
+    time_column: str,
+    value_column: str,
+    basis: str,
+    *,
+    origin: str,
+    unit: str = "g/kWh",
+    estimated: str | None = None,
+) -> Series:
+    """Return a zone's rows; `estimated` is the column of flags."""
+    zone, indices = zone_and_rows
+
+    def cells(column: str) -> list[Any]:
+        every = table.columns[column]
+        return [every[index] for index in indices]
+
+    return Series(
+        times=cells(time_column),
+        values=cells(value_column),
+        rows=indices + table.first_row,
+        estimated=cells(estimated) if estimated else None,
+        time_column=time_column,
+        value_column=value_column,
+        zone=zone,
+        basis=basis,
+        unit=unit,
+        origin=origin,
+    )
 
 
 def _among(table: GridTable, said: Said, present: Sequence[str], what: str) -> str:
@@ -188,20 +212,9 @@ def _electricity_maps(table: GridTable, said: Said) -> Series:
     zone_column = table.find("zone id")
     if zone_column is None:
         raise table.error("has no 'Zone Id' column, so the zone is not known")
+    rows, flags = _of_zone(table, zone_column, said), table.find("data estimated")
     time_column = table.find("datetime (utc)") or ""
-    chosen, indices = _of_zone(table, zone_column, said)
-    estimated = table.find("data estimated")
-    return Series(
-        times=_take(table.columns[time_column], indices),
-        values=_take(table.columns[columns[basis]], indices),
-        rows=indices + table.first_row,
-        time_column=time_column,
-        value_column=columns[basis],
-        zone=chosen,
-        basis=basis,
-        origin="Electricity Maps",
-        estimated=_take(table.columns[estimated], indices) if estimated else None,
-    )
+    return _series(table, rows, time_column, columns[basis], basis, origin="Electricity Maps", estimated=flags)
 
 
 def _electricity_maps_of_old(table: GridTable, said: Said) -> Series:
@@ -210,21 +223,14 @@ def _electricity_maps_of_old(table: GridTable, said: Said) -> Series:
     column, time_column = table.find("carbon_intensity_avg") or "", table.find("datetime", "timestamp") or ""
     if not time_column:
         raise table.error("has no 'datetime' column; say which holds the times: ?time=NAME")
-    chosen, indices = _of_zone(table, table.find("zone_name") or "", said)
-    return Series(
-        times=_take(table.columns[time_column], indices),
-        values=_take(table.columns[column], indices),
-        rows=indices + table.first_row,
-        time_column=time_column,
-        value_column=column,
-        zone=chosen,
-        basis=basis,
-        origin="Electricity Maps",
-    )
+    rows = _of_zone(table, table.find("zone_name") or "", said)
+    return _series(table, rows, time_column, column, basis, origin="Electricity Maps")
 
 
 def _hour_of_year(table: GridTable, said: Said) -> Series:
     """Read the UMass table: life-cycle means of the hours 0..8759 of one year, a column per zone."""
+    import numpy as np
+
     basis = _among(table, said, ["lifecycle"], "values")
     zones = [name for name in table.columns if name != "hour_of_year"]
     chosen = table.choose(said.zone, zones, "zone", said.codes)
@@ -235,16 +241,9 @@ def _hour_of_year(table: GridTable, said: Said) -> Series:
         if not re.fullmatch("[0-9]{1,4}", str(hour)) or int(hour) >= 8784:
             raise table.error(f"row {row}, hour_of_year = {repr(hour)[:60]} must be a whole number in 0..8783")
         times.append(start + dt.timedelta(hours=int(hour)))
-    return Series(
-        times=times,
-        values=table.columns[chosen],
-        rows=_all_rows(table, chosen),
-        time_column="hour_of_year",
-        value_column=chosen,
-        zone=chosen,
-        basis=basis,
-        origin=f"hour of the year, read as {year}",
-    )
+    rows = (chosen, np.arange(len(times)))
+    told = f"hour of the year, read as {year}"
+    return replace(_series(table, rows, "hour_of_year", chosen, basis, origin=told), times=times)
 
 
 def _watttime(table: GridTable, said: Said) -> Series:
@@ -268,34 +267,19 @@ def _watttime_of_old(table: GridTable, said: Said) -> Series:
 def _pounds(table: GridTable, said: Said, time_column: str, column: str, basis: str) -> Series:
     zone, indices = _rows(table, said, column)
     named = _WATTTIME_NAME.fullmatch(table.path.stem)
-    return Series(
-        times=_take(table.columns[time_column], indices),
-        values=_take(table.columns[column], indices),
-        rows=indices + table.first_row,
-        time_column=time_column,
-        value_column=column,
-        zone=zone or (named[1] if named else ""),
-        basis=basis,
-        unit="lb/MWh",
-        origin="WattTime",
-    )
+    rows = (zone or (named[1] if named else ""), indices)
+    return _series(table, rows, time_column, column, basis, unit="lb/MWh", origin="WattTime")
 
 
 def _vessim(table: GridTable, said: Said) -> Series:
     """Read the WattTime signal that Vessim ships: a time column, then a column per region."""
+    import numpy as np
+
     basis = _among(table, said, ["marginal"], "signal")
     time_column = table.find("oootime") or ""
     chosen = table.choose(said.zone, [name for name in table.columns if name != time_column], "region", said.codes)
-    return Series(
-        times=table.columns[time_column],
-        values=table.columns[chosen],
-        rows=_all_rows(table, chosen),
-        time_column=time_column,
-        value_column=chosen,
-        zone=chosen,
-        basis=basis,
-        origin="WattTime, as Vessim ships it",
-    )
+    rows = (chosen, np.arange(len(table.columns[chosen])))
+    return _series(table, rows, time_column, chosen, basis, origin="WattTime, as Vessim ships it")
 
 
 def _neutral(table: GridTable, said: Said) -> Series:
@@ -303,25 +287,16 @@ def _neutral(table: GridTable, said: Said) -> Series:
     import numpy as np
 
     chosen, indices = _of_zone(table, "zone", said)
-    kinds = _take(table.columns["kind"], indices)
+    kinds = [table.columns["kind"][index] for index in indices]
     for index, kind in zip(indices, kinds, strict=True):
         if kind not in GRID_BASES:
             row = int(index) + table.first_row
             raise table.error(f"row {row}, kind = {repr(kind)[:60]} must be one of {', '.join(GRID_BASES)}")
     basis = _among(table, said, sorted(set(kinds)), f"rows for zone {chosen}")
     indices = indices[np.array([kind == basis for kind in kinds])]
-    sources = dict.fromkeys(str(text) for text in _take(table.columns["source"], indices))
-    return Series(
-        times=_take(table.columns["timestamp_utc"], indices),
-        values=_take(table.columns["gco2_per_kwh"], indices),
-        rows=indices + table.first_row,
-        time_column="timestamp_utc",
-        value_column="gco2_per_kwh",
-        zone=chosen,
-        basis=basis,
-        origin="; ".join(sources),
-        estimated=_take(table.columns["estimated"], indices),
-    )
+    origin = "; ".join(dict.fromkeys(str(table.columns["source"][index]) for index in indices))
+    rows, values = (chosen, indices), "gco2_per_kwh"
+    return _series(table, rows, "timestamp_utc", values, basis, origin=origin, estimated="estimated")
 
 
 def _any(table: GridTable, said: Said) -> Series:
@@ -340,18 +315,8 @@ def _any(table: GridTable, said: Said) -> Series:
         raise _ask(table, column, unit, basis)
     if basis == "marginal":
         _among(table, said, ["marginal"], "values")
-    zone, indices = _rows(table, said, column)
-    return Series(
-        times=_take(table.columns[time_column], indices),
-        values=_take(table.columns[column], indices),
-        rows=indices + table.first_row,
-        time_column=time_column,
-        value_column=column,
-        zone=zone,
-        basis=basis,
-        unit=unit,
-        origin=f"{column}, {unit}",
-    )
+    rows = _rows(table, said, column)
+    return _series(table, rows, time_column, column, basis, unit=unit, origin=f"{column}, {unit}")
 
 
 def _there(table: GridTable, name: str) -> str:
