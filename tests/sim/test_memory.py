@@ -68,6 +68,8 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
         grown = replace(serving(deployment, model, precision), deployment=deployment.with_pool(pool))
         again = plan_memory(grown, USUAL)
         assert again.kv_blocks == blocks
+        if blocks:
+            assert require_fit(grown, USUAL) == again
 
 
 @given(any_hw, any_model, any_precision)
