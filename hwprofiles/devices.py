@@ -115,16 +115,6 @@ class Device:
         return self.mem_bandwidth_bytes_per_s * (1.0 - taken)
 
     @property
-    def pcie_bytes_per_s(self) -> float:
-        """Return the peak unidirectional rate of the card's own host link, shared by the GPUs of a board.
-
-        Of a processor: the rate of copying within its memory, each byte read and written.
-        """
-        if self.pcie_gen is None:
-            return self.mem_bandwidth_bytes_per_s / 2.0
-        return pcie_lane_bytes_per_s(self.pcie_gen) * self.pcie_lanes / self.gpus_per_board
-
-    @property
     def methods(self) -> tuple[str, ...]:
         """Return the embodied methods known for this card."""
         return embodied_methods(self.embodied_gco2e)
@@ -132,15 +122,6 @@ class Device:
     def embodied(self, method: str) -> Fact | None:
         """Return grams to make the card under one method (interval over its sources); None where unknown."""
         return embodied_parts(self.embodied_gco2e, method).get("card")
-
-
-_PCIE_TRANSFERS_PER_S: Final = {1: 2.5e9, 2: 5e9, 3: 8e9, 4: 16e9, 5: 32e9}
-
-
-def pcie_lane_bytes_per_s(generation: int) -> float:
-    """Return the unidirectional payload rate of one lane: transfers x line code (8b/10b, later 128b/130b) / 8."""
-    code = 128.0 / 130.0 if generation >= 3 else 0.8
-    return _PCIE_TRANSFERS_PER_S[generation] * code / 8.0
 
 
 def read_device(table: Table, key: str) -> Device:

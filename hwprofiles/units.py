@@ -7,6 +7,5 @@ S_PER_YEAR = 365.25 * S_PER_DAY
 """A Julian year: the unit in which lifetimes are given."""
 S_PER_CALENDAR_YEAR = 365.0 * S_PER_DAY
 """Length of the 8,760-hour year in which hourly grid series are published."""
-G_PER_KG = 1_000.0
 BYTES_PER_GIB = 1_073_741_824.0
 BITS_PER_BYTE = 8.0

@@ -15,8 +15,6 @@ import pyarrow as pa
 
 from afterwatt.reports.errors import ReportError
 
-STATUSES = ("finished", "rejected", "unfinished")
-REJECT_REASONS = ("over_context", "never_fits", "queue_full")
 COMPONENTS = ("gpu", "cpu", "dram", "fans", "storage", "nic", "board", "psu", "facility")
 STATES = ("prefill", "decode", "idle")
 BODIES = ("sim", "engine")

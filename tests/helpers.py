@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from afterwatt.hwprofiles import parse_deployment
-from afterwatt.hwprofiles.audit import check_conservation
 from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.ledger import Ledger, account
@@ -30,6 +29,7 @@ from afterwatt.sim.run import memory_of, meter_of
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.workload import StaticBatch, TraceWorkload, Workload
 from afterwatt.traces.schema import Batch, TraceInfo
+from tests.audit import check_conservation
 from tests.policies.accounts import check_integrity
 
 PS_PER_S = 10**12

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from afterwatt.traces.errors import TraceError, shown
 from afterwatt.traces.schema import Floats, Ints
 
-_WHOLE_FLOAT_LIMIT = 2**53  # beyond it a float64 no longer holds every whole number
 _FIX = "correct or remove the row"
 
 

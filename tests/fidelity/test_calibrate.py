@@ -298,7 +298,6 @@ def test_a_profile_of_ones_own_is_a_deployment_of_one(written: Written):
     assert load_stack(deployment.pool.device, ENGINE).pool == "cpu"
     assert deployment.fabric.pools[0].host.kind == "memory"
     assert deployment.fabric.pools[0].host.effective_bytes_per_s == pytest.approx(deployment.pool.peak_bytes_per_s / 2)
-    assert deployment.pool.device.pcie_bytes_per_s == pytest.approx(deployment.pool.peak_bytes_per_s / 2)
 
 
 def test_the_processor_and_its_memory_count_once(written: Written):

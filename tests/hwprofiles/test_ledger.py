@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afterwatt.hwprofiles.audit import ConservationError, check_conservation
 from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
@@ -13,6 +12,7 @@ from afterwatt.hwprofiles.grid import HourlyGrid
 from afterwatt.hwprofiles.ledger import COMPONENTS, NEEDED, STATES, Intensity, account, settle
 from afterwatt.hwprofiles.replicas import ReplicaPower, replica_power
 from afterwatt.hwprofiles.units import J_PER_KWH
+from tests.audit import ConservationError, check_conservation
 
 POWER = ReplicaPower(
     baseline_w={"gpu": 50.0, "cpu": 40.0, "dram": 20.0, "fans": 10.0, "storage": 2.0, "nic": 8.0, "board": 30.0},

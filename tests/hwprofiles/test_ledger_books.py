@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afterwatt.hwprofiles.audit import check_conservation
 from afterwatt.hwprofiles.books import BooksOptions, Counts, close_books, other_share
 from afterwatt.hwprofiles.carbon import TokenCarbon
 from afterwatt.hwprofiles.catalogue import load_site
@@ -19,6 +18,7 @@ from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.footprint import Ownership
 from afterwatt.hwprofiles.lives import ALLOCATIONS
 from afterwatt.hwprofiles.replicas import HOST_SHARES, fills_its_hosts
+from tests.audit import check_conservation
 
 COUNTS = Counts(requests=900, output_tokens=150_000, slo_met_tokens=120_000)
 CELLS = ["m40", "4xm40", "k80", "8xh100-sxm:tp4", "a100-80", "rtx4090"]

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from afterwatt.hwprofiles.audit import check_conservation
 from afterwatt.hwprofiles.effort import occupancy, work
 from afterwatt.hwprofiles.grid import HourlyGrid
 from afterwatt.hwprofiles.mixers import StepShape
@@ -16,6 +15,7 @@ from afterwatt.policies.log import DecisionEntry
 from afterwatt.sim.config import CarbonOptions
 from afterwatt.sim.run import meter_of, simulate
 from afterwatt.sim.workload import ClosedLoop, StaticBatch, TraceWorkload
+from tests.audit import check_conservation
 from tests.helpers import PS_PER_S, Outcome, Requests, between, make_config, poisson, run_body
 
 CHAT = poisson(120, 0.5, between(1, 1500), between(1, 300), 2)
