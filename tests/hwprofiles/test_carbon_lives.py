@@ -92,6 +92,8 @@ def test_front_loading_is_double_declining_balance_that_ends_straight():
     life = new_life(10.0)
     assert allocated_frac("front-loaded", life, 0.0, 5.0) == pytest.approx(1.0 - math.exp(-1.0))
     assert allocated_frac("front-loaded", life, 0.0, 10.0) == pytest.approx(1.0)
+    assert allocated_frac("front-loaded", life, 0.0, 4.0) == pytest.approx(1.0 - math.exp(-0.8))
+    assert allocated_frac("front-loaded", life, 0.0, 7.5) == pytest.approx(1.0 - 0.5 * math.exp(-1.0))
     start_rate = allocated_frac("front-loaded", life, 0.0, 1e-6) / 1e-6
     assert start_rate == pytest.approx(2.0 / 10.0, rel=1e-5)
     before = allocated_frac("front-loaded", life, 5.0 - 1e-6, 5.0)
@@ -118,12 +120,27 @@ def test_a_reservation_longer_than_the_service_is_refused_with_both_lengths():
         allocated_frac("linear", new_life(5 * S_PER_YEAR), 0.0, 6 * S_PER_YEAR)
 
 
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_no_owner_carries_time_before_the_purchase(allocation):
+    life = second_hand_life(3 * S_PER_YEAR, 5 * S_PER_YEAR, 4 * S_PER_YEAR)
+    with pytest.raises(HardwareError, match="2 years are to be reserved of hardware kept for 4 years"):
+        allocated_frac(allocation, life, 2 * S_PER_YEAR, 4 * S_PER_YEAR)
+
+
+@pytest.mark.parametrize("carried", [-0.1, 1.1, math.nan])
+def test_no_more_than_all_and_no_less_than_nothing_is_left_to_carry(carried):
+    with pytest.raises(HardwareError, match="carried_frac"):
+        Life(0.0, 1.0, 2.0, carried)
+
+
 def test_an_unknown_rule_names_the_nearest():
     with pytest.raises(HardwareError, match="did you mean 'linear'"):
         allocated_frac("liner", new_life(1.0), 0.0, 1.0)
 
 
-@pytest.mark.parametrize("ages", [(2.0, 1.0, 3.0), (0.0, 4.0, 3.0), (-1.0, 1.0, 2.0), (0.0, 1.0, math.inf)])
+@pytest.mark.parametrize(
+    "ages", [(2.0, 1.0, 3.0), (1.0, 1.0, 3.0), (0.0, 4.0, 3.0), (-1.0, 1.0, 2.0), (0.0, 1.0, math.inf)]
+)
 def test_a_life_in_the_wrong_order_is_refused(ages):
     with pytest.raises(HardwareError, match="in this order"):
         Life(*ages)

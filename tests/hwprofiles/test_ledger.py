@@ -9,7 +9,7 @@ from afterwatt.hwprofiles.catalogue import load_site
 from afterwatt.hwprofiles.deployment import parse_deployment
 from afterwatt.hwprofiles.errors import HardwareError
 from afterwatt.hwprofiles.grid import HourlyGrid
-from afterwatt.hwprofiles.ledger import COMPONENTS, NEEDED, STATES, Intensity, account, settle
+from afterwatt.hwprofiles.ledger import COMPONENTS, NEEDED, STATES, Intensity, Reservation, account, settle
 from afterwatt.hwprofiles.replicas import ReplicaPower, replica_power
 from afterwatt.hwprofiles.units import J_PER_KWH
 from tests.audit import ConservationError, check_conservation
@@ -124,6 +124,56 @@ def test_an_hourly_grid_weighs_each_interval_by_its_own_hour():
     assert ledger.mean_intensity_gco2e_per_kwh == pytest.approx(200.0)
 
 
+def test_an_interval_over_two_hours_has_the_mean_of_both():
+    grid = HourlyGrid(np.arange(3) * 3600.0, np.array([100.0, 300.0, 500.0]), 3600.0, "lifecycle", "XX", "made up")
+    hours = np.array([0.0, 3600.0]), np.full(2, 3600.0)
+    assert Intensity.of(grid, 1800.0).over(*hours).tolist() == [200.0, 400.0]
+
+
+def test_the_mean_intensity_weighs_hours_by_their_energy():
+    grid = HourlyGrid(np.array([0.0, 3600.0]), np.array([100.0, 300.0]), 3600.0, "lifecycle", "XX", "made up")
+    rows = timeline([(0.5, 0.5, 1e6, 2e6), (0.0, 0.0, 0.0, 0.0)], interval_s=3600.0)
+    ledger = settle(rows, POWER, 1, Intensity.of(grid, 0.0))
+    assert ledger.operational_gco2e == pytest.approx(
+        ledger.run_j / J_PER_KWH * ledger.mean_intensity_gco2e_per_kwh, rel=1e-12
+    )
+    assert ledger.mean_intensity_gco2e_per_kwh < 150.0
+
+
+@given(row_lists, st.floats(0.1, 1.0), st.sampled_from(["off", "idle"]))
+def test_reserved_time_emits_by_its_joules(rows, duty, between):
+    ledger = settle(timeline(rows), POWER, 1, Intensity(360.0), duty_frac=duty, between=between)
+    assert ledger.operational_gco2e == pytest.approx(ledger.total_j / J_PER_KWH * 360.0, rel=1e-9)
+
+
+def test_a_second_replica_that_rests_doubles_what_rest_takes():
+    one, two = (
+        settle(timeline([(0.0, 0.0, 0.0, 0.0)] * count, count), POWER, count, Intensity(1.0), duty_frac=0.25)
+        for count in (1, 2)
+    )
+    assert two.off_j == 2 * one.off_j > 0.0
+    assert two.run_j == pytest.approx(2 * one.run_j)
+
+
+def test_a_run_may_begin_at_any_time():
+    early = timeline([(0.4, 0.5, 3000.0, 1000.0)] * 3)
+    late = early | {"start_s": early["start_s"] + 5e4}
+    assert [settle(rows, POWER, 1, Intensity(1.0), duty_frac=0.5).total_j for rows in (early, late)] == pytest.approx(
+        [settle(early, POWER, 1, Intensity(1.0), duty_frac=0.5).total_j] * 2, rel=1e-12
+    )
+
+
+def test_a_replica_too_many_is_refused():
+    with pytest.raises(HardwareError, match="each of the 1"):
+        settle(timeline([(0, 0, 0, 0)] * 2, 2), POWER, 1, Intensity(1.0))
+
+
+@pytest.mark.parametrize("run_s", [0.0, -1.0, float("nan")])
+def test_a_run_takes_time(run_s):
+    with pytest.raises(HardwareError, match="run_s"):
+        Reservation(run_s)
+
+
 def test_a_constant_series_is_the_constant():
     grid = HourlyGrid(np.arange(48) * 3600.0, np.full(48, 77.0), 3600.0, "lifecycle", "XX", "made up")
     rows = timeline([(0.2, 0.3, 500.0, 400.0)] * 50, interval_s=700.0)
@@ -154,6 +204,22 @@ def test_the_unused_half_of_a_board_idles():
     k80 = parse_deployment("k80").pool
     assert replica_power(k80, load_site("fr"), "whole").baseline_w["gpu"] == pytest.approx(2 * k80.device.idle_w)
     assert replica_power(parse_deployment("2xk80").pool, load_site("fr")).baseline_w["gpu"] == k80.device.idle_w
+
+
+def test_an_empty_half_of_a_board_is_shared_by_the_replicas():
+    pool, site = parse_deployment("3xk80").pool, load_site("fr")
+    each_w = replica_power(pool, site, "whole").baseline_w["gpu"]
+    assert pool.replicas * each_w == pytest.approx(4 * pool.device.idle_w)
+
+
+@pytest.mark.parametrize("name", ["m40", "3xm40", "8xh100-sxm:tp4pp2", "2xk80"])
+def test_replicas_at_work_together_draw_what_their_hosts_add(name):
+    pool = parse_deployment(name).pool
+    power, host = replica_power(pool, load_site("fr"), "whole"), pool.host
+    added_w = pool.hosts * (host.cpu_active_w + 0.6 * host.fans_w)
+    assert pool.replicas * power.it_busy_w == pytest.approx(added_w)
+    assert pool.replicas * power.off_site_w == pytest.approx(pool.hosts * host.standby_w * load_site("fr").pue)
+    assert (power.gpus, pool.replicas * power.hosts) == (pool.tp * pool.pp, pytest.approx(pool.hosts))
 
 
 @pytest.mark.parametrize("name", ["m40", "3xm40", "8xh100-sxm:tp4", "2xk80", "rtx4090"])
