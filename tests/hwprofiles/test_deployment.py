@@ -88,6 +88,20 @@ def test_what_spans_hosts_runs_at_the_slower_of_network_and_bus() -> None:
     assert fast.pool.hosts == slow.pool.hosts == 4
 
 
+def test_a_layer_that_fills_its_host_needs_no_network_named() -> None:
+    made = hw.make_deployment(hw.load_device("p40"), 2, tp=2, host=hw.load_host("ddr3-2u"))
+    assert (made.pool.hosts, made.fabric.pools[0].tensor.key) == (1, "pcie3")
+
+
+def test_replicas_that_fill_more_than_a_host_share_none() -> None:
+    """Three cards in hosts of two: what is left of the second host stays empty."""
+    device, host, net = hw.load_device("p40"), hw.load_host("ddr3-2u"), hw.load_link("ethernet-25g")
+    made = [hw.make_deployment(device, 3 * copies, tp=3, host=host, net_link=net) for copies in (1, 2, 3)]
+    assert [deployment.pool.hosts for deployment in made] == [2, 4, 6]
+    stages = [hw.make_deployment(device, 3 * copies, pp=3, host=host) for copies in (1, 2, 3)]
+    assert [deployment.pool.hosts for deployment in stages] == [2, 4, 6]
+
+
 def test_the_bus_is_as_old_as_the_older_end() -> None:
     l4 = hw.load_device("l4")
     assert hw.make_deployment(l4, host=hw.load_host("ddr5-2u")).fabric.pools[0].host.key == "pcie4"
@@ -170,6 +184,7 @@ def test_a_deployment_file_with_a_slip(tmp_path: Path, old: str, new: str, says:
         ("0xm40", "count = 0"),
         ("99999999xm40", "count = 99999999 of m40-24 must lie in 1..1000000"),
         ("3xm40:tp2", "cannot be split into replicas of tp 2 x pp 1 = 2 GPUs; take a multiple of 2"),
+        ("2xm40:tp4", "2 x m40-24 cannot be split into replicas of tp 4 x pp 1 = 4 GPUs; take a multiple of 4, 4 for"),
         ("a100-80:tp2", "splits a model over 2 GPUs but names one; write 2xa100-80:tp2"),
         ("2xm40:tp2tp2", "names tp twice"),
         ("2xm40:tp0", "tp = 0 of m40-24 must lie in"),

@@ -17,6 +17,7 @@ from afterwatt.hwprofiles.residence import (
     replica_kv_bytes,
     stage_weight_bytes,
     state_blocks,
+    window_blocks,
 )
 from afterwatt.hwprofiles.roofline import LASTING, PS_PER_S, TimeModel, evenly_seen
 from afterwatt.hwprofiles.serving import Serving
@@ -140,6 +141,23 @@ def test_a_window_bounds_what_some_layers_read_and_multiply() -> None:
     assert done.flops[0] - full.flops[0] == 4 * pair * (270 + 3300 - CONTEXT - (ONE_PIECE * PAST + ONE_PIECE * 41 // 2))
     assert done.hbm_slope_bytes[0] == entry * (4 * 41 + 2 * TOKENS)
     assert without.window is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 300), st.integers(0, 300), st.integers(1, 60), st.integers(2, 120))
+def test_entries_within_a_window_counted_one_by_one(count: int, length: int, past: int, size: int, window: int) -> None:
+    """Some sequences of a length that decode, and a piece of a prompt after what came before it."""
+    shape = plans(count, count * length, count, size, past, size * past + size * (size + 1) // 2, size * size)
+    seen = {key for token in range(past, past + size) for key in range(max(0, token - window + 1), token + 1)}
+    bounded = shape.within(window)
+    assert bounded.entries[0] == count * min(length, window) + len(seen)
+    assert bounded.entries_slope[0] >= 0.0
+    if length < window:
+        assert bounded.entries_slope[0] >= count
+    hidden = past >= window or size * past + size * (size + 1) // 2 > size * window
+    if hidden and length != window:  # a further piece reads no more
+        assert bounded.entries_slope[0] == (count if length < window else 0)
+    assert shape.within(None).entries[0] == count * length + past + size
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -314,6 +332,25 @@ def test_a_window_that_hides_nothing_is_none() -> None:
     assert TimeModel(serving(wide)).step(3, 9000, (), 3, 9) == TimeModel(serving(PLAIN)).step(3, 9000, (), 3, 9)
 
 
+@given(st.integers(1, 200), st.sampled_from([1, 4, 16, 64]))
+def test_a_window_reaches_into_as_many_blocks_as_it_can_touch(window: int, block: int) -> None:
+    served = serving(replace(WINDOWS, sliding_window=window))
+    touched = [len({token // block for token in range(end - window, end)}) for end in range(window, window + block)]
+    assert window_blocks(served, block) == max(touched)
+    assert window_blocks(serving(PLAIN), block) == 0
+
+
+@pytest.mark.parametrize("model", [PLAIN, WINDOWS, LATENT])
+def test_stages_hold_together_what_one_holds(model: ModelSpec) -> None:
+    one, two = serving(model), serving(model, "2xa100-80:pp2")
+    assert replica_kv_bytes(two) == pytest.approx(replica_kv_bytes(one))
+    both = serving(model, "4xa100-80:tp2pp2")
+    copied = 6 * HIDDEN * (20 + 40) * 2 if model.latent else 0
+    held = 2 * sum(stage_weight_bytes(both, stage) for stage in (0, 1))
+    last_norm = 2 * HIDDEN
+    assert held == pytest.approx(stage_weight_bytes(one, 0) + copied, abs=last_norm)
+
+
 def test_a_sequence_holds_its_windows_and_states() -> None:
     held = holding_of(serving(WINDOWS), 16)
     assert (held.full, held.windowed, held.window_blocks, held.window_tokens, held.fixed) == (1, 2, 8, 100, 0)
@@ -335,4 +372,8 @@ def test_every_gpu_keeps_latent_vectors_and_what_leads_to_them() -> None:
 
 def test_the_widest_network_sets_the_activations() -> None:
     assert activation_bytes(serving(SPARSE), 10) == 2 * 10 * (4 * HIDDEN + 3 * 96)
-    assert activation_bytes(serving(replace(SPARSE, dense_ffn=40)), 10) == 2 * 10 * (4 * HIDDEN + 3 * 2 * 32)
+    narrow = replace(SPARSE, dense_ffn=40)
+    assert activation_bytes(serving(narrow), 10) == 2 * 10 * (4 * HIDDEN + 3 * 2 * 32)
+    spread = serving(narrow, "2xa100-80:ep2")
+    busiest = 2 * 32 * spread.pool.expert_load
+    assert activation_bytes(spread, 10) == pytest.approx(2 * 10 * (4 * HIDDEN + 3 * busiest))

@@ -290,8 +290,34 @@ def test_what_products_reach_by_the_format(device, precision, computed, share, u
     assert rates.experts.bytes_per_s == rates.matrices.bytes_per_s * stack.expert_efficiency
     assert rates.experts.flops_per_s == rates.matrices.flops_per_s * stack.expert_efficiency
     assert rates.experts.few_bytes_per_s == rates.matrices.few_bytes_per_s * stack.expert_efficiency
+    assert rates.experts.wide_flops_per_s == rates.matrices.wide_flops_per_s * stack.expert_efficiency
     assert rates.attention.bytes_per_s == peak * stack.attention_mem_efficiency
     assert rates.attention.flops_per_s == wide * stack.attention_compute_efficiency
+
+
+@pytest.mark.parametrize(("device", "wide", "width"), [("a100-80", "fp16", 2.0), ("m40", "fp32", 4.0)])
+def test_few_and_many_rows_of_quantised_products_have_kernels_of_their_own(device, wide, width) -> None:
+    card, stored = load_device(device), load_precision("awq")
+    own = {"vector_rows": 8.0, "vector_ops_per_weight": 5.0, "unpack_rows": 64.0, "expert_efficiency": 0.5}
+    stack = load_stack(card).with_values(own)
+    rates = reached_rates(card, False, stored, stack)
+    reached, summed = rates.matrices, f"{wide}-{stack.sums_in}"
+    peak = card.flops_per_s[summed if summed in card.flops_per_s else wide]
+    assert (reached.vector_rows, reached.vector_s) == (8.0, 5.0 / (card.flops_per_s["fp32"] / 2))
+    assert (reached.unpack_rows, reached.wide_bytes) == (64.0, width)
+    assert reached.wide_flops_per_s == peak * stack.compute_efficiency
+    assert rates.experts.wide_flops_per_s == 0.5 * reached.wide_flops_per_s
+    plain = reached_rates(card, False, load_precision("fp16"), stack).matrices
+    assert (plain.vector_rows, plain.unpack_rows) == (rates.router.vector_rows, rates.router.unpack_rows)
+
+
+@pytest.mark.parametrize("precision", ["awq", "q4_k_m", "q2_k"])
+def test_unpacking_takes_as_many_instructions_as_the_format_needs(precision) -> None:
+    card, stored = load_device("a100-80"), load_precision(precision)
+    stack = load_stack(card)
+    per_weight_s = stack.dequant_int4_ops_per_weight / (card.flops_per_s["fp32"] / 2)
+    reached = reached_rates(card, False, stored, stack).matrices
+    assert reached.dequant_s == pytest.approx(per_weight_s * stored.unpacking, rel=1e-12)
 
 
 def test_inputs_of_narrow_products_are_quantised_by_a_kernel_of_their_own() -> None:
