@@ -10,7 +10,7 @@ from afterwatt.hwprofiles.mixers import Bounded, StepShape
 from afterwatt.hwprofiles.power import PowerModel
 from afterwatt.hwprofiles.replicas import ReplicaPower
 from afterwatt.hwprofiles.step import StepModel
-from afterwatt.sim.recorder import ChunkSums, StrideEnergy, Strides, seconds
+from afterwatt.sim.recorder import ChunkSums, NotedStrides, StrideEnergy, seconds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -70,7 +70,7 @@ class Meter:
         """Tokens that layers with a window look back on."""
         return self.step.window
 
-    def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
+    def __call__(self, strides: NotedStrides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of strides."""
         steps = strides.steps
         shape = StepShape(
@@ -107,7 +107,7 @@ class Meter:
         return StrideEnergy(dynamic_j, active_j, hbm_bytes, done.link_bytes * steps, swapped_bytes)
 
 
-def _bounded(strides: Strides, pieces: Bounded | None) -> Bounded | None:
+def _bounded(strides: NotedStrides, pieces: Bounded | None) -> Bounded | None:
     """Add what decoding sequences see through a window to what the prompt pieces do."""
     if pieces is None:
         return None

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from afterwatt.policies.plans import PrefillChunk
 from afterwatt.policies.scheduler import Scheduler
-from afterwatt.sim.recorder import Lane, pack_chunk, pack_jump
+from afterwatt.sim.recorder import LaneNotes, pack_chunk, pack_jump
 from afterwatt.sim.ticket import Ticket
 
 
-def note_admissions(scheduler: Scheduler[Ticket], lanes: list[Lane], lane: Lane, now_ps: int) -> None:
+def note_admissions(scheduler: Scheduler[Ticket], lanes: list[LaneNotes], lane: LaneNotes, now_ps: int) -> None:
     """Write down who lost its memory, who got it back, and who was admitted (to this lane) by the last plan."""
     at_ps = now_ps - lane.origin_ps
     for ticket in scheduler.preempted:
@@ -27,7 +27,7 @@ def note_admissions(scheduler: Scheduler[Ticket], lanes: list[Lane], lane: Lane,
 
 
 def note_prefills(
-    lane: Lane, chunks: tuple[PrefillChunk[Ticket], ...], first_tokens: list[Ticket], now_ps: int
+    lane: LaneNotes, chunks: tuple[PrefillChunk[Ticket], ...], first_tokens: list[Ticket], now_ps: int
 ) -> None:
     """Write down whose prompts advanced, and who produced a first token or its next one after a preemption.
 
@@ -49,7 +49,7 @@ def note_prefills(
             lane.join(ticket)
 
 
-def note_finished(lane: Lane, finished: list[Ticket], now_ps: int, on_finish: Callable[[Ticket], None]) -> None:
+def note_finished(lane: LaneNotes, finished: list[Ticket], now_ps: int, on_finish: Callable[[Ticket], None]) -> None:
     """Write down who is done, and say so."""
     for ticket in finished:
         ticket.finish_ps = now_ps

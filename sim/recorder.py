@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Strides(NamedTuple):
+class NotedStrides(NamedTuple):
     """Iterations k < steps of one plan each, of first_ps + slope_ps * k; arrays over the strides of a lane, in order.
 
     Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days. `seen_tokens`, `seen_growth`: what of
@@ -53,15 +53,15 @@ def _packer(width: int) -> Struct:
     return Struct(f"={width}q")
 
 
-STRIDE_COLUMNS = Strides._fields[:-3]
-"""What `pack_stride` takes; `pack_window` takes what is seen, `Lane.extras` the tokens."""
+STRIDE_COLUMNS = NotedStrides._fields[:-3]
+"""What `pack_stride` takes; `pack_window` takes what is seen, `LaneNotes.extras` the tokens."""
 _STRIDE = _packer(len(STRIDE_COLUMNS))
 pack_stride = _STRIDE.pack
 pack_chunk, pack_span = _packer(3).pack, _packer(4).pack
 pack_jump, pack_level_jump = _packer(2).pack, _packer(3).pack
 pack_window = _packer(2).pack
-DECODING = Strides._fields.index("decoding")
-END = Strides._fields.index("end_ps")
+DECODING = NotedStrides._fields.index("decoding")
+END = NotedStrides._fields.index("end_ps")
 
 
 def _unpack(rows: bytearray, width: int) -> Ints:
@@ -115,7 +115,7 @@ class ChunkSums(NamedTuple):
     bounded: Bounded | None = None
 
 
-class Lane:
+class LaneNotes:
     """The strides of one decode group, in order, and who took part in them.
 
     Attributes:
@@ -184,7 +184,7 @@ class Lane:
                 return self.noted - back, stride[END] + self.origin_ps
         return self.decoded
 
-    def take(self) -> tuple[Strides, Spans, Prefills, int]:
+    def take(self) -> tuple[NotedStrides, Spans, Prefills, int]:
         """Hand over what is to be settled: (strides, memberships, prompt pieces, last decode before)."""
         rows = _unpack(self.strides, len(STRIDE_COLUMNS))
         windows = _unpack(self.windows, 2) if self.windows else np.zeros((2, rows.shape[1]), dtype=np.int64)
@@ -192,7 +192,7 @@ class Lane:
         base = count - noted
         number, tokens = _unpack(self.extras, 2)
         extras = np.bincount(number - base, tokens, minlength=noted).astype(np.int64)
-        strides = Strides(*rows, *windows, *[extras])
+        strides = NotedStrides(*rows, *windows, *[extras])
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
@@ -257,11 +257,11 @@ class StrideMeter(Protocol):
     def window(self) -> int | None:
         """Return how many tokens layers with a window see."""
 
-    def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
+    def __call__(self, strides: NotedStrides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of the strides."""
 
 
-def settle(lane: Lane, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> None:
+def settle(lane: LaneNotes, meter: StrideMeter, bins: Bins, gaps: LogHistogram) -> None:
     """Work out everything about a lane's strides since the last settlement."""
     origin_ps = lane.origin_ps
     strides, spans, prefills, before_ps = lane.take()
@@ -314,7 +314,7 @@ def _bounded_sums(prefills: Prefills, strides: int, window: int | None) -> Bound
 
 
 def _share_energy(
-    strides: Strides, chunks: ChunkSums, active_j: Floats, decode_share: Floats, spans: Spans, prefills: Prefills
+    strides: NotedStrides, chunks: ChunkSums, active_j: Floats, decode_share: Floats, spans: Spans, prefills: Prefills
 ) -> None:
     """Give each ticket its part: decoding shared equally among the members, prompts by their tokens."""
     decoding = strides.decoding
@@ -329,7 +329,7 @@ def _share_energy(
         ticket.energy_j += part
 
 
-def _note_gaps(strides: Strides, spans: Spans, gaps: LogHistogram, before_ps: int) -> None:
+def _note_gaps(strides: NotedStrides, spans: Spans, gaps: LogHistogram, before_ps: int) -> None:
     """Note the times between output tokens, and each ticket's longest."""
     decodes = np.flatnonzero(strides.decoding > 0)
     if not len(decodes):
@@ -371,7 +371,7 @@ def _range_max(values: Ints, begin: Ints, stop: Ints) -> Ints:
 def _note_time(
     replica: int,
     origin_ps: int,
-    strides: Strides,
+    strides: NotedStrides,
     chunks: ChunkSums,
     energy: StrideEnergy,
     decode_share: Floats,

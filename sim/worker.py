@@ -12,7 +12,7 @@ from afterwatt.policies.plans import Applied, Idle, Move, StepOutcome, StepPlan,
 from afterwatt.policies.scheduler import Scheduler
 from afterwatt.sim.clock import PS_PER_S, Alarm, Kind, VirtualEnvironment, priority
 from afterwatt.sim.notes import note_admissions, note_finished, note_prefills
-from afterwatt.sim.recorder import Lane, pack_jump
+from afterwatt.sim.recorder import LaneNotes, pack_jump
 from afterwatt.sim.ticket import Ticket
 
 NEVER_PS = -1
@@ -145,7 +145,7 @@ class Worker:
         self.executor = executor
         self.loads = loads
         self.log = log
-        self.lanes = [Lane(number) for _ in range(executor.lanes)]
+        self.lanes = [LaneNotes(number) for _ in range(executor.lanes)]
         self.stopped = False
         self.came = False  # somebody has, since memory began to be moved
         self._on_finish = on_finish
@@ -240,7 +240,7 @@ class Worker:
         self.loads.until_ps[self.number] = NEVER_PS
         return applied
 
-    def note(self, plan: StepPlan[Ticket], lane: Lane, applied: Applied[Ticket], now_ps: int) -> None:
+    def note(self, plan: StepPlan[Ticket], lane: LaneNotes, applied: Applied[Ticket], now_ps: int) -> None:
         """Write down whose prompts advanced and who is done, once the plan's stride is packed into its lane.
 
         Args:

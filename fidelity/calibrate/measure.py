@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from afterwatt.engine.runtime.disk import DiskError, open_disk
-from afterwatt.engine.runtime.energy.choose import Choice, choose_meter
+from afterwatt.engine.runtime.energy.choose import MeterChoice, choose_meter
 from afterwatt.engine.runtime.energy.nvml import Answer, Nvml
 from afterwatt.engine.runtime.energy.reading import MeterError, MeterReading
 from afterwatt.engine.runtime.probes import Effort, Probe, Stat, interleaved, stat_of
@@ -203,7 +203,9 @@ def _watts(bench: "TorchBench", effort: Effort) -> DeviceWatts:
     return watts_of(choice, effort.power_s, bench.load, effort.rest_s)
 
 
-def watts_of(choice: Choice, seconds: float, load: Callable[[str, float], object], rest_s: float = 0.0) -> DeviceWatts:
+def watts_of(
+    choice: MeterChoice, seconds: float, load: Callable[[str, float], object], rest_s: float = 0.0
+) -> DeviceWatts:
     """Return power at rest and under load, as a meter sees it.
 
     Args:

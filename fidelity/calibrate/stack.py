@@ -8,7 +8,7 @@ import pandas as pd
 
 from afterwatt.fidelity.calibrate.measure import Calibration
 from afterwatt.fidelity.fit.kernels import REACH
-from afterwatt.fidelity.fit.profile import Account, Pool, profile_text
+from afterwatt.fidelity.fit.profile import FitAccount, PoolProfile, profile_text
 from afterwatt.fidelity.kernels.fit import KernelFit, fit_kernels
 from afterwatt.fidelity.kernels.table import COLUMNS, checked
 from afterwatt.hwprofiles.devices import Device
@@ -111,8 +111,8 @@ FIRST_GUESS: Final = "kernel times of `afterwatt calibrate`; overheads are first
 
 def stack_text(stack: Stack, how: str = FIRST_GUESS) -> str:
     """Return the TOML of a stack with the one pool; `how` it was come by, in a sentence."""
-    account = Account("", 0, {}, how)
-    return profile_text(ENGINE, [Pool(stack, stack.basis, stack.seen)], account)
+    account = FitAccount("", 0, {}, how)
+    return profile_text(ENGINE, [PoolProfile(stack, stack.basis, stack.seen)], account)
 
 
 def _today() -> str:

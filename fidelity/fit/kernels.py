@@ -9,7 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from afterwatt.fidelity.fit.priors import base_stack, profile_of
-from afterwatt.fidelity.fit.profile import Account, Pool, profile_text, write_profile
+from afterwatt.fidelity.fit.profile import FitAccount, PoolProfile, profile_text, write_profile
 from afterwatt.fidelity.kernels.fit import fit_values
 from afterwatt.fidelity.kernels.table import KernelTableError, read_kernels
 from afterwatt.hwprofiles.catalogue import device_names, load_device
@@ -45,8 +45,8 @@ def write_kernel_prior(kernels: str, stack: str, prior: str, path: Path) -> None
         start = replace(base_stack(name if told is None else told, stack, profile), pool=name)
         if told is not None:
             start = _told(start, fit_values(table[table["device"] == told], start), kernels)
-        pools.append(Pool(start, start.basis, start.seen, _pairs(start.spread), _pairs(start.spread_seen)))
-    account = Account("", 0, {}, f"prior of a fit, with kernel times of {', '.join(cards)}.")
+        pools.append(PoolProfile(start, start.basis, start.seen, _pairs(start.spread), _pairs(start.spread_seen)))
+    account = FitAccount("", 0, {}, f"prior of a fit, with kernel times of {', '.join(cards)}.")
     write_profile(path, profile_text(stack, pools, account))
 
 

@@ -32,7 +32,7 @@ Factors = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolProfile:
     """A table of the profile.
 
     Attributes:
@@ -49,7 +49,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Account:
+class FitAccount:
     """What a profile was fitted to.
 
     Attributes:
@@ -82,7 +82,7 @@ def pool_names_of(fitted: FittedStacks, stack: str) -> list[str]:
     return [*sorted(devices), *(pool for pool in pools if pool not in devices)]
 
 
-def profile_text(name: str, pools: Sequence[Pool], account: Account, parent: str = DEFAULT_STACK) -> str:
+def profile_text(name: str, pools: Sequence[PoolProfile], account: FitAccount, parent: str = DEFAULT_STACK) -> str:
     """Return the TOML of a profile, in which a pool states what it does not have from its parent.
 
     Args:
@@ -140,7 +140,7 @@ class _SourceIds:
         return "\n".join(["[sources]", *lines, ""])
 
 
-def _pool_text(pool: Pool, inherited: Mapping[str, Any], sources: _SourceIds) -> str:
+def _pool_text(pool: PoolProfile, inherited: Mapping[str, Any], sources: _SourceIds) -> str:
     stack = pool.stack
     lines = [f"[{stack.pool}]", f"basis = {_quoted(pool.basis)}"]
     if pool.seen and pool.seen != inherited.get("seen"):
@@ -186,7 +186,7 @@ def _spread_text(factors: tuple[float, float], sources: _SourceIds) -> str:
     return f"{{ value = 1.0, low = {_number(factors[0])}, high = {_number(factors[1])}, source = {source} }}"
 
 
-def _account_text(account: Account) -> str:
+def _account_text(account: FitAccount) -> str:
     today = dt.datetime.now(dt.UTC).date().isoformat()
     lines = ["[fit]", f"date = {today}", f"points_sha256 = {_quoted(account.sha256)}", f"points = {account.points}"]
     for test, (count, median, worst) in account.errors.items():

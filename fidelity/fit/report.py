@@ -23,7 +23,7 @@ from afterwatt.fidelity.fit.crossval import (
 from afterwatt.fidelity.fit.fit import REACH_90, FitCandidate, FittedStacks, candidates, fit_candidates
 from afterwatt.fidelity.fit.intervals import BORROWED, KINDS, IntervalCalibration, Miss
 from afterwatt.fidelity.fit.priors import base_stack, prior_from, profile_of
-from afterwatt.fidelity.fit.profile import Account, Pool, place_of_pool, pool_names_of, profile_text
+from afterwatt.fidelity.fit.profile import FitAccount, PoolProfile, place_of_pool, pool_names_of, profile_text
 from afterwatt.fidelity.points.refusals import PointRefusal
 from afterwatt.fidelity.points.scenario import scenarios_of
 from afterwatt.fidelity.points.table import PointsError, PointTable
@@ -33,7 +33,7 @@ SOURCES_SHOWN: Final = 8
 Errors = tuple[int, float, float]
 
 
-class Move(NamedTuple):
+class FittedMove(NamedTuple):
     """How a parameter moved.
 
     Attributes:
@@ -81,7 +81,7 @@ class FitReport:
         count = {name: sum(point.place.stack == name for point in self.points) for name in names}
         return sorted(names, key=lambda name: (-count[name], name))
 
-    def moves(self, stack: str) -> list[Move]:
+    def moves(self, stack: str) -> list[FittedMove]:
         """Return how the parameters of a stack's devices moved: those that a point of the device depends on."""
         found = []
         for place in self.fitted.places(stack):
@@ -94,7 +94,7 @@ class FitReport:
                 ends = (max(parameter.rule.low, exp(value - REACH_90 * sd)), exp(value + REACH_90 * sd))
                 high = min(parameter.rule.high, ends[1])
                 prior = exp(before[parameter.name].log_value)
-                found.append(Move(place.device, parameter.name, prior, exp(value), ends[0], high))
+                found.append(FittedMove(place.device, parameter.name, prior, exp(value), ends[0], high))
         return found
 
     def errors(self, stack: str | None = None) -> dict[str, Errors]:
@@ -109,7 +109,7 @@ class FitReport:
         """Return the errors on an unseen device by points shown of it."""
         return {count: errors_of(found) for count, found in self.curve.items()}
 
-    def pools(self, stack: str) -> list[Pool]:
+    def pools(self, stack: str) -> list[PoolProfile]:
         """Return the tables of a stack's profile."""
         return [self._pool(place_of_pool(stack, name), name) for name in pool_names_of(self.fitted, stack)]
 
@@ -119,13 +119,13 @@ class FitReport:
         cards = len({point.place.device for point in own})
         about = f"{len(own)} points of {cards} card{'s' * (cards != 1)}, prior {PurePath(self.profile).name}."
         errors = {name: found for name, found in self.errors(stack).items() if found[0]}
-        account = Account(self.table.sha256, len(own), errors, about)
+        account = FitAccount(self.table.sha256, len(own), errors, about)
         return profile_text(stack, self.pools(stack), account)
 
     def _at(self, place: StackPlace) -> list[FitCandidate]:
         return [point for point in self.points if point.place == place]
 
-    def _pool(self, place: StackPlace, name: str) -> Pool:
+    def _pool(self, place: StackPlace, name: str) -> PoolProfile:
         own = [point for point in self._at(place) if point.reading is not None]
         kin = [point for point in self.points if _related(point.place, place) and point.reading is not None]
         before = base_stack(name, place.stack, self.profile)
@@ -145,7 +145,7 @@ class FitReport:
             found = "fitted" if here else "pooled" if near else "assumed"
             spread[kind] = self._factors(place.stack, found, kind)
             spread_seen[kind] = self._factors(place.stack, "measured" if here else found, kind)
-        return Pool(stack, basis, seen, spread, spread_seen if seen else None)
+        return PoolProfile(stack, basis, seen, spread, spread_seen if seen else None)
 
     def _factors(self, stack: str, basis: str, kind: str) -> tuple[float, float]:
         return self.calibration.factors(stack, basis, kind)

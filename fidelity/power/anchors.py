@@ -58,7 +58,7 @@ POOLS: Final = {
 """Pools without measured power, and their memory."""
 
 
-class Shares(NamedTuple):
+class AnchorShares(NamedTuple):
     """A pool to be written: name -> (value, low, high, source id)."""
 
     pool: str
@@ -114,7 +114,7 @@ def expert_watts(served: Iterable[ServedPower], kernels: KernelPower) -> float:
     return max(0.0, float(np.median(needed))) if needed else kernels.expert_w
 
 
-def pools_of(fitted: FittedPower) -> list[Shares]:
+def pools_of(fitted: FittedPower) -> list[AnchorShares]:
     """Return the pools to write, measured ones first."""
     hopper = _hopper(fitted)
     same = {name: hopper.facts[name] for name in ("attention_frac", "expert_frac", "unpack_frac")}
@@ -127,7 +127,7 @@ def pools_of(fitted: FittedPower) -> list[Shares]:
     for pool, name in (("ada", "RTX 4090D"), ("blackwell-gddr", "RTX 5090")):
         law = by_name[name]
         facts = {"busy_frac": _around(law.busy_frac, 2.0, "runs"), "j_per_byte": _around(law.j_per_byte, 1.3, "runs")}
-        pools.append(Shares(pool, facts | shared))
+        pools.append(AnchorShares(pool, facts | shared))
     rule = pooled(fitted.laws)
     busy = _around(rule.busy_frac, spread([law.busy_frac for law in fitted.laws]), "pooled")
     share = max(UNMEASURED_FACTOR, spread([law.stream_frac for law in fitted.laws]))
@@ -137,11 +137,11 @@ def pools_of(fitted: FittedPower) -> list[Shares]:
             "stream_frac": _around(rule.stream_frac, share, "pooled"),
             "j_per_byte": _around(rule.j_per_byte[memory], UNMEASURED_FACTOR, "pooled"),
         }
-        pools.append(Shares(pool, facts | shared))
+        pools.append(AnchorShares(pool, facts | shared))
     return pools
 
 
-def _hopper(fitted: FittedPower) -> Shares:
+def _hopper(fitted: FittedPower) -> AnchorShares:
     kernels, device = fitted.kernels, load_device("h200")
     tdp_w, table = float(device.tdp_w), kernels.expert_w / float(device.tdp_w)
     busy = max(0.0, kernels.busy_w - device.idle_w) / tdp_w
@@ -157,10 +157,10 @@ def _hopper(fitted: FittedPower) -> Shares:
         "unpack_frac": (0.25, 0.05, 0.6, "unpacking"),
         "cap_frac": (kernels.cap_w / tdp_w, 0.95, 1.03, "h200-kernels"),
     }
-    return Shares("hopper", facts)
+    return AnchorShares("hopper", facts)
 
 
-def _ampere(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]]) -> Shares:
+def _ampere(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]]) -> AnchorShares:
     runs, device = fitted.runs, load_device("a100-80")
     tdp_w = float(device.tdp_w)
     facts = {
@@ -169,10 +169,10 @@ def _ampere(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]
         "compute_frac": _at_full_rate(runs.j_per_flop, device, "fp16", "splitwise"),
         "cap_frac": (runs.cap_w / tdp_w, 0.97, 1.09, "splitwise"),
     }
-    return Shares("ampere-hbm", facts | same)
+    return AnchorShares("ampere-hbm", facts | same)
 
 
-def _blackwell(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]]) -> Shares:
+def _blackwell(fitted: FittedPower, same: dict[str, tuple[float, float, float, str]]) -> AnchorShares:
     kernels, device = fitted.kernels, load_device("b200")
     busy = max(0.0, kernels.busy_w - load_device("h200").idle_w) / load_device("h200").tdp_w
     joules = pooled(fitted.laws).j_per_byte["hbm"]
@@ -182,7 +182,7 @@ def _blackwell(fitted: FittedPower, same: dict[str, tuple[float, float, float, s
         "compute_frac": _at_full_rate(kernels.j_per_flop, device, "fp16", "as-hopper"),
         "fp8_compute_frac": _at_full_rate(kernels.fp8_j_per_flop, device, "fp8", "as-hopper"),
     }
-    return Shares("blackwell-hbm", facts | same)
+    return AnchorShares("blackwell-hbm", facts | same)
 
 
 def _law(device: Device, busy_w: float, j_per_byte: float) -> Law:

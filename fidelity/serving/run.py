@@ -58,7 +58,7 @@ class ReplayError(ValueError):
     """A measured run cannot be read, or not be replayed."""
 
 
-class Recorded:
+class RecordedTrace:
     """Requests in memory as a trace (see `traces.schema.Trace`)."""
 
     def __init__(self, name: str, batch: Batch, block_tokens: int | None) -> None:
@@ -102,7 +102,7 @@ class ServingRun:
     precision: Precision
     policies: PolicySet
     stack: str
-    trace: Recorded
+    trace: RecordedTrace
     ttft_s: Floats
     tpot_s: Floats
     notes: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ def read_run(path: str | Path, prompts: str | Path | None = None) -> ServingRun:
         precision=set_up.precision,
         policies=set_up.policies,
         stack=set_up.stack,
-        trace=Recorded(str(requests), batch, set_up.policies.block_tokens),
+        trace=RecordedTrace(str(requests), batch, set_up.policies.block_tokens),
         ttft_s=first - arrival,
         tpot_s=(finish - first) / after_first,
         notes=set_up.notes,

@@ -26,7 +26,7 @@ from afterwatt.engine.runtime.process import WorkerProcess, WorkerSetup
 from afterwatt.engine.runtime.prompts import prompt_ids
 from afterwatt.engine.runtime.record import write_run
 from afterwatt.engine.runtime.request import Request
-from afterwatt.fidelity.serving.run import Recorded
+from afterwatt.fidelity.serving.run import RecordedTrace
 from afterwatt.fidelity.validation.iterations import Iteration, fit_iterations
 from afterwatt.fidelity.validation.load import calibration_load, undisturbed
 from afterwatt.hwprofiles.catalogue import load_site
@@ -306,7 +306,7 @@ def config_of(subject: Subject, plan: SessionPlan, stack: Stack, info: ComputeIn
     stretch = (len(batch) - 1) / float(batch.arrival_s[-1]) / rate_per_s
     # The engine is told whole nanoseconds; so is the simulator.
     arrival_s = np.rint(batch.arrival_s * stretch * NS_PER_S) / NS_PER_S
-    trace = Recorded(plan.trace, dataclasses.replace(batch, arrival_s=arrival_s), plan.prefix_unit_tokens)
+    trace = RecordedTrace(plan.trace, dataclasses.replace(batch, arrival_s=arrival_s), plan.prefix_unit_tokens)
     policies = dataclasses.replace(subject.setup.policies, kv_blocks=info.kv_blocks, block_tokens=info.block_tokens)
     return RunConfig(
         deployment=subject.deployment,

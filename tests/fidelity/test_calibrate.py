@@ -13,7 +13,7 @@ from afterwatt.engine.model.bench import TorchBench
 from afterwatt.engine.model.devices import find_device
 from afterwatt.engine.model.machine import Machine
 from afterwatt.engine.runtime.disk import place_of
-from afterwatt.engine.runtime.energy.choose import Choice
+from afterwatt.engine.runtime.energy.choose import MeterChoice
 from afterwatt.engine.runtime.energy.reading import UnknownMeter
 from afterwatt.engine.runtime.energy.tally import Counter, SampledMeter
 from afterwatt.engine.runtime.errors import EngineError
@@ -141,7 +141,7 @@ def test_the_disk_was_read_as_often_as_it_says(told: Calibration, tmp_path: Path
 
 
 def test_an_unknown_meter_leaves_power_unknown():
-    watts = watts_of(Choice(UnknownMeter("it", "no sensor"), ("rapl: none",)), 1.0, lambda *_: None)
+    watts = watts_of(MeterChoice(UnknownMeter("it", "no sensor"), ("rapl: none",)), 1.0, lambda *_: None)
     assert (watts.method, watts.idle_w, watts.streaming_w, watts.computing_w) == ("unknown", None, None, None)
     assert watts.refused == ("rapl: none",)
 
@@ -156,7 +156,7 @@ def test_a_device_rests_before_its_idle_watts_are_read(monkeypatch: pytest.Monke
     monkeypatch.setattr(time, "sleep", sleep)
     counter = Counter(lambda: 10.0 * min(now_s[0], 0.3) + max(0.0, now_s[0] - 0.3), None, "it")
     meter = SampledMeter(counter, "nvml-counter", "the board", 3600.0, clock=lambda: now_s[0])
-    watts = watts_of(Choice(meter, ()), 0.05, lambda _kind, _seconds: None, rest_s=0.4)
+    watts = watts_of(MeterChoice(meter, ()), 0.05, lambda _kind, _seconds: None, rest_s=0.4)
     assert watts.idle_w == pytest.approx(1.0, rel=1e-9)
 
 
@@ -194,7 +194,7 @@ def test_a_card_that_computes_in_a_slow_format_is_not_given_its_catalogue_rate(t
 def test_a_meter_that_fails_under_one_load_leaves_that_one_unknown():
     counts = iter([0.0, 1.0, 1.0, 9.0, 9.0, 5.0])
     meter = SampledMeter(Counter(lambda: next(counts), None, "it"), "nvml-counter", "the board", 3600.0)
-    watts = watts_of(Choice(meter, ()), 0.01, lambda _kind, _seconds: None)
+    watts = watts_of(MeterChoice(meter, ()), 0.01, lambda _kind, _seconds: None)
     assert watts.idle_w is not None
     assert watts.streaming_w is not None
     assert watts.computing_w is None

@@ -15,7 +15,7 @@ POSITIONAL_FIELDS = 8
 HOT = {
     "DecisionEntry": "a row of the decision log: made once per iteration, written and compared as a tuple",
     "GemmRates": "numbers that a product's seconds follow from, given by name from the sixth on",
-    "Strides": "columns unpacked from bytes, in the order in which the loop packs them",
+    "NotedStrides": "columns unpacked from bytes, in the order in which the loop packs them",
 }
 """Records with more positional fields all the same, and why: packed rows of the inner loop."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

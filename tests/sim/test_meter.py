@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from afterwatt.sim.executors import next_end, steps_within
 from afterwatt.sim.meter import Meter, capped_sum, triangle
-from afterwatt.sim.recorder import ChunkSums, Strides
+from afterwatt.sim.recorder import ChunkSums, NotedStrides
 from afterwatt.sim.run import memory_of, meter_of
 from afterwatt.sim.workload import StaticBatch
 from tests.helpers import make_config
@@ -94,9 +94,9 @@ def test_the_next_end_is_the_first_that_has_not_passed(elapsed, first, slope):
 # -- a stride of a world, by hand ------------------------------------------------------------------------------------
 
 
-def one_stride(busy_s: float, steps: int = 1) -> tuple[Strides, ChunkSums]:
+def one_stride(busy_s: float, steps: int = 1) -> tuple[NotedStrides, ChunkSums]:
     """Eight sequences decode over 4,000 entries; all iterations take equally long."""
-    columns = dict.fromkeys(Strides._fields, 0) | {
+    columns = dict.fromkeys(NotedStrides._fields, 0) | {
         "busy_ps": round(busy_s * 1e12),
         "end_ps": round(busy_s * 1e12),
         "steps": steps,
@@ -106,7 +106,7 @@ def one_stride(busy_s: float, steps: int = 1) -> tuple[Strides, ChunkSums]:
         "emits": 8,
         "swapped_blocks": 3,
     }
-    strides = Strides(**{name: np.array([value], dtype=np.int64) for name, value in columns.items()})
+    strides = NotedStrides(**{name: np.array([value], dtype=np.int64) for name, value in columns.items()})
     return strides, ChunkSums(*(np.zeros(1) for _ in ("tokens", "past", "pairs", "pairs_slope")))
 
 

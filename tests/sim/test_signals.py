@@ -1,5 +1,6 @@
 """Ctrl-C comes between two events, and nothing that it finds under way is cut in two."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -7,16 +8,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import simpy
 
 from afterwatt.compiled import IN_USE
-from afterwatt.sim import signals
+from afterwatt.hwprofiles.stacks import Spread
+from afterwatt.sim import capacity, signals
+from afterwatt.sim import run as running
+from afterwatt.sim.body import Body
 from afterwatt.sim.clock import VirtualEnvironment
 from afterwatt.sim.signals import SignalsBetweenEvents
+from afterwatt.sim.workload import TraceWorkload
 from tests.cli.running import left_in, script
+from tests.helpers import make_config, poisson
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +190,28 @@ def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path: Path):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
         assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["capacity", "bounds", "bounds beside"])
+def test_ctrl_c_in_a_further_run_leaves_nothing(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs behind a figure are interrupted as the run itself is; a copy of the process ends with it."""
+    made: list[Body] = []
+
+    def interrupted(*parts):
+        body = Body(*parts)
+        made.append(body)
+        if where == "capacity" or len(made) == 2:  # the first is the run itself
+            body._env.process(counting(body._env, [], 0))
+        return body
+
+    monkeypatch.setattr(capacity if where == "capacity" else running, "Body", interrupted)
+    monkeypatch.setattr(running, "LEAST_S", 0.0)
+    config = make_config(TraceWorkload(poisson(40, 1.0, 100, 20)), bounds=True)
+    stack = replace(config.stack, spread={name: Spread(0.9, 1.1) for name in ("prefill", "decode", "energy")})
+    config = replace(config, stack=stack)
+    with pytest.raises(KeyboardInterrupt):
+        running.simulate(config, tmp_path / "run", spare_core=where == "bounds beside")
+    assert len(made) == (1 if where == "capacity" else 2)
+    assert left_in(tmp_path) == []
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

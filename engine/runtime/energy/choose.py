@@ -42,7 +42,7 @@ class Watts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MeterChoice:
     """A meter, and why none of the better ones."""
 
     meter: EnergyMeter
@@ -57,7 +57,7 @@ def choose_meter(
     library: Any = None,  # noqa: ANN401 - the module pynvml
     powercap: Path = POWERCAP,
     interval_s: float = POLL_INTERVAL_S,
-) -> Choice:
+) -> MeterChoice:
     """Return the best meter of a device.
 
     Args:
@@ -77,19 +77,19 @@ def choose_meter(
             refused.append(f"nvml: {fault}")
         else:
             if found := _nvml_meter(gpu, interval_s, refused):
-                return Choice(found, tuple(refused))
+                return MeterChoice(found, tuple(refused))
     else:
         try:
-            return Choice(rapl_meter(powercap), ())
+            return MeterChoice(rapl_meter(powercap), ())
         except MeterError as fault:
             refused.append(f"rapl: {fault}")
     covers = "the board" if kind == "cuda" else "the processor and its memory"
     if profile is not None:
         busy_w = profile.tdp_w if profile.streaming_w is None else profile.streaming_w
         model = ModelledMeter(float(profile.idle_w), float(busy_w), f"profile {profile.key}", covers)
-        return Choice(model, tuple(refused))
+        return MeterChoice(model, tuple(refused))
     refused.append("model: no profile to take watts from")
-    return Choice(UnknownMeter(covers, "; ".join(refused)), tuple(refused))
+    return MeterChoice(UnknownMeter(covers, "; ".join(refused)), tuple(refused))
 
 
 def _nvml_meter(gpu: Nvml, interval_s: float, refused: list[str]) -> EnergyMeter | None:
