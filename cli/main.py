@@ -17,6 +17,7 @@ from afterwatt.cli import (
     breakeven,
     calibrate,
     doctor,
+    evaluate,
     fit,
     flags,
     generate,
@@ -78,6 +79,7 @@ def afterwatt_app() -> typer.Typer:
     app.command("validate", cls=Sectioned, epilog=VALIDATE_CODES)(validate.validate)
     app.command("doctor", cls=Sectioned)(doctor.doctor)
     app.command("fit", cls=Sectioned, epilog=EXIT_CODES)(fit.fit)
+    app.command("evaluate", cls=Sectioned, epilog=EXIT_CODES)(evaluate.evaluate)
     app.command("prepare", cls=Sectioned, epilog=EXIT_CODES)(prepare.prepare)
     for name, (about, commands) in GROUPS.items():
         group = _typer(about, add_completion=False)

@@ -207,10 +207,10 @@ def bloom(config: Config) -> dict[str, Any]:
     return shape | _biased(True) | {"max_context": config.count("seq_length", default=2048), "embedding_norm": True}
 
 
-def qwen3(config: Config) -> dict[str, Any]:
-    """Qwen3."""
+def qwen3(config: Config, kv_heads: int = 32) -> dict[str, Any]:
+    """Qwen3; its mixtures have another default of key/value heads."""
     bias = config.flag("attention_bias", default=False)
-    shape = llama_like(config, 32, 32_768)
+    shape = llama_like(config, kv_heads, 32_768)
     shape["head_dim"] = config.count("head_dim", default=128)
     return (
         shape
@@ -227,9 +227,9 @@ def qwen3_moe(config: Config) -> dict[str, Any]:
     """Qwen3's mixtures."""
     config.must_be("decoder_sparse_step", 1, "layers without experts among those with")
     config.must_be("mlp_only_layers", [], "layers without experts among those with")
-    return qwen3(config) | {
+    return qwen3(config, kv_heads=4) | {
         "ffn": config.count("moe_intermediate_size"),
-        "experts": config.count("num_experts"),
+        "experts": config.count("num_experts", "num_local_experts"),
         "active_experts": config.count("num_experts_per_tok"),
     }
 

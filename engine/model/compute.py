@@ -59,6 +59,8 @@ def load_model(directory: Path, options: ComputeOptions) -> LoadedModel:
         CheckpointError: it is damaged, incomplete, or of a kind that is not computed.
         EngineError: no such device or dtype, or too little memory.
     """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     device = find_device(options.device)
     settle(device)
     policy = dtype_policy(capability_of(device), options.dtype)
@@ -80,8 +82,6 @@ class TorchCompute:
     """
 
     def __init__(self, model: LoadedModel, options: ComputeOptions) -> None:
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
         spec = model.config.spec
         self._config, self._device, self._policy = model.config, model.device, model.policy
         self._shape = KVShape.of(spec, options.block_tokens)
@@ -195,7 +195,8 @@ class TorchCompute:
 def _padded_decode(
     decoder: Decoder, pool: KVPool, options: ComputeOptions, max_context: int, device: torch.device
 ) -> PaddedDecode | None:
-    if not options.pads(device.type):
+    # Which experts are multiplied with is known on the host only: nothing that a graph could replay.
+    if not options.pads(device.type) or decoder.weights.layers[0].router is not None:
         return None
     with torch.inference_mode():
         return PaddedDecode(decoder, pool, options.max_seqs, max_context, capture=device.type == "cuda")

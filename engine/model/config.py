@@ -55,6 +55,7 @@ class ModelConfig:
         rope: rotary positions.
         activation: of the gate, silu or relu.
         bos_ids, eos_ids: ids that begin and end a text; several ends are possible, none too.
+        renormalised: of a mixture, whether the weights of the experts that are chosen are brought to a sum of 1.
     """
 
     spec: ModelSpec
@@ -63,6 +64,7 @@ class ModelConfig:
     activation: str
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
+    renormalised: bool = True
 
 
 def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
@@ -100,6 +102,7 @@ def read_config(directory: Path, max_context: int | None = None) -> ModelConfig:
         rms_norm_eps=_number(file, fields, "rms_norm_eps", _DEFAULT_EPS, least=0.0),
         rope=rope,
         activation=fields.get("hidden_act") or "silu",
+        renormalised=_flag(fields, DECODERS[spec.family].renormalised),
         bos_ids=_ids(file, told, "bos_token_id", spec.vocab),
         eos_ids=ends,
     )
@@ -174,6 +177,11 @@ def _number(
     if type(value) not in (int, float) or not math.isfinite(value) or (value <= 0 if least is None else value < least):
         raise CheckpointError(f"{file}: {name} = {value!r} must be {rule}")
     return float(value)
+
+
+def _flag(fields: Mapping[str, Any], told: bool | str) -> bool:
+    """Return what a family always is, or what the field of that name says."""
+    return bool(fields.get(told)) if isinstance(told, str) else told
 
 
 def _ids(file: Path, fields: Mapping[str, Any], name: str, vocab: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The decoder of the Llama, Mistral and Qwen2 families: RMSNorm, rotary grouped-query attention, a gated network.
+"""The decoder of the families in `modelspecs.decoders`: RMSNorm, rotary grouped-query attention, a gated network.
 
 Touvron et al. 2023 (arXiv:2302.13971), section 2.2; Jiang et al. 2023 (arXiv:2310.06825); Qwen2 (arXiv:2407.10671),
 section 2.2. One pass over all tokens of a batch, whoever's they are; only attention tells sequences apart.
@@ -7,14 +7,14 @@ section 2.2. One pass over all tokens of a batch, whoever's they are; only atten
 from collections.abc import Sequence
 
 import torch
-from torch import addmv, mv
-from torch.nn.functional import relu, rms_norm, silu
+from torch.nn.functional import rms_norm
 
 from afterwatt.engine.model.attention import Part
 from afterwatt.engine.model.config import ModelConfig
+from afterwatt.engine.model.ffn import LayerSource, Resident
 from afterwatt.engine.model.kv import KVPool, LayerCache
 from afterwatt.engine.model.mixing import Mix, cast_mix
-from afterwatt.engine.model.products import product, wide_product
+from afterwatt.engine.model.products import Linear, wide_product
 from afterwatt.engine.model.rope import RopeTable, rotate_
 from afterwatt.engine.model.weights import Weights
 
@@ -27,20 +27,28 @@ class Decoder:
         weights: its weights.
         compute: the dtype of activations.
         device: where all of it is.
+        source: what gives each layer's network; None: the weights have them all.
 
     Attributes:
         rope: its table of rotary turns; see that it reaches far enough before `forward`.
-        wide: multiplies with matrices that are stored in another format than is computed in; None: none are.
+        linear: multiplies with its matrices.
+        source: gives each layer's network.
         mix: how decoding sequences attend; of a cache in the format that is computed in, unless somebody sets it.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, compute: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        compute: torch.dtype,
+        device: torch.device,
+        source: LayerSource | None = None,
+    ) -> None:
         spec = config.spec
         self.weights = weights
         self.compute = compute
         self.rope = RopeTable(config.rope, spec.head_dim, spec.max_context, device)
         self._eps = config.rms_norm_eps
-        self._activation = {"silu": silu, "relu": relu}[config.activation]
         self._hidden = (spec.hidden,)
         self._head_dim = spec.head_dim
         self._heads, self._kv_heads = spec.heads, spec.kv_heads
@@ -48,7 +56,8 @@ class Decoder:
         self._vectors = device.type == "cpu"
         self._least = torch.tensor([config.rms_norm_eps], device=device)
         same = weights.embedding.dtype == compute
-        self.wide = None if same else wide_product(weights.layers[0].gate_up, compute)
+        self.linear = Linear(None if same else wide_product(weights.layers[0].qkv, compute))
+        self.source = source or Resident(config, weights, self.linear)
         self.mix: Mix = cast_mix
 
     def forward(
@@ -75,26 +84,27 @@ class Decoder:
         if self._vectors and len(x) == 1:
             x = x[0]
         turns = self.rope.turns.index_select(0, positions)
-        for layer, cache in zip(self.weights.layers, pool.layers, strict=True):
+        for number, (layer, cache) in enumerate(zip(self.weights.layers, pool.layers, strict=True)):
             normed = self._norm(x, layer.attention_norm)
-            qkv = self._linear(normed, layer.qkv, layer.qkv_bias).view(len(tokens), -1, self._head_dim)
+            qkv = self.linear(normed, layer.qkv, layer.qkv_bias).view(len(tokens), -1, self._head_dim)
+            if layer.query_norm is not None and layer.key_norm is not None:
+                self._norm_heads(qkv, layer.query_norm, layer.key_norm)
             mixed = self._attention(qkv, turns, slots, cache, parts)
-            x = self._linear(mixed.view(*x.shape[:-1], -1), layer.out, layer.out_bias, x)
+            x = self.linear(mixed.view(*x.shape[:-1], -1), layer.out, layer.out_bias, x)
             normed = self._norm(x, layer.ffn_norm)
-            gate, up = torch.chunk(self._linear(normed, layer.gate_up, layer.gate_up_bias), 2, -1)
-            x = self._linear(self._activation(gate).mul_(up), layer.down, layer.down_bias, x)
+            x = self.source.ffn(number)(normed, x)
         return x.view(len(tokens), -1)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return what follows positions, fp32[n, vocab], from what the last layer left of them."""
         normed = self._norm(x, self.weights.norm)
         if self._vectors and len(x) == 1:
-            return self._linear(normed[0], self.weights.head, None).unsqueeze(0).float()
-        return self._linear(normed, self.weights.head, None).float()
+            return self.linear(normed[0], self.weights.head, None).unsqueeze(0).float()
+        return self.linear(normed, self.weights.head, None).float()
 
     def products(self) -> dict[str, str]:
         """Return which way of multiplying is taken, by the number of rows up to which it is."""
-        return {"all": "plain"} if self.wide is None else dict(self.wide.chosen)
+        return {"all": "plain"} if self.linear.wide is None else dict(self.linear.wide.chosen)
 
     def _norm(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4), in fp32 whatever is computed in."""
@@ -103,6 +113,12 @@ class Decoder:
         # On a CPU the operator is made up of others; these are fewer, which between two large matrices is what counts.
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return (x * gain).mul_(torch.addcmul(self._least, length, length, value=1 / self._hidden[0]).rsqrt_())
+
+    def _norm_heads(self, qkv: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> None:
+        """Normalise each head of queries and of keys by itself, in place; [n, heads, head_dim]."""
+        keys = self._heads + self._kv_heads
+        for heads, gain in ((qkv[:, : self._heads], query), (qkv[:, self._heads : keys], key)):
+            heads.copy_(rms_norm(heads, (self._head_dim,), gain, self._eps))
 
     def _attention(
         self,
@@ -127,22 +143,3 @@ class Decoder:
         for part in parts:
             mixed[part.rows] = part.attend(query[part.rows], cache)
         return mixed
-
-    def _linear(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, onto: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return onto + x weight^T + bias, of one token [inputs] or of n [n, inputs]."""
-        if self.wide is not None:
-            result = self.wide(x, weight)
-            if onto is not None:
-                result.add_(onto)
-        elif x.dim() > 1:
-            result = product(x, weight, bias)
-            return result if onto is None else result.add_(onto)
-        elif onto is not None:
-            result = addmv(onto, weight, x)
-        elif bias is not None:
-            return addmv(bias, weight, x)
-        else:
-            return mv(weight, x)
-        return result if bias is None else result.add_(bias)

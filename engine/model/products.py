@@ -153,6 +153,39 @@ def median_s(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return statistics.median(times)
 
 
+class Linear:
+    """A matrix, its bias and what is added, applied to one token or to n.
+
+    Args:
+        wide: multiplies with matrices that are stored in another format than is computed in; None: none are.
+
+    Attributes:
+        wide: the same.
+    """
+
+    def __init__(self, wide: "CastProduct | FasterProduct | None" = None) -> None:
+        self.wide = wide
+
+    def __call__(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return onto + x weight^T + bias, of one token [inputs] or of n [n, inputs]."""
+        if self.wide is not None:
+            result = self.wide(x, weight)
+            if onto is not None:
+                result.add_(onto)
+        elif x.dim() > 1:
+            result = product(x, weight, bias)
+            return result if onto is None else result.add_(onto)
+        elif onto is not None:
+            result = torch.addmv(onto, weight, x)
+        elif bias is not None:
+            return torch.addmv(bias, weight, x)
+        else:
+            return torch.mv(weight, x)
+        return result if bias is None else result.add_(bias)
+
+
 def device_clock(device: torch.device) -> Callable[[], float]:
     """Return a clock that waits for a GPU to have done what it was asked for."""
 

@@ -113,6 +113,11 @@ def _config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
         "eos_token_id": None,
     }
     fields |= {told: getattr(spec, flag) for flag, told in family.biases.items() if isinstance(told, str)}
+    if family.experts is not None:
+        fields |= {family.experts[0]: spec.experts, "num_experts_per_tok": spec.active_experts}
+        fields[family.experts[1]] = spec.ffn
+    if isinstance(family.renormalised, str):
+        fields[family.renormalised] = True
     if family.windowed and family.window_flag is None:
         fields["sliding_window"] = None
     return fields
@@ -158,7 +163,7 @@ def _grouped(
 def _drawn(name: str, place: TensorPlace, spec: ModelSpec, seed: int) -> torch.Tensor:
     """Draw one tensor, fp32."""
     shape = place.into.shape
-    if place.part in ("norm", "attention_norm", "ffn_norm"):
+    if place.part in ("norm", "attention_norm", "ffn_norm", "query_norm", "key_norm"):
         return torch.ones(shape)
     key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)

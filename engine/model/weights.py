@@ -24,8 +24,10 @@ class LayerWeights:
         attention_norm, ffn_norm: gains, [hidden].
         qkv: [(heads + 2 kv_heads) head_dim, hidden]; query and key rows in neighbouring pairs (`engine.model.rope`).
         out: [hidden, heads head_dim].
-        gate_up: [2 ffn, hidden], gate first.
-        down: [hidden, ffn].
+        gate_up: [2 ffn, hidden], gate first; of a mixture [experts, 2 ffn, hidden]; None where bundles take its place.
+        down: [hidden, ffn]; of a mixture [experts, hidden, ffn]; likewise.
+        query_norm, key_norm: gains of the heads of families that normalise them, [head_dim], in pairs as their rows.
+        router: of a mixture, [experts, hidden].
         qkv_bias, out_bias, gate_up_bias, down_bias: beside them, None where the model has none.
     """
 
@@ -33,12 +35,15 @@ class LayerWeights:
     qkv: torch.Tensor
     out: torch.Tensor
     ffn_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: torch.Tensor | None
+    down: torch.Tensor | None
     qkv_bias: torch.Tensor | None = None
     out_bias: torch.Tensor | None = None
     gate_up_bias: torch.Tensor | None = None
     down_bias: torch.Tensor | None = None
+    query_norm: torch.Tensor | None = None
+    key_norm: torch.Tensor | None = None
+    router: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +94,7 @@ class TensorPlace(NamedTuple):
     order: torch.Tensor | None = None
 
 
-def allocate(config: ModelConfig, policy: DtypePolicy, device: torch.device) -> Weights:
+def allocate(config: ModelConfig, policy: DtypePolicy, device: torch.device, networks: bool = True) -> Weights:
     """Make room for a model; nothing is in it yet.
 
     Norms and biases are kept in the dtype computed in, matrices in the one they are stored in.
@@ -98,11 +103,13 @@ def allocate(config: ModelConfig, policy: DtypePolicy, device: torch.device) -> 
         config: the model.
         policy: formats.
         device: where; torch's "meta" only counts.
+        networks: make room for the feed-forward networks too.
     """
     spec = config.spec
+    mixture = (spec.experts,) if spec.experts > 1 else ()
 
-    def matrix(rows: int, columns: int) -> torch.Tensor:
-        return torch.empty(rows, columns, dtype=policy.weights, device=device)
+    def matrix(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=policy.weights, device=device)
 
     def vector(size: int) -> torch.Tensor:
         return torch.empty(size, dtype=policy.compute, device=device)
@@ -114,12 +121,15 @@ def allocate(config: ModelConfig, policy: DtypePolicy, device: torch.device) -> 
             qkv=matrix(width + 2 * kv_width, spec.hidden),
             out=matrix(spec.hidden, width),
             ffn_norm=vector(spec.hidden),
-            gate_up=matrix(2 * spec.ffn, spec.hidden),
-            down=matrix(spec.hidden, spec.ffn),
+            gate_up=matrix(*mixture, 2 * spec.ffn, spec.hidden) if networks else None,
+            down=matrix(*mixture, spec.hidden, spec.ffn) if networks else None,
             qkv_bias=vector(width + 2 * kv_width) if spec.qkv_bias else None,
             out_bias=vector(spec.hidden) if spec.attention_out_bias else None,
             gate_up_bias=vector(2 * spec.ffn) if spec.ffn_bias else None,
             down_bias=vector(spec.hidden) if spec.ffn_bias else None,
+            query_norm=vector(spec.head_dim) if DECODERS[spec.family].head_norms else None,
+            key_norm=vector(spec.head_dim) if DECODERS[spec.family].head_norms else None,
+            router=matrix(spec.experts, spec.hidden) if mixture else None,
         )
         for _ in range(spec.layers)
     ]
@@ -136,8 +146,8 @@ def places(config: ModelConfig, weights: Weights) -> dict[str, TensorPlace]:
     parts += [] if spec.tied_embeddings else [("head", weights.head)]
     found = {f"{names[part]}.weight": TensorPlace(part, into) for part, into in parts}
     for number, layer in enumerate(weights.layers):
-        for part, weight, bias, order in _parts(spec, layer):
-            name = names[part].format(layer=number)
+        for part, expert, weight, bias, order in _parts(spec, layer):
+            name = names[part].format(layer=number, expert=expert)
             found[f"{name}.weight"] = TensorPlace(part, weight, order)
             if bias is not None:
                 found[f"{name}.bias"] = TensorPlace(part, bias, order)
@@ -149,23 +159,32 @@ def head_name(config: ModelConfig) -> str:
     return f"{DECODERS[config.spec.family].names['head']}.weight"
 
 
-Part = tuple[str, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+Part = tuple[str, int, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 def _parts(spec: ModelSpec, layer: LayerWeights) -> Iterator[Part]:
-    """Yield (part, its rows of a weight, those of a bias, their order) of a layer."""
-    yield "attention_norm", layer.attention_norm, None, None
-    yield "ffn_norm", layer.ffn_norm, None, None
+    """Yield (part, of which expert, its rows of a weight, those of a bias, their order) of a layer."""
+    yield "attention_norm", 0, layer.attention_norm, None, None
+    yield "ffn_norm", 0, layer.ffn_norm, None, None
+    for part, gain in (("query_norm", layer.query_norm), ("key_norm", layer.key_norm)):
+        if gain is not None:
+            yield part, 0, gain, None, pair_order(1, spec.head_dim)
     widths = [heads * spec.head_dim for heads in (spec.heads, spec.kv_heads, spec.kv_heads)]
     orders = (pair_order(spec.heads, spec.head_dim), pair_order(spec.kv_heads, spec.head_dim), None)
     fused = _split(layer.qkv, layer.qkv_bias, widths)
     yield from (
-        (part, *rows, order) for part, rows, order in zip(("query", "key", "value"), fused, orders, strict=True)
+        (part, 0, *rows, order) for part, rows, order in zip(("query", "key", "value"), fused, orders, strict=True)
     )
-    fused = _split(layer.gate_up, layer.gate_up_bias, [spec.ffn, spec.ffn])
-    yield from ((part, *rows, None) for part, rows in zip(("gate", "up"), fused, strict=True))
-    yield "attention_out", layer.out, layer.out_bias, None
-    yield "down", layer.down, layer.down_bias, None
+    yield "attention_out", 0, layer.out, layer.out_bias, None
+    if layer.router is not None:
+        yield "router", 0, layer.router, None, None
+    if layer.gate_up is None or layer.down is None:
+        return
+    gate_up, down = layer.gate_up.view(-1, 2 * spec.ffn, spec.hidden), layer.down.view(-1, spec.hidden, spec.ffn)
+    for expert in range(spec.experts):
+        fused = _split(gate_up[expert], layer.gate_up_bias, [spec.ffn, spec.ffn])
+        yield from ((part, expert, *rows, None) for part, rows in zip(("gate", "up"), fused, strict=True))
+        yield "down", expert, down[expert], layer.down_bias, None
 
 
 def _split(

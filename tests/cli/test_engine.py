@@ -86,3 +86,57 @@ def test_without_torch_the_extra_is_named(tmp_path: Path):
     assert "afterwatt[engine]" in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_modular_checkpoint_is_planned_made_and_not_made_twice(afterwatt, checkpoint: Path, folder: Path):
+    from afterwatt.engine.runtime.modular import read_modular
+
+    planned = afterwatt("prepare", "tiny", "bundles", "--dry-run")
+    assert planned.code == 0
+    assert "2 layers of 224 neurons" in planned.out
+    assert not (folder / "bundles").exists()
+    made = afterwatt("prepare", "tiny", "bundles", "--precision", "int8", "--quiet")
+    assert (made.code, made.out) == (0, "")
+    assert read_modular(folder / "bundles").bundles.precisions == ("fp16", "int8")
+    again = afterwatt("prepare", "tiny", "bundles")
+    assert (again.code, again.out) == (2, "")
+    assert "exists already" in again.err
+
+
+def test_modular_options_without_a_place_are_refused(afterwatt, checkpoint: Path):
+    for words in (("tiny", "--precision", "int8"), ("tiny", "--dry-run"), ("tiny", "out", "--check")):
+        said = afterwatt("prepare", *words)
+        assert said.code == 2
+        assert "OUT" in said.err
+
+
+def test_policies_are_measured_with_the_plain_ones_beside(afterwatt, folder: Path):
+    data = Path(__file__).parents[1] / "data"
+    (folder / "text").write_text((data / "held-out.txt").read_text()[:600])
+    (folder / "other").write_text((data / "held-out.txt").read_text()[600:1200])
+    words = ("evaluate", data / "tiny-llama-draft", "--text", "text", "--window", 128)
+    said = afterwatt(*words, "--policy", "25/25/50", "--calibrate", "other", "--out", "table.json", "--json")
+    assert (said.code, said.err) == (0, "")
+    found = json.loads(said.out)
+    assert json.loads((folder / "table.json").read_text()) == found
+    assert [row["policy"] for row in found["policies"]] == ["fp32", "int8", "int4", "25/25/50"]
+    full, int8, int4, mix = found["policies"]
+    assert (full["kl_nats"], full["agreement_frac"]) == (0.0, 1.0)
+    assert int4["ffn_bytes"] < int8["ffn_bytes"] < mix["ffn_bytes"] < full["ffn_bytes"]
+    assert found["calibration"]["tokens"] == 600
+    assert "same next token" in afterwatt(*words).out
+    assert "--calibrate" in afterwatt(*words, "--policy", "50/50").err
+
+
+def test_neurons_are_stored_in_the_order_that_a_text_gives(afterwatt, folder: Path):
+    from afterwatt.engine.runtime.modular import read_modular
+
+    data = Path(__file__).parents[1] / "data"
+    (folder / "text").write_text((data / "held-out.txt").read_text()[:300])
+    said = afterwatt("prepare", data / "tiny-llama-draft", "bundles", "--calibrate", "text", "--quiet")
+    assert (said.code, said.err) == (0, "")
+    modular = read_modular(folder / "bundles")
+    assert modular.calibration["tokens"] == 300
+    for layer in modular.layers:
+        assert list(layer.importance) == sorted(layer.importance, reverse=True)
+        assert sorted(layer.order) == list(range(modular.bundles.units))

@@ -35,6 +35,13 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_QWEN3 = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+    "head_dim": 16,
+}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in DECODERS},
     "llama-mha": ("llama", {"num_key_value_heads": 4}),
@@ -47,6 +54,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-relu": ("llama", {"hidden_act": "relu"}),
     "mistral-heads": ("mistral", {"sliding_window": None, "head_dim": 8}),
     "mistral-theta": ("mistral", {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6}}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": ("qwen3_moe", _QWEN3),
+    "qwen3_moe-plain": ("qwen3_moe", {**_QWEN3, "norm_topk_prob": False, "num_experts_per_tok": 3}),
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "num_attention_heads": 8}),
 }
 
