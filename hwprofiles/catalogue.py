@@ -36,6 +36,8 @@ ALIASES: Final = {
     "a6000": "rtx-a6000",
     "rtx6000": "quadro-rtx6000",
     "rtx8000": "quadro-rtx8000",
+    "3090": "rtx3090",
+    "4090": "rtx4090",
     "rtx3060-12": "rtx3060",
     "rtx3080-10": "rtx3080",
 }

@@ -7,7 +7,7 @@ Time is an integer count of picoseconds. Every coefficient is rounded once, when
 so that a stride of iterations takes exactly as long as its iterations one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import expm1
 
 from mypy_extensions import mypyc_attr
@@ -16,7 +16,7 @@ from afterwatt.hwprofiles.kernels import diagonal_pairs, tile_rows
 from afterwatt.hwprofiles.residence import stage_kinds
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import StepModel, count_mixers
-from afterwatt.modelspecs.layers import FULL, STATE, WINDOW
+from afterwatt.modelspecs.layers import FULL, STATE, WINDOW, LayerKind
 from afterwatt.modelspecs.padding import padded_shape, padded_until
 from afterwatt.modelspecs.work import windowed_pairs
 
@@ -34,13 +34,14 @@ class TimeModel:
     Args:
         serving: what is computed, and where.
         stage: which of the replica's pipeline stages; the last one holds the LM head.
+        kinds: layers of the stage that its GPUs compute; None: all.
     """
 
-    def __init__(self, serving: Serving, stage: int = 0) -> None:
+    def __init__(self, serving: Serving, stage: int = 0, kinds: Mapping[LayerKind, int] | None = None) -> None:
         pool, stack = serving.pool, serving.stack
-        self._step = step = StepModel(serving)
+        self._step = step = StepModel(serving, kinds)
         self.rates = step.rates
-        self._kinds = kinds = stage_kinds(serving.model, pool.pp, stage)
+        self._kinds = kinds = stage_kinds(serving.model, pool.pp, stage) if kinds is None else kinds
         layers, windowed, states = (count_mixers(kinds, mixer) for mixer in (FULL, WINDOW, STATE))
         launched = sum(n * ((kind.mixer is not None) + (kind.network is not None)) for kind, n in kinds.items()) / 2.0
         self._has_head = stage == pool.pp - 1

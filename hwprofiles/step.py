@@ -30,7 +30,7 @@ from afterwatt.hwprofiles.operations import (
 from afterwatt.hwprofiles.rates import reached_rates
 from afterwatt.hwprofiles.residence import kv_heads_held
 from afterwatt.hwprofiles.serving import Serving
-from afterwatt.modelspecs.layers import FULL, STATE, WINDOW, Latent, LayerKind, State
+from afterwatt.modelspecs.layers import FULL, ROUTED, STATE, WINDOW, Latent, LayerKind, State
 
 _ROUTER_BYTES: Final = 2.0
 
@@ -40,6 +40,10 @@ Shapes = tuple[tuple[float, float], ...]
 class StepModel:
     """An iteration of what is served.
 
+    Args:
+        serving: what is computed, and where.
+        kinds: layers that the GPUs compute; None: all of the model's.
+
     Attributes:
         serving: what is computed, and where.
         rates: what its GPUs reach.
@@ -48,7 +52,7 @@ class StepModel:
         head: the LM head's product.
     """
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, kinds: Mapping[LayerKind, int] | None = None) -> None:
         pool, model, stack = serving.pool, serving.model, serving.stack
         self.serving = serving
         self.rates = reached_rates(pool.device, pool.ecc_on, serving.precision, stack)
@@ -56,7 +60,7 @@ class StepModel:
         self._token_bytes = model.hidden * self._moved
         self.attention = attention_of(serving, self.rates)
         self.state = state_update_of(serving, self.rates)
-        self.kinds = model.kinds()
+        self.kinds = model.kinds() if kinds is None else kinds
         self.layers: dict[LayerKind, tuple[Operation, ...]] = {kind: self._layer(kind) for kind in self.kinds}
         self._seeing = {mixer: count_mixers(self.kinds, mixer) for mixer in (FULL, WINDOW, STATE)}
         shape = (float(model.hidden), model.head_params / model.hidden / pool.tp)
@@ -137,6 +141,9 @@ class StepModel:
         to_all, overhead_s = ((hidden, float(model.experts)),), float(stack.router_overhead_s)
         routed = model.layer_router_params
         router = Products(ROUTER, to_all, routed, _ROUTER_BYTES, rates.router, self._moved, overhead_s)
+        shared = (self._dense(model.shared_ffn),) if model.shared_ffn else ()
+        if kind.network == ROUTED:
+            return (router, *shared)
         experts = Experts(
             hidden=hidden,
             width=model.ffn / (pool.tp if pool.ep == 1 else 1),
@@ -151,7 +158,7 @@ class StepModel:
             sharing=pool.sharing,
             imbalance=pool.expert_load,
         )
-        return (router, experts, self._dense(model.shared_ffn)) if model.shared_ffn else (router, experts)
+        return (router, experts, *shared)
 
     def _dense(self, width: int) -> Products:
         """Return a network that all tokens pass through."""
@@ -245,5 +252,6 @@ def _traffic_bytes(serving: Serving, kind: LayerKind) -> float:
     if kind.network == "dense":
         between = model.ffn_matrices * model.dense_width / tp
     elif kind.network is not None:
-        between = model.ffn_matrices * (model.ffn * model.active_experts + model.shared_ffn) / tp
+        routed = 0 if kind.network == ROUTED else model.ffn * model.active_experts
+        between = model.ffn_matrices * (routed + model.shared_ffn) / tp
     return (norms + rotary + between) * stack.activation_bytes_per_element + written

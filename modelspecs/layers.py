@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from afterwatt.modelspecs.errors import ModelError
 
 FULL, WINDOW, STATE = "full", "window", "state"
+ROUTED: Final = "routed"
 _LETTERS: Final = {"f": FULL, "w": WINDOW, "s": STATE}
 PATTERN_LETTERS: Final = (
     "f, w, s (attends to all, to a window, keeps a state), in capitals without a network, or n (a network alone)"
@@ -18,7 +19,7 @@ class LayerKind(NamedTuple):
 
     Attributes:
         mixer: `full`, `window` or `state`; None: a feed-forward network alone.
-        network: `experts`, `dense`, or None: a mixer alone.
+        network: `experts`, `dense`, or None: a mixer alone; `routed` of a layer whose experts are computed elsewhere.
     """
 
     mixer: str | None

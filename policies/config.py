@@ -2,18 +2,20 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
-from afterwatt.policies.making import CostModel, called, made, require, words_of
+from afterwatt.policies.making import CostModel, UnknownCosts, called, made, require, words_of
+from afterwatt.policies.placement import WEIGHTS, WeightPolicy, placement_words
 from afterwatt.policies.routing import ROUTING
 from afterwatt.policies.sizes import Holding, SchedulerConfig
 from afterwatt.policies.views import BatchPolicy, RoutePolicy
 
 PREEMPTION = ("recompute", "swap")
+RESIDENT = "resident"
 _NUMBERS = {
     "budget": "token_budget",
     "seqs": "max_seqs",
@@ -35,6 +37,7 @@ class PolicySet:
         batching: which sequences run next: a key of `BATCHING`, or a policy of one's own (see `making.made`).
         routing: which replica gets a request: a key of `ROUTING`, or a policy of one's own.
         preemption: what happens to a sequence whose memory is needed: `recompute` or `swap` to host memory.
+        weights: where weights lie and are computed, a key of `WEIGHTS`.
         share_prefixes: reuse the KV of equal prompt prefixes, where a trace names them, and what is left of one's own
             after a preemption.
         token_budget: most tokens per iteration; max_seqs: most sequences admitted at a time.
@@ -49,6 +52,7 @@ class PolicySet:
     batching: str | BatchPolicy | type[BatchPolicy] = "chunked"
     routing: str | RoutePolicy | type[RoutePolicy] = "least-outstanding"
     preemption: str = "recompute"
+    weights: str = RESIDENT
     share_prefixes: bool = True
     token_budget: int = 2048
     max_seqs: int = 256
@@ -69,11 +73,13 @@ class PolicySet:
             else:
                 require(what, policy, asked)
         _known("preemption", self.preemption, PREEMPTION)
-        known = own_words((self.batching, self.routing))
+        _known("placement of weights", self.weights, WEIGHTS)
+        known = own_words((self.batching, self.routing, self.weights))
         for word, _ in self.own:
             if word not in known:
                 raise _unknown("policy option", word, [*_OPTIONS, *known])
         object.__setattr__(self, "own", tuple(sorted((word, value) for word, value in self.own)))
+        self.make_weights()
         for word, name in _NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not 1 <= value <= 10_000_000:
@@ -146,6 +152,8 @@ class PolicySet:
             for field in ("routing", "preemption")
             if getattr(self, field) != getattr(default, field)
         ]
+        if self.weights != RESIDENT and self.weights not in dict(self.own):
+            words.append(self.weights)
         if not self.share_prefixes:
             words.append("no-prefix")
         for word, field in _NUMBERS.items():
@@ -158,10 +166,11 @@ class PolicySet:
         return "+".join([*words, *(f"{word}={value}" for word, value in self.own)])
 
     def record(self) -> dict[str, Any]:
-        """Return the fields as a manifest keeps them: `own` only where there is any."""
+        """Return the fields as a manifest keeps them: `own` and `weights` only where something is said."""
         said = {item.name: getattr(self, item.name) for item in fields(self)}
         said |= {"batching": called(self.batching), "routing": called(self.routing)}
-        return said if self.own else {name: value for name, value in said.items() if name != "own"}
+        usual = {"own": (), "weights": RESIDENT}
+        return {name: value for name, value in said.items() if name not in usual or value != usual[name]}
 
     def make_batching(self, costs: CostModel) -> BatchPolicy:
         """Make the batching policy; see `afterwatt.policies.making.made`."""
@@ -171,24 +180,30 @@ class PolicySet:
         """Make the routing policy; see `afterwatt.policies.making.made`."""
         return made(self.routing, ROUTING, self.own, costs)
 
+    def make_weights(self) -> WeightPolicy:
+        """Make the placement of weights; see `afterwatt.policies.making.made`."""
+        return made(self.weights, WEIGHTS, self.own, UnknownCosts())
+
 
 def own_words(policies: Iterable[object]) -> list[str]:
     """Return the words that these policies have for themselves."""
-    kinds = {**BATCHING, **ROUTING}
+    kinds: dict[str, Callable[..., Any]] = {**BATCHING, **ROUTING, **WEIGHTS}
     named = [kinds.get(policy) if isinstance(policy, str) else policy for policy in policies]
     return [word for kind in named if callable(kind) for word in words_of(kind)]
 
 
 def policy_words(chosen: Iterable[str] = ()) -> list[str]:
     """Return every word that `parse_policies` takes beside those chosen, options with their `=`."""
-    options = [f"{name}=" for name in (*_OPTIONS, *own_words(chosen))]
-    return [*BATCHING, *ROUTING, *PREEMPTION, "no-prefix", *options]
+    placements = list(placement_words())
+    options = [f"{name}=" for name in (*_OPTIONS, *own_words(chosen)) if f"{name}=" not in placements]
+    return [*BATCHING, *ROUTING, *PREEMPTION, *placements, "no-prefix", *options]
 
 
 def parse_policies(text: str) -> PolicySet:
     """Read a policy set such as `chunked`, `prefill-first+swap` or `chunked+budget=512+prefix-affinity`.
 
-    Words joined by `+` in any order: a batching, a routing, a preemption policy, `no-prefix`, and sizes `budget=`
+    Words joined by `+` in any order: a batching, a routing, a preemption policy, a placement of weights, `no-prefix`,
+    and sizes `budget=`
     (tokens per iteration), `seqs=` (sequences), `block=` (tokens per KV block), `kv=` (KV blocks per replica),
     `queue=` (waiting requests), `watermark=` (percent of the KV blocks that admission leaves free), `utilisation=`
     (share of a GPU's memory). Any other `name=value` is a word of the chosen policies' own.
@@ -207,13 +222,17 @@ def parse_policies(text: str) -> PolicySet:
             if name in own:
                 raise PolicyError(f"policy {text!r} says {name} twice ({own[name]} and {value}); keep one")
             own[name] = value
-            continue
+            if name not in WEIGHTS:
+                continue
+            entry = ("weights", name)
         elif word in BATCHING:
             entry = ("batching", word)
         elif word in ROUTING:
             entry = ("routing", word)
         elif word in PREEMPTION:
             entry = ("preemption", word)
+        elif word in WEIGHTS:
+            entry = ("weights", word)
         elif word == "no-prefix":
             entry = ("share_prefixes", False)
         else:

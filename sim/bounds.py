@@ -12,6 +12,7 @@ import numpy as np
 
 from afterwatt.hwprofiles.books import other_share
 from afterwatt.hwprofiles.draws import RunError
+from afterwatt.hwprofiles.hostwork import FAST, SLOW
 from afterwatt.hwprofiles.ledger import Ledger
 from afterwatt.hwprofiles.stacks import Spread, model_class
 from afterwatt.reports.columns import Floats
@@ -66,7 +67,7 @@ def prediction(
     if not config.bounds or not {"prefill", "decode"} <= set(spread):
         return said
     plain = replace(config, bounds=False, decisions=False)
-    ends = [Slowness(spread["prefill"][end], spread["decode"][end]) for end in (0, 1)]
+    ends = [Slowness(spread["prefill"][end], spread["decode"][end], (FAST, SLOW)[end]) for end in (0, 1)]
 
     def bound(end: int) -> Block:
         return bounding_run(replace(plain, slowness=ends[end]))

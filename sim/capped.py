@@ -1,6 +1,6 @@
 """Iterations of a card under a power cap: kernels take longer, what the host does beside them does not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.roofline import PS_PER_S, Seen, TimeModel, steps_to_crossing
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.step import StepModel
+from afterwatt.modelspecs.layers import LayerKind
 
 _OVERHEADS = ("launch_s", "prompt_launch_s", "step_overhead_s", "sequence_overhead_s")
 """Parameters of a stack in which the device waits for the host. A layer's small kernels follow the clock."""
@@ -32,13 +33,14 @@ class CappedTimes:
     Args:
         serving: what is computed, on a pool with a cap.
         stage: which of the replica's pipeline stages.
+        kinds: layers of the stage that its GPUs compute; None: all.
     """
 
-    def __init__(self, serving: Serving, stage: int = 0) -> None:
+    def __init__(self, serving: Serving, stage: int = 0, kinds: Mapping[LayerKind, int] | None = None) -> None:
         stack = serving.stack.with_values(dict.fromkeys(_OVERHEADS, 0.0))
-        self._times = TimeModel(serving, stage)
-        self._kernels = TimeModel(replace(serving, stack=stack), stage)
-        self._serving, self._model = serving, StepModel(serving)
+        self._times = TimeModel(serving, stage, kinds)
+        self._kernels = TimeModel(replace(serving, stack=stack), stage, kinds)
+        self._serving, self._model = serving, StepModel(serving, kinds)
         self._power = gpu_power_model(serving.pool.device, self._model.rates.computed_in)
         self.wake_ps, self.hop_ps = self._times.wake_ps, self._times.hop_ps
         self._slower = cache(self._slower_of)

@@ -10,6 +10,7 @@ from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
 from afterwatt.hwprofiles.embodied import DEFAULT_METHOD
 from afterwatt.hwprofiles.footprint import Ownership
 from afterwatt.hwprofiles.grid import HourlyGrid
+from afterwatt.hwprofiles.hostwork import NOMINAL
 from afterwatt.hwprofiles.lives import DEFAULT_ALLOCATION
 from afterwatt.hwprofiles.replicas import DEFAULT_HOST_SHARE
 from afterwatt.hwprofiles.serving import Serving
@@ -48,10 +49,14 @@ class CarbonOptions:
 
 
 class Slowness(NamedTuple):
-    """Factors on the predicted time of iterations that process prompts, and of those that only decode."""
+    """Factors on the predicted time of iterations that process prompts, and of those that only decode.
+
+    `host`: which end of their intervals rates of weights outside of the GPUs are at (`hwprofiles.hostwork`).
+    """
 
     prefill: float
     decode: float
+    host: str = NOMINAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from afterwatt.modelspecs.split import split_obstacles, splits_that_work, spread
 from afterwatt.policies.config import PolicySet
 from afterwatt.policies.sizes import Holding
 from afterwatt.sim.errors import Infeasible
+from afterwatt.sim.placement import Placement, placement_of, require_room, room_bytes
 
 RUNTIME_BYTES = 600e6
 """Driver context, libraries and slack on each GPU: 0.5-0.7 GB with PyTorch and CUDA (assumption of this project)."""
@@ -32,6 +33,7 @@ LOGIT_BYTES = 10.0
 FRAGMENTATION_FRAC = 0.03
 """Share of memory that no block fits into (assumed; paged caches waste under 4 %, arXiv:2309.06180)."""
 _GIGA = 1e9
+_UNBOUNDED = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +87,32 @@ def plan_memory(serving: Serving, policies: PolicySet) -> MemoryPlan:
     free = float(stack.free_memory_share)
     lost = 1.0 - free * (1.0 - lost)
     total = replica_kv_bytes(serving) * policies.block_tokens
+    placement = placement_of(serving, policies)
     tightest: MemoryPlan | None = None
     for stage in range(pool.pp):
         weights, block = stage_weight_bytes(serving, stage), stage_kv_bytes(serving, stage) * policies.block_tokens
+        if placement is not None:
+            placed = placement.stages[stage]
+            weights = weights * placed.hbm_frac + placed.buffer_bytes / pool.tp
+            block = max(1.0, block * placed.kv_frac)  # no block is nothing
         reserve = lost * capacity + free * fixed - (1.0 - free) * weights
         blocks = max(0, int((capacity - weights - reserve) // block))
         plan = MemoryPlan(capacity, weights, reserve, block, total, blocks, lost)
         if tightest is None or plan.kv_blocks < tightest.kv_blocks or plan.missing_bytes > tightest.missing_bytes:
             tightest = plan
     assert tightest is not None
-    return tightest
+    if placement is None:
+        return tightest
+    return replace(tightest, kv_blocks=min(tightest.kv_blocks, _host_blocks(serving, placement, total)))
+
+
+def _host_blocks(serving: Serving, placement: Placement, block_bytes: float) -> int:
+    """Return the KV blocks whose part in host memory fits beside the weights there."""
+    layers = sum(stage.cpu_mixers for stage in placement.stages)
+    if not layers:
+        return _UNBOUNDED
+    free = room_bytes(serving)["dram"] - placement.layout.tier_bytes("dram")
+    return max(0, int(free // (block_bytes * layers / serving.model.layers)))
 
 
 def holding_of(serving: Serving, block_tokens: int) -> Holding | None:
@@ -123,7 +141,9 @@ def require_fit(serving: Serving, policies: PolicySet) -> MemoryPlan:
     Raises:
         Infeasible: no KV block fits beside the weights.
     """
-    plan = plan_memory(serving, policies)
+    plan, placement = plan_memory(serving, policies), placement_of(serving, policies)
+    if placement is not None:
+        require_room(serving, placement, policies)
     if plan.kv_blocks > 0:
         return plan
     options = _options(serving, policies)

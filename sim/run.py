@@ -3,7 +3,7 @@
 import gc
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -12,9 +12,11 @@ from time import perf_counter
 from typing import Any
 
 from afterwatt.hwprofiles.books import BooksOptions, Counts, books_of, ledgers_of
+from afterwatt.hwprofiles.hostwork import host_rates
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.replicas import replica_power
 from afterwatt.hwprofiles.step import StepModel
+from afterwatt.modelspecs.layers import LayerKind
 from afterwatt.policies.log import DecisionEntry
 from afterwatt.reports.decisions import DecisionWriter
 from afterwatt.reports.rundir import Run, RunWriter, load_run
@@ -27,6 +29,9 @@ from afterwatt.sim.config import RunConfig
 from afterwatt.sim.manifest import manifest_of
 from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, require_runnable, with_stated_blocks
 from afterwatt.sim.meter import Meter
+from afterwatt.sim.placement import placement_of
+from afterwatt.sim.recorder import StrideMeter
+from afterwatt.sim.tiermeter import TieredMeter
 from afterwatt.sim.workload import Workload
 
 Progress = Callable[[int, float], None]
@@ -92,9 +97,24 @@ def memory_of(config: RunConfig) -> MemoryPlan:
     return with_stated_blocks(plan_memory(serving, policies), policies.kv_blocks)
 
 
-def meter_of(config: RunConfig, memory: MemoryPlan) -> Meter:
+def meter_of(config: RunConfig, memory: MemoryPlan) -> StrideMeter:
     """Build the virtual meter of a run."""
-    step, pool = StepModel(config.serving), config.deployment.pool
+    placement = placement_of(config.serving, config.policies)
+    if placement is None:
+        return gpu_meter(config, memory)
+    own, whole = gpu_meter(config, memory, placement.kinds), gpu_meter(config, memory)
+    return TieredMeter(own, whole, placement, host_rates(config.serving))
+
+
+def gpu_meter(config: RunConfig, memory: MemoryPlan, kinds: Mapping[LayerKind, int] | None = None) -> Meter:
+    """Build the meter of what GPUs compute.
+
+    Args:
+        config: the run.
+        memory: its replicas' memory.
+        kinds: layers that they compute; None: all.
+    """
+    step, pool = StepModel(config.serving, kinds), config.deployment.pool
     gpu = gpu_power_model(pool.device, step.rates.computed_in, power_cap_w=pool.power_cap_w)
     replica = replica_power(pool, config.site, config.carbon.host_share)
     return Meter(step, gpu, replica, memory.replica_block_bytes)

@@ -1,11 +1,15 @@
 """Which times a run uses: the stack's own, or ones that are off by a stated factor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from afterwatt.hwprofiles.hostwork import NOMINAL, host_rates
 from afterwatt.hwprofiles.roofline import Seen, TimeModel
 from afterwatt.sim.capped import CappedTimes
+from afterwatt.modelspecs.layers import LayerKind
 from afterwatt.sim.config import RunConfig, Slowness
+from afterwatt.sim.placement import placement_of
+from afterwatt.sim.tiered import TieredTimes
 
 
 class IterationTimes(Protocol):
@@ -61,7 +65,15 @@ class SlowedTimes:
 
 def times_of(config: RunConfig, stage: int = 0) -> IterationTimes:
     """Return the times of one pipeline stage of a run's replicas."""
-    serving = config.serving
-    times: IterationTimes
-    times = TimeModel(serving, stage) if serving.pool.power_cap_w is None else CappedTimes(serving, stage)
-    return times if config.slowness is None else SlowedTimes(times, config.slowness)
+    serving, slowness = config.serving, config.slowness
+
+    def made(kinds: Mapping[LayerKind, int] | None = None) -> IterationTimes:
+        capped = serving.pool.power_cap_w is not None
+        times: IterationTimes = CappedTimes(serving, stage, kinds) if capped else TimeModel(serving, stage, kinds)
+        return times if slowness is None else SlowedTimes(times, slowness)
+
+    placement = placement_of(serving, config.policies)
+    if placement is None:
+        return made()
+    weights, rates = placement.stages[stage], host_rates(serving, NOMINAL if slowness is None else slowness.host)
+    return TieredTimes(serving, weights, rates, made(weights.kinds), made())

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from afterwatt.hwprofiles.deployment import Deployment
     from afterwatt.hwprofiles.grid import HourlyGrid
     from afterwatt.hwprofiles.sites import Site
+    from afterwatt.modelspecs.precision import Precision
+    from afterwatt.modelspecs.spec import ModelSpec
+    from afterwatt.policies.config import PolicySet
     from afterwatt.sim.config import CarbonOptions, RunConfig
     from afterwatt.studies.grids import GridFile
 
@@ -64,6 +67,8 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: StudyWorkload, seed: int, 
     deployment = own_hardware(study, _deployment(cell.hw))
     model = load_model(cell.model)
     precision = stored_precision(model.stored) if cell.precision == AUTO else model.form(cell.precision)
+    policies = parse_policies(cell.policy)
+    precision = _brought_to(model.form(precision), policies, model)
     device = deployment.pool.device
     site = own_site(study, load_site(cell.site))
     grid = grids.of(site)
@@ -75,7 +80,7 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: StudyWorkload, seed: int, 
         model=model,
         precision=precision,
         stack=load_stack(device, usual_stack(device, precision) if cell.stack == AUTO else cell.stack),
-        policies=parse_policies(cell.policy),
+        policies=policies,
         site=site,
         workload=arrivals.workload,
         slo=study.slo or Slo(),
@@ -103,6 +108,20 @@ def _deployment(word: str) -> "Deployment":
         return parse_deployment(word)
     except HardwareError as fault:
         raise fault if word in str(fault) else HardwareError(f"--hw {word!r}: {fault}") from None
+
+
+def _brought_to(precision: "Precision", policies: "PolicySet", model: "ModelSpec") -> "Precision":
+    """Return what weights are stored in once their policy has made them smaller."""
+    name = policies.make_weights().stored
+    if name is None:
+        return precision
+    smaller = model.form(name)
+    if smaller.bits_per_weight >= precision.bits_per_weight:
+        raise OptionError(
+            f"--policy {policies.weights} brings weights to {name}, and {model.name} in {precision.name} is as small "
+            "already; take --policy stream"
+        )
+    return smaller
 
 
 def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:

@@ -44,7 +44,7 @@ from afterwatt.hwprofiles.ledger import account
 from afterwatt.hwprofiles.power import PowerModel, anchors_of, gpu_power_model
 from afterwatt.hwprofiles.stacks import Stack
 from afterwatt.sim.body import Body
-from afterwatt.sim.run import meter_of
+from afterwatt.sim.run import gpu_meter
 
 Floats = NDArray[np.float64]
 
@@ -260,7 +260,7 @@ def simulated_watts(scenario: Scenario, stack: Stack, power: PowerModel | None =
     """
     config = scenario.config(stack)
     memory = scenario.memory(config)
-    meter = meter_of(config, memory)
+    meter = gpu_meter(config, memory)
     if power is not None:
         meter = replace(meter, gpu=replace(power, idle_w=meter.gpu.idle_w))
     body = Body(config, memory, config.workload, meter, lambda _: None)

@@ -1,0 +1,119 @@
+"""Iterations of a model that its GPUs do not hold: what the CPU computes, and what crosses to the GPU.
+
+The CPU's part is added to the GPU's. Layers that are streamed run ahead of the one that is computed, from one iteration
+to the next without a stop: an iteration takes as long as the slowest of disk, link and GPU. Both depend on the number
+of tokens alone, but for keys and values in host memory, which grow evenly: the law of a stride stays affine.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from afterwatt.hwprofiles.hostwork import HostRates
+from afterwatt.hwprofiles.residence import replica_kv_bytes
+from afterwatt.hwprofiles.roofline import PS_PER_S, Seen, steps_to_crossing
+from afterwatt.hwprofiles.serving import Serving
+from afterwatt.modelspecs.spec import ModelSpec, experts_touched
+from afterwatt.sim.placement import StageWeights
+
+if TYPE_CHECKING:
+    from afterwatt.sim.times import IterationTimes
+
+
+class HostPart(NamedTuple):
+    """What an iteration takes besides the GPU's own work.
+
+    Attributes:
+        cpu_bytes: of weights that the CPU computes with.
+        link_bytes: that cross to the GPUs; disk_bytes: those of them that come from the disk.
+        added_s: on top of the GPU's work; least_s: what the iteration takes at least.
+    """
+
+    cpu_bytes: float
+    link_bytes: float
+    disk_bytes: float
+    added_s: float
+    least_s: float
+
+
+def host_part(weights: StageWeights, rates: HostRates, touched_frac: float, tokens: int) -> HostPart:
+    """Return what an iteration of so many tokens takes of host and links.
+
+    Args:
+        weights: of the stage.
+        rates: of its host.
+        touched_frac: share of a layer's experts that the tokens touch.
+        tokens: of the iteration.
+    """
+    host = weights.cpu_bytes + weights.expert_bytes * touched_frac
+    link_s, disk_s = weights.link_bytes / rates.link_bytes_per_s, weights.disk_bytes / rates.disk_bytes_per_s
+    many = tokens >= rates.streamed_from_tokens
+    if many:
+        added_s = host / rates.expert_bytes_per_s
+    else:
+        added_s = host / rates.cpu_bytes_per_s + weights.cpu_layers * rates.hand_over_s
+    return HostPart(
+        cpu_bytes=0.0 if many else host,
+        link_bytes=weights.link_bytes + (host if many else 0.0),
+        disk_bytes=weights.disk_bytes,
+        added_s=added_s + (0.0 if weights.ahead else link_s + disk_s),
+        least_s=max(link_s, disk_s) if weights.ahead else 0.0,
+    )
+
+
+def touched_frac(model: ModelSpec, tokens: float) -> float:
+    """Return the share of a layer's experts that tokens touch: 1 - (1 - k/E)^n; 1 in a dense model."""
+    return experts_touched(model.experts, model.active_experts, tokens) / model.experts
+
+
+class TieredTimes:
+    """Times of a pipeline stage whose weights lie in several tiers.
+
+    Args:
+        serving: what is computed, and where.
+        weights: of the stage.
+        rates: of its host.
+        own: times of what the GPUs always compute; whole: of all layers, where many tokens bring host weights over.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        weights: StageWeights,
+        rates: HostRates,
+        own: "IterationTimes",
+        whole: "IterationTimes",
+    ) -> None:
+        self._serving, self._weights, self._rates = serving, weights, rates
+        self._own, self._whole = own, whole
+        entry_bytes = replica_kv_bytes(serving) / serving.model.layers * weights.cpu_mixers
+        self._entry_ps = round(entry_bytes / rates.cpu_bytes_per_s * PS_PER_S)
+        self._parts: dict[int, tuple[int, int]] = {}
+        self.wake_ps, self.hop_ps = own.wake_ps, own.hop_ps
+
+    def step(
+        self,
+        decoding: int,
+        context_tokens: int,
+        chunks: Sequence[Any],
+        emits: int,
+        iterations: int,
+        seen: Seen = None,
+    ) -> tuple[int, int, int]:
+        """Return the time of a plan's iterations (`IterationTimes.step`)."""
+        tokens, entries = decoding, context_tokens
+        for _, size, past in chunks:
+            tokens, entries = tokens + size, entries + past
+        part = self._parts.get(tokens)
+        if part is None:
+            part = self._parts[tokens] = self._part_ps(tokens)
+        times = self._whole if tokens >= self._rates.streamed_from_tokens else self._own
+        first, slope, lasting = times.step(decoding, context_tokens, chunks, emits, iterations, seen)
+        first, slope = first + part[0] + self._entry_ps * entries, slope + self._entry_ps * tokens
+        if first >= part[1]:
+            return first, slope, lasting
+        return part[1], 0, steps_to_crossing(first - part[1], slope, lasting)
+
+    def _part_ps(self, tokens: int) -> tuple[int, int]:
+        """Return what is added to the GPU's time, and the least that an iteration takes."""
+        part = host_part(self._weights, self._rates, touched_frac(self._serving.model, tokens), tokens)
+        return round(part.added_s * PS_PER_S), round(part.least_s * PS_PER_S)
