@@ -42,12 +42,15 @@ def policies() -> list[tuple[str, str, bool, str]]:
     """Give every word with the question it answers, whether it is the default, and what it does."""
     from afterwatt.policies.batching import BATCHING
     from afterwatt.policies.config import PREEMPTION, PolicySet
+    from afterwatt.policies.placement import WEIGHTS, placement_words
     from afterwatt.policies.routing import ROUTING
 
     usual = PolicySet()
     rows = [("which sequences run", name, name == usual.batching, _first_line(made)) for name, made in BATCHING.items()]
     rows += [("where a request goes", name, name == usual.routing, _first_line(made)) for name, made in ROUTING.items()]
     rows += [("whose memory is taken", name, name == usual.preemption, _PREEMPTION[name]) for name in PREEMPTION]
+    for word, made in zip(placement_words(), WEIGHTS.values(), strict=True):
+        rows.append(("where weights lie", word, word == usual.weights, _first_line(made)))
     rows.append(("shared prefixes", "no-prefix", not usual.share_prefixes, "Compute them anew for every request."))
     for word, (field, about) in _SIZES.items():
         rows.append(("sizes", word, False, f"{about} [{_usual_size(word, getattr(usual, field))}]"))

@@ -6,7 +6,7 @@ the GPU is streamed to it in every iteration.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -250,7 +250,7 @@ def _number(word: str, said: str, low: int, high: int) -> int:
     return int(said)
 
 
-WEIGHTS: Final[Mapping[str, type]] = {
+WEIGHTS: Final[Mapping[str, Callable[..., WeightPolicy]]] = {
     "resident": Resident,
     "stream": Stream,
     "stream-int8": StreamInt8,

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from afterwatt.hwprofiles.hostwork import NOMINAL, host_rates
 from afterwatt.hwprofiles.roofline import Seen, TimeModel
-from afterwatt.sim.capped import CappedTimes
 from afterwatt.modelspecs.layers import LayerKind
+from afterwatt.sim.capped import CappedTimes
 from afterwatt.sim.config import RunConfig, Slowness
 from afterwatt.sim.placement import placement_of
 from afterwatt.sim.tiered import TieredTimes

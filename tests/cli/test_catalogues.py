@@ -102,7 +102,8 @@ def test_every_policy_word_is_listed_and_can_be_said(afterwatt):
         assert parse_policies(row["word"].replace("=N", f"={value}"))
         assert row["about"]
     usual = parse_policies("chunked")
-    assert {row["word"] for row in listed if row["default"]} == {usual.batching, usual.routing, usual.preemption}
+    chosen = {usual.batching, usual.routing, usual.preemption, usual.weights}
+    assert {row["word"] for row in listed if row["default"]} == chosen
 
 
 def test_trace_describe_measures(afterwatt):

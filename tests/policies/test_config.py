@@ -16,6 +16,7 @@ sets = st.builds(
     batching=st.sampled_from(sorted(BATCHING)),
     routing=st.sampled_from(sorted(ROUTING)),
     preemption=st.sampled_from(PREEMPTION),
+    weights=st.sampled_from(["resident", "stream", "stream-int8", "stream-int4"]),
     share_prefixes=st.booleans(),
     token_budget=sizes | st.just(2048),
     max_seqs=sizes | st.just(256),
@@ -42,6 +43,9 @@ def test_names_are_as_short_as_they_can_be():
     assert PolicySet().name == "chunked"
     assert parse_policies(" prefill-first + swap ").name == "prefill-first+swap"
     assert PolicySet(share_prefixes=False, token_budget=512).name == "chunked+no-prefix+budget=512"
+    assert parse_policies("layers=20").name == "chunked+layers=20"
+    assert parse_policies("last=3+experts=cpu").name == "chunked+experts=cpu+last=3"
+    assert parse_policies("stream+from=ssd+depth=2").name == "chunked+stream+depth=2+from=ssd"
     assert parse_policies("watermark=0.50+kv=2588").name == "chunked+kv=2588+watermark=0.5"
 
 
@@ -54,6 +58,15 @@ def test_names_are_as_short_as_they_can_be():
         ("chunked+budget=lots", "'lots' is not a whole number; write for example budget=512"),
         ("chunked+budget=-5", "'-5' is not a whole number; write for example budget=512"),
         ("chunked+budget=", "'' is not a whole number; write for example budget=512"),
+        ("layers", "policy option layers = '' is no whole number from 1 to 10,000; write layers=8, say"),
+        ("layers=0", "policy option layers = '0' is no whole number"),
+        ("layers=2+experts=cpu", "says weights twice (layers and experts); keep one"),
+        ("experts=gpu", "experts=gpu is no place for experts; write experts=cpu"),
+        ("split=60/50", "split=60/50 is no split; write percent"),
+        ("split=60", "split=60 is no split; write percent"),
+        ("stream+from=hbm", "from=hbm is no place to stream from; write dram or ssd"),
+        ("stream+depth=-1", "depth = '-1' is no whole number from 0 to 64"),
+        ("depth=3", "unknown policy option 'depth'"),
         ("chunked+seqs=0", "policy option seqs = 0 is out of range; expected a whole number from 1 to 10,000,000"),
         ("chunked+block=99999999", "policy option block = 99999999 is out of range"),
         ("chunked+kv=2.5", "'2.5' is not a whole number; write for example kv=512"),

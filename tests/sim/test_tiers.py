@@ -1,0 +1,214 @@
+"""Weights outside of the GPU's memory: bytes over bandwidths, nothing lost on the way, strides as their iterations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from afterwatt.hwprofiles.catalogue import load_host, load_storage
+from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
+from afterwatt.hwprofiles.hostwork import FAST, SLOW, cpu_bytes_per_s, host_rates
+from afterwatt.hwprofiles.roofline import TimeModel
+from afterwatt.modelspecs import load_model
+from afterwatt.modelspecs.precision import load_precision
+from afterwatt.policies.config import parse_policies
+from afterwatt.policies.errors import PolicyError
+from afterwatt.sim.config import Slowness
+from afterwatt.sim.errors import Infeasible
+from afterwatt.sim.memory import require_fit
+from afterwatt.sim.placement import pieces_of, placement_of
+from afterwatt.sim.run import memory_of
+from afterwatt.sim.tiered import touched_frac
+from afterwatt.sim.times import times_of
+from tests.helpers import PS_PER_S, between, make_config, poisson, run_body, solo_batch
+
+DENSE = ["stream", "stream+from=ssd", "stream+depth=0", "split=10/40", "split=0/100", "layers=14"]
+MIXTURE = [*DENSE, "experts=cpu", "experts=cpu+last=36"]
+
+
+def config_of(policy, model="llama-2-70b", hw="rtx3090", **options):
+    return make_config(solo_batch(1, 8, 8), hw, policy, model=model, **options)
+
+
+@pytest.mark.parametrize(
+    "model", ["llama-2-7b", "qwen3-30b-a3b", "deepseek-v3", "gemma-3-1b", "opt-1.3b", "gpt-oss-20b"]
+)
+@pytest.mark.parametrize("precision", ["fp16", "q4_k_m"])
+def test_pieces_are_the_whole_model(model, precision):
+    serving = config_of("chunked", model, precision=precision).serving
+    whole = serving.model.stored_bytes(serving.precision)
+    assert sum(piece.size_bytes for piece in pieces_of(serving)) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("policy", [*MIXTURE, "layers=100"])
+def test_tiers_hold_the_whole_model(policy):
+    serving = config_of(policy, "qwen3-30b-a3b").serving
+    layout = placement_of(serving, parse_policies(policy)).layout
+    whole = serving.model.stored_bytes(serving.precision)
+    assert sum(map(layout.tier_bytes, ("hbm", "dram", "ssd"))) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", ["llama-2-7b", "qwen3-30b-a3b"])
+def test_with_all_layers_on_the_gpu_the_time_is_that_of_resident_weights(model):
+    placed, resident = times_of(config_of("layers=999", model)), times_of(config_of("chunked", model))
+    for plan in ((1, 500, (), 1, 9), (40, 9000, (), 40, 9), (3, 60, ((None, 100, 0),), 3, 1)):
+        assert placed.step(*plan) == resident.step(*plan)
+
+
+def pcie3_disk():
+    """M2Cache's machine: an RTX 3090, 64 GB, a disk on PCIe 3.0 x4."""
+    device = parse_deployment("rtx3090").pool.device
+    return make_deployment(device, host=load_host("desktop"), storage=load_storage("nvme-gen3"))
+
+
+def test_streaming_from_the_disk_takes_bytes_over_its_rate():
+    config = config_of("stream", hw=pcie3_disk())
+    layers = config.model.layers * config.model.layer_bytes("fp16")
+    first, slope, steps = times_of(config).step(1, 100, (), 1, 7)
+    assert (first, slope, steps) == (pytest.approx(layers / 3.5e9 * PS_PER_S, abs=1), 0, 7)
+    assert PS_PER_S / first == pytest.approx(0.02, rel=0.3)  # ZeRO-Infinity, arXiv:2410.14740
+
+
+def test_a_stream_from_memory_goes_at_the_pace_of_the_link():
+    """On a server with room, PCIe is what an iteration waits for; fetching nothing ahead adds the GPU's own time."""
+    config = config_of("stream+from=dram", "llama-2-13b", hw="m40")
+    link = config.serving.host_link.effective_bytes_per_s
+    layers_ps = round(config.model.layers * config.model.layer_bytes("fp16") / link * PS_PER_S)
+    assert times_of(config).step(1, 100, (), 1, 7)[0] == layers_ps
+    turns = times_of(replace(config, policies=parse_policies("stream+from=dram+depth=0")))
+    gpu = TimeModel(config.serving).step(1, 100, (), 1, 7)
+    assert turns.step(1, 100, (), 1, 7) == (gpu[0] + layers_ps, gpu[1], 7)
+
+
+def test_a_stream_that_computing_overtakes_ends_its_law_there():
+    """Many sequences read ever more of the cache: from some iteration on the GPU is slower than the link."""
+    config = config_of("split=92/8", "llama-2-7b", hw="m40")
+    gpu, floor = TimeModel(config.serving), times_of(config).step(1, 1, (), 1, 1)[0]
+    first, slope, _ = gpu.step(1, 0, (), 1, 1)
+    crossing = -(-(floor - first) // slope)
+    assert crossing > 100  # the link is what one token waits for
+    assert times_of(config).step(1, crossing - 50, (), 1, 10**6) == (floor, 0, 50)
+    assert times_of(config).step(1, crossing, (), 1, 9) == gpu.step(1, crossing, (), 1, 9)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 31])
+def test_host_experts_take_the_touched_bytes_over_the_cpus_rate(tokens):
+    config = config_of("experts=cpu", "qwen3-30b-a3b", hw="p40")
+    model, rates = config.model, host_rates(config.serving)
+    placement = placement_of(config.serving, config.policies)
+    own = TimeModel(config.serving, 0, placement.kinds).step(tokens, 900, (), tokens, 5)
+    touched = model.layers * model.layer_expert_bytes("fp16") * (1.0 - (1.0 - 8 / 128) ** tokens)
+    host_s = touched / rates.cpu_bytes_per_s + model.layers * 1e-4
+    first, slope, steps = times_of(config).step(tokens, 900, (), tokens, 5)
+    assert (first, slope, steps) == (pytest.approx(own[0] + host_s * PS_PER_S, abs=2), own[1], own[2])
+
+
+def test_prompts_bring_host_experts_over_the_link():
+    config = config_of("experts=cpu", "qwen3-30b-a3b", hw="p40")
+    model, chunks = config.model, ((None, 256, 0),)
+    bytes_over = model.layers * model.layer_expert_bytes("fp16") * (1.0 - (1.0 - 8 / 128) ** 256)
+    link = config.serving.host_link.bytes_per_s
+    whole = TimeModel(config.serving).step(0, 0, chunks, 1, 1)[0]
+    assert times_of(config).step(0, 0, chunks, 1, 1)[0] == pytest.approx(
+        whole + bytes_over / (0.6 * link) * 1e12, abs=2
+    )
+
+
+def test_layers_on_the_cpu_read_their_cache_at_its_rate():
+    config = config_of("layers=20", "llama-2-7b", hw="p40")
+    model, rates = config.model, host_rates(config.serving)
+    entry_ps = 12 * 2 * model.kv_heads * model.head_dim * 2 / rates.cpu_bytes_per_s * PS_PER_S
+    near, far = (times_of(config).step(1, context, (), 1, 1)[0] for context in (10_000, 20_000))
+    placement = placement_of(config.serving, config.policies)
+    gpu = TimeModel(config.serving, 0, placement.kinds)
+    near_gpu, far_gpu = (gpu.step(1, context, (), 1, 1)[0] for context in (10_000, 20_000))
+    assert (far - near) - (far_gpu - near_gpu) == pytest.approx(10_000 * entry_ps, rel=1e-4)
+
+
+def test_touched_experts_follow_chance():
+    model = load_model("qwen3-30b-a3b")
+    assert touched_frac(model, 1) == pytest.approx(8 / 128)
+    assert touched_frac(model, 2) == pytest.approx(1 - (1 - 8 / 128) ** 2)
+    assert touched_frac(load_model("llama-2-7b"), 1) == 1.0
+
+
+def test_a_sockets_share_falls_with_its_channels_and_a_second_one_adds_less():
+    assert cpu_bytes_per_s(51.2e9, 1) == pytest.approx(0.55 * 51.2e9)
+    assert cpu_bytes_per_s(204.8e9, 1) == pytest.approx(0.42 * 204.8e9)
+    assert cpu_bytes_per_s(409.6e9, 2) == pytest.approx(0.42 * 204.8e9 * 1.6)
+    assert cpu_bytes_per_s(51.2e9, 1, SLOW) == pytest.approx(0.35 * 51.2e9)
+    assert cpu_bytes_per_s(51.2e9, 1, FAST) == pytest.approx(0.65 * 51.2e9)
+
+
+@pytest.mark.parametrize("policy", ["experts=cpu", "layers=20", "stream"])
+def test_the_ends_of_the_range_lie_on_either_side(policy):
+    config = config_of(policy, "qwen3-30b-a3b")
+    fast, plain, slow = (
+        times_of(replace(config, slowness=slowness)).step(1, 100, (), 1, 1)[0]
+        for slowness in (Slowness(1.0, 1.0, FAST), None, Slowness(1.0, 1.0, SLOW))
+    )
+    assert fast < plain < slow
+
+
+@pytest.mark.parametrize("policy", MIXTURE)
+def test_strides_end_as_their_iterations_one_by_one(policy):
+    requests = poisson(12, 0.05, between(4, 90), between(2, 60), seed=3)
+    options = {"model": "qwen3-30b-a3b", "keep_log": False}
+    strides, single = (run_body(requests, "rtx3090", policy, single_step=one, **options) for one in (False, True))
+    assert [t.finish_ps for t in strides.tickets] == [t.finish_ps for t in single.tickets]
+    for name in ("dram_to_hbm_bytes", "hbm_bytes", "gpu_dynamic_decode_j"):
+        assert strides.result.timeline[name].sum() == pytest.approx(single.result.timeline[name].sum(), rel=1e-9)
+
+
+def test_all_that_is_streamed_is_counted():
+    """One request of 8 tokens and 9 iterations (its prompt, then one for each further token)."""
+    outcome = run_body(solo_batch(1, 8, 9), "rtx3090", "split=20/80", model="llama-2-7b")
+    layers = outcome.config.model.layers * outcome.config.model.layer_bytes("fp16")
+    assert outcome.result.timeline["dram_to_hbm_bytes"].sum() == pytest.approx(9 * 0.8 * layers, rel=1e-9)
+
+
+def test_what_the_cpu_keeps_leaves_room_for_the_cache():
+    whole, less = (memory_of(config_of(word, "llama-2-7b")) for word in ("layers=32", "layers=16"))
+    config = config_of("layers=16", "llama-2-7b")
+    layer = config.model.layer_bytes("fp16")
+    assert less.block_bytes == whole.block_bytes / 2
+    assert whole.weights_bytes - less.weights_bytes == pytest.approx(
+        16 * layer - layer, rel=1e-12
+    )  # one passes through
+    assert less.kv_blocks > 2 * whole.kv_blocks
+
+
+@pytest.mark.parametrize(
+    ("policy", "model", "tier"),
+    [
+        ("layers=10", "llama-2-70b", "host memory"),
+        ("split=0/0", "llama-2-70b", None),
+        ("experts=cpu", "kimi-k2", "host"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_bytes_that_are_missing(policy, model, tier):
+    config = config_of(policy, model)
+    if tier is None:
+        assert require_fit(config.serving, config.policies).kv_blocks > 0
+        return
+    placement = placement_of(config.serving, config.policies)
+    missing = placement.layout.tier_bytes("dram") - (config.deployment.pool.host.dram_bytes - 4e9)
+    with pytest.raises(Infeasible, match=f"{missing:,.0f} bytes short") as refused:
+        require_fit(config.serving, config.policies)
+    assert tier in str(refused.value)
+
+
+def test_experts_of_a_dense_model_are_refused():
+    with pytest.raises(PolicyError, match="needs a mixture of experts"):
+        memory_of(config_of("experts=cpu", "llama-2-7b"))
+
+
+def test_a_stage_takes_the_time_of_its_own_layers():
+    """Stages of equal layers share what the CPU does in equal parts."""
+    config = config_of("experts=cpu", "qwen3-30b-a3b", hw="2xp40:pp2")
+    one, two = placement_of(config.serving, config.policies).stages
+    assert one.expert_bytes == two.expert_bytes
+    assert one.cpu_layers == two.cpu_layers == 24
+    assert np.isclose(
+        one.expert_bytes * 2, config.model.layers * config.model.layer_expert_bytes(load_precision("fp16"))
+    )
