@@ -13,6 +13,7 @@ _PREEMPTION: Final = {
     "recompute": "What lacks memory gives up its KV cache and computes it anew.",
     "swap": "What lacks memory moves its KV cache to the host's memory and back.",
 }
+_SAID_AS: Final = {"split": "split=20/50", "layers": "layers=N", "experts": "experts=cpu"}
 _SIZES: Final = {
     "budget=N": ("token_budget", "Most tokens per iteration."),
     "seqs=N": ("max_seqs", "Most sequences at a time."),
@@ -42,15 +43,15 @@ def policies() -> list[tuple[str, str, bool, str]]:
     """Give every word with the question it answers, whether it is the default, and what it does."""
     from afterwatt.policies.batching import BATCHING
     from afterwatt.policies.config import PREEMPTION, PolicySet
-    from afterwatt.policies.placement import WEIGHTS, placement_words
+    from afterwatt.policies.placement import WEIGHTS
     from afterwatt.policies.routing import ROUTING
 
     usual = PolicySet()
     rows = [("which sequences run", name, name == usual.batching, _first_line(made)) for name, made in BATCHING.items()]
     rows += [("where a request goes", name, name == usual.routing, _first_line(made)) for name, made in ROUTING.items()]
     rows += [("whose memory is taken", name, name == usual.preemption, _PREEMPTION[name]) for name in PREEMPTION]
-    for word, made in zip(placement_words(), WEIGHTS.values(), strict=True):
-        rows.append(("where weights lie", word, word == usual.weights, _first_line(made)))
+    for name, made in WEIGHTS.items():
+        rows.append(("where weights lie", _SAID_AS.get(name, name), name == usual.weights, _first_line(made)))
     rows.append(("shared prefixes", "no-prefix", not usual.share_prefixes, "Compute them anew for every request."))
     for word, (field, about) in _SIZES.items():
         rows.append(("sizes", word, False, f"{about} [{_usual_size(word, getattr(usual, field))}]"))

@@ -184,7 +184,7 @@ class Split:
         return WeightLayout(tuple(placed), self._depth)
 
 
-class Layers:
+class LayerSplit:
     """So many layers on the GPU, the last ones and the head; the CPU computes the others (llama.cpp -ngl).
 
     Args:
@@ -256,7 +256,7 @@ WEIGHTS: Final[Mapping[str, Callable[..., WeightPolicy]]] = {
     "stream-int8": StreamInt8,
     "stream-int4": StreamInt4,
     "split": Split,
-    "layers": Layers,
+    "layers": LayerSplit,
     "experts": HostExperts,
 }
 """Placements by name; one whose first word is its own name is chosen by that word: `layers=20`."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ _GIGA = 1e9
 _ENDS = (EMBEDDING, HEAD)
 
 
-class StageWeights(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageWeights:
     """What a pipeline stage does with its weights.
 
     Attributes:
