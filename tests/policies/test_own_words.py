@@ -178,7 +178,7 @@ def test_every_word_that_is_read_is_completed():
     listed = str(caught.value).partition("known: ")[2].split(", ")
     assert [word.removesuffix("N") for word in listed] == policy_words() == complete.policy("")
     for word in policy_words():
-        value = "0.7" if word == "utilisation=" else "7"  # a share
+        value = {"utilisation=": "0.7", "split=": "20/50", "experts=": "cpu"}.get(word, "7")
         assert parse_policies(f"{word}{value}" if word.endswith("=") else word)
         assert complete.policy(word[:-1])[0].startswith(word[:-1])
     assert {"kv=", "watermark=", "queue="} <= set(complete.policy(""))
@@ -191,4 +191,5 @@ def test_every_word_that_is_read_is_completed():
 def test_words_and_the_list_of_the_command_agree():
     from afterwatt.cli.policy import policies
 
-    assert sorted(word.removesuffix("N") for _, word, _, _ in policies()) == sorted(policy_words())
+    listed = (word.partition("=") for _, word, _, _ in policies())
+    assert sorted(name + equals for name, equals, _ in listed) == sorted(policy_words())
