@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from afterwatt.hwprofiles.hostwork import HostRates
 from afterwatt.sim.meter import Meter
 from afterwatt.sim.placement import Placement
-from afterwatt.sim.recorder import ChunkSums, StrideEnergy, Strides
+from afterwatt.sim.recorder import ChunkSums, NotedStrides, StrideEnergy
 from afterwatt.sim.tiered import host_part, touched_frac
 
 Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ class TieredMeter:
         """Tokens that layers with a window look back on."""
         return self.whole.window
 
-    def __call__(self, strides: Strides, chunks: ChunkSums) -> StrideEnergy:
+    def __call__(self, strides: NotedStrides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of strides."""
         tokens = strides.decoding + chunks.tokens
         many = tokens >= self.rates.streamed_from_tokens
