@@ -148,6 +148,7 @@ class RunWriter:
         self._tables: dict[str, TableWriter] = {}
         self._open = False
         self._pageless = ""
+        self._run = Run(self.path, self.target.name)
         self._check_target()
 
     def __enter__(self) -> Self:
@@ -194,6 +195,7 @@ class RunWriter:
         """Write manifest.json, held to the contract."""
         check_manifest(manifest)
         write_json(self.path / "manifest.json", manifest)
+        self._run = Run(self.path, self.target.name)  # which reads and checks it once
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, held to the contract."""
@@ -218,13 +220,13 @@ class RunWriter:
         if table not in self._tables:
             self._tables[table] = TableWriter(self.path / f"{table}.parquet", table)
         self._tables[table].close()
-        return Run(self.path, self.target.name)
+        return self._run
 
     def run(self) -> Run:
         """Close all tables and give what is written so far to read from; no table can be written after this."""
         for table in dict.fromkeys((*ALWAYS, *self._tables)):
             self.settled(table)
-        return Run(self.path, self.target.name)
+        return self._run
 
     def _check_target(self) -> None:
         if not self.target.exists() or (self.target.is_dir() and not any(self.target.iterdir())):

@@ -34,6 +34,8 @@ from afterwatt.sim.workload import Workload
 SETTLE_EVERY = 2048
 SETTLE_LEAST = 512
 """A replica is settled when it has finished so many requests: its share of the former, and not below the latter."""
+ROWS_AT_ONCE = 8192
+"""Rows that are handed to the sink together, or more: checking a column costs far more per call than per row."""
 SETTLE_WITHIN_PS = 10 * 86_400 * PS_PER_S  # ten days: what 64-bit times may count from the last settlement is 106
 
 
@@ -85,7 +87,7 @@ class Body:
         self._progress = progress
         self._env = env = VirtualEnvironment(config.shuffle_ties)
         front_ps = round(config.stack.front_s * PS_PER_S)
-        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S), front_ps, SETTLE_EVERY)
+        self._rows = RowOrder(sink, round(config.warmup_s * PS_PER_S), front_ps, ROWS_AT_ONCE)
         self._costs = PhysicalCosts(config, memory)
         self._router = config.policies.make_routing(self._costs)
         self._log = InOrder(log) if log else None

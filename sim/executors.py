@@ -66,6 +66,7 @@ class Strides(Executor):
         self._ended_ps = 0  # the last iteration
         self._begin_ps = self._start_ps = self._first_ps = self._slope_ps = self._steps = 0
         self._under_way = False  # under an alarm, so that others may look at it
+        self._alarm: Alarm | None = None  # to be set anew, unless it was brought forward
         self._open = False  # to a request that comes meanwhile
         self._step_tokens = 0  # what each of its iterations computes and emits
         self._windowed = False  # whether layers see a part of the context only, which the meter wants to know
@@ -109,8 +110,12 @@ class Strides(Executor):
         self._step_tokens = emits + sum([chunk.tokens for chunk in chunks]) if chunks else emits
         loads, number = worker.loads, worker.number
         loads.tokens[number], loads.until_ps[number] = worker.scheduler.outstanding_tokens, start + first
-        self._alarm = Alarm(env, self._step_rank, span)
-        return self._alarm
+        alarm = self._alarm
+        if alarm is None:
+            self._alarm = alarm = Alarm(env, self._step_rank, span)
+        else:
+            alarm.again(self._step_rank, span, [])
+        return alarm
 
     def ended(self) -> None:
         """Apply the stride and write it down."""
@@ -153,7 +158,9 @@ class Strides(Executor):
         steps, end = next_end(elapsed, self._first_ps, self._slope_ps)
         if steps < self._steps:
             self._steps = steps
-            self._env.schedule(self._alarm, self._step_rank, end - elapsed)  # type: ignore[arg-type]
+            assert self._alarm is not None
+            self._env.schedule(self._alarm, self._step_rank, end - elapsed)
+            self._alarm = None  # its first time still stands in the queue
 
     def progress(self, now_ps: int) -> tuple[int, int]:
         """Return what the iterations that have ended since have done (`Executor.progress`)."""

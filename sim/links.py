@@ -39,7 +39,7 @@ class Link:
         heappush(self._queue, (urgency, next(self._order), size_bytes, done))
         if self._idle is not None:
             idle, self._idle = self._idle, None
-            self._env.schedule(idle, self._rank)  # type: ignore[arg-type]
+            self._env.schedule(idle, self._rank)
         return done
 
     def _run(self) -> Generator[simpy.Event, None, None]:
@@ -52,7 +52,7 @@ class Link:
             _, _, size_bytes, done = heappop(self._queue)
             yield Alarm(env, self._rank, self.duration_ps(size_bytes))
             self.moved_bytes += size_bytes
-            env.schedule(done, self._rank)  # type: ignore[arg-type]
+            env.schedule(done, self._rank)
 
 
 class SwapLink:

@@ -178,7 +178,7 @@ class Worker:
         rest = self._rest
         if rest is not None:
             self._rest = None
-            self.env.schedule(rest, self._plan_rank)  # type: ignore[arg-type]
+            self.env.schedule(rest, self._plan_rank)
 
     def outstanding_tokens(self) -> int:
         """Return the tokens still to compute and to produce, what is under way brought up to now."""
@@ -261,5 +261,5 @@ def resting(env: VirtualEnvironment, wake_at_s: float | None, rank: int) -> simp
     event = env.event()
     event._ok, event._value = True, None
     if wake_at_s is not None:
-        env.schedule(event, rank, first_tick(wake_at_s, PS_PER_S) - env.now)  # type: ignore[arg-type]
+        env.schedule(event, rank, first_tick(wake_at_s, PS_PER_S) - env.now)
     return event
