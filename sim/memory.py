@@ -18,7 +18,8 @@ from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.support import refusal, spread_refusal
 from afterwatt.modelspecs.precision import COMMON_PRECISIONS, PRECISIONS
 from afterwatt.modelspecs.split import split_obstacles, splits_that_work, spread_obstacle, spreads_that_work
-from afterwatt.policies.config import PolicySet
+from afterwatt.policies.config import RESIDENT, PolicySet
+from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.sizes import Holding
 from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.placement import Placement, placement_of, require_room, room_bytes
@@ -225,6 +226,7 @@ def _options(serving: Serving, policies: PolicySet) -> list[str]:
         and not split_obstacles(serving.model, stored, serving.pool.tp, serving.pool.ep > 1)
         and plan_memory(replace(serving, precision=stored), policies).kv_blocks > 0
     ]
+    options += [f"--policy {word}" for word in _placements(serving, policies)]
     pool = serving.pool
     key, tp, pp, ep = pool.device.key, pool.tp, pool.pp, pool.ep
     wider = [_typed(key, tp, pp, ways * ep) if ep > 1 else _typed(key, ways * tp, pp) for ways in (2, 4, 8, 16)]
@@ -235,6 +237,33 @@ def _options(serving: Serving, policies: PolicySet) -> list[str]:
     if cards:
         options.append("a card with more memory: " + ", ".join(f"--hw {hw}" for hw in cards[:4]))
     return options
+
+
+def _placements(serving: Serving, policies: PolicySet) -> list[str]:
+    """Return the placements of weights, as one would type them, under which a model fits that does not as it lies."""
+    if policies.weights != RESIDENT or serving.pool.device.pcie_gen is None:
+        return []
+
+    def fits(weights: str, said: str | None = None) -> bool:
+        own = policies.own if said is None else (*policies.own, (weights, said))
+        placed = replace(policies, weights=weights, own=own)
+        stored, other = placed.make_weights().stored, serving
+        if stored is not None:
+            other = replace(serving, precision=serving.model.form(stored))
+            if other.precision.bits_per_weight >= serving.precision.bits_per_weight:
+                return False
+        try:
+            placement = placement_of(other, placed)
+            assert placement is not None
+            require_room(other, placement, placed)
+        except (Infeasible, PolicyError):  # no room, or no experts
+            return False
+        return plan_memory(other, placed).kv_blocks > 0
+
+    found = ["experts=cpu"] if fits("experts", "cpu") else []
+    layers = next((count for count in range(serving.model.layers - 1, 0, -1) if fits("layers", str(count))), None)
+    found += [] if layers is None else [f"layers={layers}"]
+    return found + [word for word in ("stream", "stream-int4") if fits(word)]
 
 
 def _typed(key: str, tp: int, pp: int, ep: int = 1) -> str:

@@ -1,5 +1,6 @@
 """Weights outside of the GPU's memory: bytes over bandwidths, nothing lost on the way, strides as their iterations."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -212,3 +213,27 @@ def test_a_stage_takes_the_time_of_its_own_layers():
     assert np.isclose(
         one.expert_bytes * 2, config.model.layers * config.model.layer_expert_bytes(load_precision("fp16"))
     )
+
+
+@pytest.mark.parametrize(("model", "hw"), [("llama-2-13b", "rtx3090"), ("qwen3-30b-a3b", "p40")])
+def test_a_refusal_names_the_placements_that_would_do(model, hw):
+    """Each of them fits, with one layer more on the GPU it would not, and dense models are not sent to experts."""
+    with pytest.raises(Infeasible) as refused:
+        memory_of(config_of("chunked", model, hw))
+    words = re.findall(r"--policy (\S+?)(?=;|$)", str(refused.value))
+    assert ("experts=cpu" in words) == (load_model(model).experts > 1)
+    layers = next(int(word.removeprefix("layers=")) for word in words if word.startswith("layers="))
+    assert "stream" in words
+    assert "stream-int4" in words
+    for word in words:
+        config = config_of(word, model, hw, precision="int4" if word == "stream-int4" else "fp16")
+        assert memory_of(config).kv_blocks > 0
+    with pytest.raises(Infeasible):
+        memory_of(config_of(f"layers={layers + 1}", model, hw))
+
+
+def test_a_refusal_says_nothing_of_a_stream_to_as_many_bits():
+    with pytest.raises(Infeasible) as refused:
+        memory_of(config_of("chunked", "llama-2-70b", precision="int4"))
+    assert "stream-int4" not in str(refused.value)
+    assert "--policy stream" in str(refused.value)
