@@ -58,7 +58,9 @@ def open_checkpoint(directory: Path, verify: bool = True) -> Checkpoint:
     return Checkpoint(read_layout(directory), records)
 
 
-def load_weights(checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolicy, device: torch.device) -> Weights:
+def load_weights(
+    checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolicy, device: torch.device, networks: bool = True
+) -> Weights:
     """Read a model's weights.
 
     Args:
@@ -66,12 +68,14 @@ def load_weights(checkpoint: Checkpoint, config: ModelConfig, policy: DtypePolic
         config: which model they must be of.
         policy: formats to keep them in.
         device: where to.
+        networks: whether the feed-forward networks are among them.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape or dtype, or does not match its checksum.
     """
-    _check_size(checkpoint.layout, config)
-    weights = allocate(config, policy, device)
+    if networks:
+        _check_size(checkpoint.layout, config)
+    weights = allocate(config, policy, device, networks)
     wanted = places(config, weights)
     tied_head = head_name(config) if config.spec.tied_embeddings else None
     _check_names(checkpoint.layout, wanted, tied_head)

@@ -32,6 +32,10 @@ class LayerSource(Protocol):
         """Return a layer's network, good until the next one is asked for."""
 
 
+MakeSource = Callable[[Linear], LayerSource]
+"""Gives the networks of a decoder that multiplies so."""
+
+
 class Dense:
     """One gated network: down (act(gate x) * up x).
 

@@ -11,7 +11,7 @@ from torch.nn.functional import rms_norm
 
 from afterwatt.engine.model.attention import Part
 from afterwatt.engine.model.config import ModelConfig
-from afterwatt.engine.model.ffn import LayerSource, Resident
+from afterwatt.engine.model.ffn import MakeSource, Resident
 from afterwatt.engine.model.kv import KVPool, LayerCache
 from afterwatt.engine.model.mixing import Mix, cast_mix
 from afterwatt.engine.model.products import Linear, wide_product
@@ -42,7 +42,7 @@ class Decoder:
         weights: Weights,
         compute: torch.dtype,
         device: torch.device,
-        source: LayerSource | None = None,
+        source: MakeSource | None = None,
     ) -> None:
         spec = config.spec
         self.weights = weights
@@ -57,7 +57,7 @@ class Decoder:
         self._least = torch.tensor([config.rms_norm_eps], device=device)
         same = weights.embedding.dtype == compute
         self.linear = Linear(None if same else wide_product(weights.layers[0].qkv, compute))
-        self.source = source or Resident(config, weights, self.linear)
+        self.source = Resident(config, weights, self.linear) if source is None else source(self.linear)
         self.mix: Mix = cast_mix
 
     def forward(

@@ -1,7 +1,7 @@
 """What a model's answers are worth: the likelihood that it gives to a text, and how far a variant of it strays."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +10,15 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from afterwatt.engine.model.attention import plan_attention, slots_of
 from afterwatt.engine.model.compute import LoadedModel
-from afterwatt.engine.model.ffn import LayerSource, Resident, Watch
+from afterwatt.engine.model.ffn import LayerSource, MakeSource, Resident, Watch
 from afterwatt.engine.model.kv import KVPool, KVShape
 from afterwatt.engine.model.llama import Decoder
+from afterwatt.engine.model.products import Linear
 from afterwatt.engine.runtime.compute import GREEDY, Ints, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
 from afterwatt.engine.runtime.preparing import Ranking
 
 _BLOCK_TOKENS = 16
-MakeSource = Callable[[Decoder], LayerSource]
-"""Gives a decoder's networks, where they are not those of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +127,8 @@ def importance(model: LoadedModel, ids: Ints, window_tokens: int, about: dict[st
 
         return shown
 
-    def watched(decoder: Decoder) -> LayerSource:
-        return Resident(model.config, model.weights, decoder.linear, watch)
+    def watched(linear: Linear) -> LayerSource:
+        return Resident(model.config, model.weights, linear, watch)
 
     for _ in _predictions(model, ids, window_tokens, watched):
         pass
@@ -149,9 +148,7 @@ def _predictions(
     shape = KVShape.of(model.config.spec, _BLOCK_TOKENS)
     blocks = list(range(-(-window_tokens // _BLOCK_TOKENS)))
     pool = KVPool(shape, len(blocks), model.policy.kv, model.device)
-    decoder = Decoder(model.config, model.weights, model.policy.compute, model.device)
-    if source is not None:
-        decoder.source = source(decoder)
+    decoder = Decoder(model.config, model.weights, model.policy.compute, model.device, source)
     decoder.rope.reserve(window_tokens)
     for first in range(0, len(ids) - 1, window_tokens):
         window = ids[first : first + window_tokens]

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from afterwatt.engine.model.compute import LoadedModel
-from afterwatt.engine.model.ffn import ACTIVATION, Ffn, LayerSource
-from afterwatt.engine.model.llama import Decoder
+from afterwatt.engine.model.ffn import ACTIVATION, Ffn, LayerSource, MakeSource
 from afterwatt.engine.model.products import Linear
 from afterwatt.engine.model.weights import LayerWeights, Weights
 from afterwatt.engine.runtime.errors import EngineError
@@ -77,9 +76,7 @@ def parse_variant(text: str, wide: str) -> Variant:
     return Variant(text, shares, ranks[0] if ranks else STATIC)
 
 
-def realised(
-    model: LoadedModel, variant: Variant, ranking: Ranking | None
-) -> tuple[LoadedModel, Callable[[Decoder], LayerSource] | None]:
+def realised(model: LoadedModel, variant: Variant, ranking: Ranking | None) -> tuple[LoadedModel, MakeSource | None]:
     """Return a model whose weights are those of a variant, and what gives its networks where the weights do not.
 
     Args:
@@ -143,15 +140,15 @@ def _through(rows: Floats, precision: str) -> Floats:
         raise EngineError(f"{precision} does not hold this model: {fault}") from None
 
 
-def _masked(model: LoadedModel, variant: Variant) -> Callable[[Decoder], LayerSource]:
+def _masked(model: LoadedModel, variant: Variant) -> MakeSource:
     copies: dict[str, list[LayerWeights]] = {
         share.precision: [_rounded(layer, uniform(share.precision), None) for layer in model.weights.layers]
         for share in variant.shares.shares
     }
     counts = variant.shares.counts(model.config.spec.ffn)
 
-    def source(decoder: Decoder) -> LayerSource:
-        return _MaskedSource(model, copies, counts, decoder.linear)
+    def source(linear: Linear) -> LayerSource:
+        return _MaskedSource(model, copies, counts, linear)
 
     return source
 
