@@ -102,6 +102,15 @@ def test_replicas_that_fill_more_than_a_host_share_none() -> None:
     assert [deployment.pool.hosts for deployment in stages] == [2, 4, 6]
 
 
+def test_no_replica_straddles_hosts_that_could_hold_it_whole() -> None:
+    """Eight slots hold two replicas of three cards, and two slots stay empty."""
+    device, host = hw.load_device("m40"), hw.load_host("ddr4-4u")
+    assert host.gpus(device) == 8
+    for degrees in ({"tp": 3}, {"pp": 3}):
+        made = [hw.make_deployment(device, 3 * copies, host=host, **degrees) for copies in (1, 2, 3, 5)]
+        assert [deployment.pool.hosts for deployment in made] == [1, 1, 2, 3]
+
+
 def test_the_bus_is_as_old_as_the_older_end() -> None:
     l4 = hw.load_device("l4")
     assert hw.make_deployment(l4, host=hw.load_host("ddr5-2u")).fabric.pools[0].host.key == "pcie4"
