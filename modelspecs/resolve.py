@@ -27,6 +27,7 @@ SAME_SHAPE: Final[Mapping[str, tuple[frozenset[str], ...]]] = MappingProxyType(
         "qwen": (frozenset({"2", "2.5"}), frozenset({"3.5", "3.6"})),
         "mistral": (frozenset({"0.1", "0.2", "0.3", ""}), frozenset({"3", "3.1", "3.2", ""})),
         "mixtral": (frozenset({"0.1", ""}),),
+        "lfm": (frozenset({"2", "2.5"}),),
         "phi": (frozenset({"3", "3.5"}),),
         "tinyllama": (frozenset({"", "0.4", "1.0"}),),
     }

@@ -51,6 +51,7 @@ EXACT = {
     "DeepSeek-R1-0528": "deepseek-r1",
 }
 SIBLINGS = {
+    "LFM2.5-1.2B": "lfm2-1.2b",
     "LLaMA-8B": "llama-3-8b",
     "LLaMA-70B": "llama-3-70b",
     "Qwen2-7B": "qwen2.5-7b",
