@@ -13,7 +13,12 @@ _PREEMPTION: Final = {
     "recompute": "What lacks memory gives up its KV cache and computes it anew.",
     "swap": "What lacks memory moves its KV cache to the host's memory and back.",
 }
-_SAID_AS: Final = {"split": "split=20/50", "layers": "layers=N", "experts": "experts=cpu"}
+_SAID_AS: Final = {
+    "split": "split=20/50",
+    "layers": "layers=N",
+    "experts": "experts=cpu",
+    "m2cache": "m2cache+density=10",
+}
 _SIZES: Final = {
     "budget=N": ("token_budget", "Most tokens per iteration."),
     "seqs=N": ("max_seqs", "Most sequences at a time."),
@@ -43,8 +48,8 @@ def policies() -> list[tuple[str, str, bool, str]]:
     """Give every word with the question it answers, whether it is the default, and what it does."""
     from afterwatt.policies.batching import BATCHING
     from afterwatt.policies.config import PREEMPTION, PolicySet
-    from afterwatt.policies.placement import WEIGHTS
     from afterwatt.policies.routing import ROUTING
+    from afterwatt.policies.weights import WEIGHTS
 
     usual = PolicySet()
     rows = [("which sequences run", name, name == usual.batching, _first_line(made)) for name, made in BATCHING.items()]

@@ -6,7 +6,7 @@ Embodied carbon by method is `hwprofiles.footprint`, its allocation to a run `hw
 """
 
 from dataclasses import dataclass
-from typing import TypeVar, overload
+from typing import Final, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,27 @@ def sci_gco2e(operational: Grams, embodied: Grams, functional_units: float) -> G
     if functional_units < 0:
         raise HardwareError(f"{functional_units!r} functional units cannot be; a count is 0 or more")
     return (operational + embodied) / functional_units if functional_units else None
+
+
+M2CACHE_GCO2E_PER_KWH: Final = 820.0
+"""Coal, as arXiv:2410.14740 takes it."""
+_M2CACHE_DRAM_W_PER_BYTE: Final = 26.0 / 256e9
+_M2CACHE_SSD_W: Final = 2.0
+
+
+def m2cache_gco2e(dram_bytes: float, ssds: int, runtime_s: float) -> float:
+    """Return grams as M2Cache counts them: memory size x power per size x runtime x intensity (arXiv:2410.14740).
+
+    DRAM draws 26 W per 256 GB, a disk 2 W; neither the GPU's work nor idle power is in it, and an old card's embodied
+    carbon is none. At equal memory, a ratio of such grams is the ratio of runtimes.
+
+    Args:
+        dram_bytes: of host memory.
+        ssds: disks.
+        runtime_s: of the run.
+    """
+    watts = dram_bytes * _M2CACHE_DRAM_W_PER_BYTE + ssds * _M2CACHE_SSD_W
+    return operational_gco2e(watts * runtime_s, M2CACHE_GCO2E_PER_KWH)
 
 
 @dataclass(frozen=True, slots=True)

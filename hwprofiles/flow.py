@@ -70,9 +70,15 @@ class FlowShop:
             if not 0 <= room.stage <= room.until < stages or room.places < 1:
                 raise HardwareError(f"{room} is no room between {stages} stages; give at least one slot")
         self.stages, self._slots = stages, tuple(slots)
-        self._own = [tuple(n.earlier for n in after if n.stage == stage and n.lag == 0) for stage in range(stages)]
-        self._past = [tuple((n.earlier, n.lag) for n in after if n.stage == stage and n.lag) for stage in range(stages)]
-        self._rooms = [tuple(i for i, room in enumerate(slots) if room.stage == stage) for stage in range(stages)]
+        self._stages = tuple(
+            (
+                stage,
+                tuple(need.earlier for need in after if need.stage == stage and need.lag == 0),
+                tuple((need.earlier, need.lag) for need in after if need.stage == stage and need.lag),
+                tuple((number, room.places) for number, room in enumerate(slots) if room.stage == stage),
+            )
+            for stage in range(stages)
+        )
         self._lag = max((need.lag for need in after), default=0)
 
     def begin(self, at_ps: int = 0) -> FlowState:
@@ -92,16 +98,23 @@ class FlowShop:
         """
         free, ends = list(state.free_ps), list(state.ends_ps)
         held = [list(times) for times in state.held_ps]
-        slots = tuple(enumerate(self._slots))
+        slots, stages = tuple(enumerate(self._slots)), self._stages
         for works in works_ps.tolist():
             ended: list[int] = []
-            for stage, work in enumerate(works):
-                ready = max([ended[earlier] for earlier in self._own[stage]], default=0)
-                if work:
-                    ready = max(ready, free[stage], *[ends[-lag][earlier] for earlier, lag in self._past[stage]])
-                    for room in self._rooms[stage]:
-                        if len(held[room]) == self._slots[room].places:
-                            ready = max(ready, held[room][0])
+            for stage, own, past, rooms in stages:
+                ready = 0
+                for earlier in own:
+                    if ended[earlier] > ready:
+                        ready = ended[earlier]
+                if work := works[stage]:
+                    if free[stage] > ready:
+                        ready = free[stage]
+                    for earlier, lag in past:
+                        if ends[-lag][earlier] > ready:
+                            ready = ends[-lag][earlier]
+                    for room, places in rooms:
+                        if len(held[room]) == places and held[room][0] > ready:
+                            ready = held[room][0]
                     free[stage] = ready = ready + work
                 ended.append(ready)
             for room, (stage, until, places) in slots:

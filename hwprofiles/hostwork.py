@@ -37,6 +37,7 @@ class HostWork:
         disk_frac, mmap_frac: of the drive's rate, in explicit reads and in page faults.
         streamed_from_tokens: least tokens of an iteration that brings host weights over.
         kept_bytes: of a host's memory, that no weights go to.
+        unit_copy_s: for each neuron that is copied to a GPU, beside its bytes.
     """
 
     few_channels_frac: Annotated[Fact, _SHARE]
@@ -48,6 +49,7 @@ class HostWork:
     mmap_frac: Annotated[Fact, _SHARE]
     streamed_from_tokens: Annotated[Fact, _TOKENS]
     kept_bytes: Annotated[Fact, _BYTES]
+    unit_copy_s: Annotated[Fact, _TIME]
 
 
 @functools.cache
@@ -71,6 +73,7 @@ class HostRates:
         disk_bytes_per_s: explicit reads of all disks.
         hand_over_s: per layer handed to the CPU.
         streamed_from_tokens: least tokens of an iteration that brings host weights over.
+        unit_copy_s: for each neuron that is copied to a GPU, beside its bytes.
     """
 
     cpu_bytes_per_s: float
@@ -79,6 +82,7 @@ class HostRates:
     disk_bytes_per_s: float
     hand_over_s: float
     streamed_from_tokens: int
+    unit_copy_s: float
 
 
 def cpu_bytes_per_s(nominal_bytes_per_s: float, sockets: int, end: str = NOMINAL) -> float:
@@ -107,14 +111,15 @@ def host_rates(serving: "Serving", end: str = NOMINAL) -> HostRates:
     pool, work, link = serving.pool, host_work(), serving.host_link
     if pool.device.pcie_gen is None:
         raise HardwareError(f"{pool.device.key} computes in its own memory; policies for weights elsewhere need a GPU")
-    hosts = pool.hosts / pool.replicas
+    hosts, longer = pool.hosts / pool.replicas, {FAST: SLOW, SLOW: FAST}.get(end, end)
     return HostRates(
         cpu_bytes_per_s=hosts * cpu_bytes_per_s(pool.host.dram_bandwidth_bytes_per_s, pool.host.sockets, end),
         link_bytes_per_s=pool.tp * link.bytes_per_s * _at(link.efficiency_frac, end),
         expert_bytes_per_s=pool.tp * link.bytes_per_s * _at(work.streamed_experts_frac, end),
         disk_bytes_per_s=hosts * pool.host.disks * pool.storage.read_bytes_per_s * _at(work.disk_frac, end),
-        hand_over_s=_at(work.hand_over_s, FAST if end == SLOW else SLOW if end == FAST else end),
+        hand_over_s=_at(work.hand_over_s, longer),
         streamed_from_tokens=round(work.streamed_from_tokens),
+        unit_copy_s=_at(work.unit_copy_s, longer),
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from afterwatt.policies.batching import BATCHING
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.making import CostModel, UnknownCosts, called, made, require, words_of
-from afterwatt.policies.placement import WEIGHTS, WeightPolicy, placement_words
+from afterwatt.policies.placement import WeightPolicy
 from afterwatt.policies.routing import ROUTING
 from afterwatt.policies.sizes import Holding, SchedulerConfig
 from afterwatt.policies.views import BatchPolicy, RoutePolicy
+from afterwatt.policies.weights import WEIGHTS, placement_words
 
 PREEMPTION = ("recompute", "swap")
 RESIDENT = "resident"

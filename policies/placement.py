@@ -6,8 +6,8 @@ the GPU is streamed to it in every iteration.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from afterwatt.policies.errors import PolicyError
@@ -44,16 +44,18 @@ class Placed(NamedTuple):
         piece: of which bytes.
         tier: where they lie: `hbm`, `dram` or `ssd`.
         computed: `gpu` or `cpu`.
+        copy: of what lies whole in a slower tier.
     """
 
     piece: Piece
     tier: Tier
     computed: str = GPU
+    copy: bool = False
 
     @property
     def streamed(self) -> bool:
         """Whether the GPU reads it from elsewhere in every iteration."""
-        return self.computed == GPU and self.tier != HBM
+        return self.computed == GPU and self.tier != HBM and not self.copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,13 @@ class WeightView:
         pieces: of the model, layer by layer.
         layers: how many there are.
         room_bytes: tier -> bytes that weights of a replica may take there.
+        ratios: precision -> bytes of a layer's dense network in it over those as stored.
     """
 
     pieces: tuple[Piece, ...]
     layers: int
     room_bytes: Mapping[Tier, float]
+    ratios: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class WeightLayout:
     """Where everything lies.
 
     Attributes:
-        placed: all pieces; the bytes of their tiers add up to the model's.
+        placed: all pieces; copies apart, the bytes of their tiers add up to the model's as it is stored there.
         depth: layers that are fetched ahead of the one that is computed; 0: none, fetching and computing take turns.
     """
 
@@ -248,24 +252,3 @@ def _number(word: str, said: str, low: int, high: int) -> int:
             f"policy option {word} = {said[:40]!r} is no whole number from {low:,} to {high:,}; write {word}=8, say"
         )
     return int(said)
-
-
-WEIGHTS: Final[Mapping[str, Callable[..., WeightPolicy]]] = {
-    "resident": Resident,
-    "stream": Stream,
-    "stream-int8": StreamInt8,
-    "stream-int4": StreamInt4,
-    "split": Split,
-    "layers": LayerSplit,
-    "experts": HostExperts,
-}
-"""Placements by name; one whose first word is its own name is chosen by that word: `layers=20`."""
-
-
-PLACEMENT_WORDS: Final = frozenset(word for kind in WEIGHTS.values() for word in getattr(kind, "words", ()))
-"""All words of placements' own."""
-
-
-def placement_words() -> Iterable[str]:
-    """Return the words that choose a placement, as one types them."""
-    return (f"{name}=" if name in getattr(kind, "words", ()) else name for name, kind in WEIGHTS.items())

@@ -71,6 +71,7 @@ class Strides(Executor):
         self._step_tokens = 0  # what each of its iterations computes and emits
         self._windowed = False  # whether layers see a part of the context only, which the meter wants to know
         self._seen = (0, 0, 0)  # by the plan under way, see `Scheduler.seen`
+        self._crossed = 0  # to the GPU beside what the plan moves, in the meter's units
 
     def attach(self, worker: Worker) -> None:
         """Take up work for a worker."""
@@ -134,7 +135,7 @@ class Strides(Executor):
         lane.strides += pack_stride(
             begin - origin, now - begin, now - origin, steps, first, slope, plan.decoding, plan.context_tokens,
             plan.emits, plan.running, plan.used_blocks, worker.scheduler.grown_blocks,
-            sum([move.units for move in moves]) if moves else 0,
+            sum([move.units for move in moves]) if moves else self._crossed,
         )
         # fmt: on
         if self._windowed:

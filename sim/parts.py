@@ -8,9 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from afterwatt.policies.m2cache import is_cached
 from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.sim.cached import CachedLayers, CachedStrides
 from afterwatt.sim.clock import VirtualEnvironment
 from afterwatt.sim.config import RunConfig
+from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.executors import Stages, Strides
 from afterwatt.sim.links import Link, SwapLink
 from afterwatt.sim.memory import MemoryPlan, holding_of
@@ -81,6 +84,28 @@ class ResidentParts:
         return SwapLink(link, self._memory.block_bytes)
 
 
+class CachedParts(ResidentParts):
+    """Workers whose GPU computes with what caches of neurons bring to it.
+
+    Raises:
+        Infeasible: more than one GPU in a replica, or sequences that are swapped over the same link.
+    """
+
+    def __init__(self, config: RunConfig, memory: MemoryPlan) -> None:
+        super().__init__(config, memory)
+        if config.deployment.pool.gpus_per_replica > 1 or config.policies.preemption == "swap":
+            raise Infeasible(
+                f"--policy {config.policies.name} on {config.deployment.name}: neurons are cached for a single GPU "
+                "whose link swaps no sequences; take one card per replica, and recompute"
+            )
+
+    def executor(self, env: VirtualEnvironment, number: int) -> Executor:  # noqa: ARG002 - each finds its own clock
+        """Make iterations of their own lengths, with caches of the worker's own."""
+        return CachedStrides(CachedLayers(self._config, number), self._stages[0])
+
+
 def parts_of(config: RunConfig, memory: MemoryPlan) -> Parts:
     """Return what a run's workers consist of, as its configuration says."""
+    if is_cached(config.policies.weights):
+        return CachedParts(config, memory)
     return ResidentParts(config, memory)

@@ -10,6 +10,7 @@ from afterwatt.hwprofiles.hostwork import host_work
 from afterwatt.hwprofiles.residence import stage_layers
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.layers import ROUTED, LayerKind
+from afterwatt.modelspecs.precision import PRECISIONS
 from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.policies.config import RESIDENT, PolicySet
 from afterwatt.policies.placement import (
@@ -19,13 +20,13 @@ from afterwatt.policies.placement import (
     EMBEDDING,
     EXPERTS,
     HEAD,
-    PLACEMENT_WORDS,
     Piece,
     Placed,
     WeightLayout,
     WeightView,
 )
 from afterwatt.policies.plans import Tier
+from afterwatt.policies.weights import PLACEMENT_WORDS
 from afterwatt.sim.errors import Infeasible
 
 _GIGA = 1e9
@@ -110,14 +111,23 @@ def _placed(serving: Serving, weights: str, own: tuple[tuple[str, str], ...]) ->
     policy = PolicySet(
         weights=weights, own=tuple((word, said) for word, said in own if word in PLACEMENT_WORDS)
     ).make_weights()
-    model, pool = serving.model, serving.pool
-    layout = policy.layout(WeightView(pieces_of(serving), model.layers, room_bytes(serving)))
-    split, first, stages = stage_layers(model.layers, pool.pp), 0, []
+    model, view = serving.model, weight_view(serving)
+    layout = policy.layout(view)
+    split, first, stages = stage_layers(model.layers, serving.pool.pp), 0, []
     for layers in split:
         mine = [at for at in layout.placed if first <= at.piece.layer < first + layers]
-        stages.append(_stage(model, mine, first, layers, layout.depth))
+        whole_bytes = sum(piece.size_bytes for piece in view.pieces if first <= piece.layer < first + layers)
+        stages.append(_stage(model, mine, whole_bytes, (first, layers), layout.depth))
         first += layers
     return Placement(layout, tuple(stages))
+
+
+def weight_view(serving: Serving) -> WeightView:
+    """Return what a placement may see of a replica."""
+    model = serving.model
+    stored = model.form(serving.precision).bytes_per_weight
+    ratios = {name: model.form(name).bytes_per_weight / stored for name in PRECISIONS}
+    return WeightView(pieces_of(serving), model.layers, room_bytes(serving), ratios)
 
 
 def room_bytes(serving: Serving) -> Mapping[Tier, float]:
@@ -131,10 +141,13 @@ def room_bytes(serving: Serving) -> Mapping[Tier, float]:
     }
 
 
-def _stage(model: ModelSpec, placed: list[Placed], first: int, layers: int, depth: int) -> StageWeights:
+def _stage(
+    model: ModelSpec, placed: list[Placed], whole_bytes: float, span: tuple[int, int], depth: int
+) -> StageWeights:
     """Add up what a stage does."""
     on_cpu = {(at.piece.layer, at.piece.part) for at in placed if at.computed == CPU}
     kinds: Counter[LayerKind] = Counter()
+    first, layers = span
     for layer in range(first, first + layers):
         (kind,) = model.kinds(layer, layer + 1)
         mixer = None if (layer, ATTENTION) in on_cpu else kind.mixer
@@ -143,7 +156,6 @@ def _stage(model: ModelSpec, placed: list[Placed], first: int, layers: int, dept
             network = ROUTED
         if mixer is not None or network is not None:
             kinds[LayerKind(mixer, network)] += 1
-    total = sum(at.piece.size_bytes for at in placed)
     streamed, host = [at for at in placed if at.streamed], [at for at in placed if at.computed == CPU]
     per_layer: dict[int, float] = {}
     for at in (*streamed, *host):
@@ -152,7 +164,7 @@ def _stage(model: ModelSpec, placed: list[Placed], first: int, layers: int, dept
     cpu_mixers = len({layer for layer, part in on_cpu if part == ATTENTION})
     return StageWeights(
         kinds=dict(kinds),
-        hbm_frac=sum(at.piece.size_bytes for at in placed if at.tier == "hbm") / total,
+        hbm_frac=sum(at.piece.size_bytes for at in placed if at.tier == "hbm") / whole_bytes,
         buffer_bytes=(depth + 1 if streamed else 1) * max(per_layer.values(), default=0.0),
         kv_frac=1.0 - cpu_mixers / layers,
         ahead=depth > 0,

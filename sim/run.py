@@ -18,12 +18,14 @@ from afterwatt.hwprofiles.replicas import replica_power
 from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs.layers import LayerKind
 from afterwatt.policies.log import DecisionEntry
+from afterwatt.policies.m2cache import is_cached
 from afterwatt.reports.decisions import DecisionWriter
 from afterwatt.reports.rundir import Run, RunWriter, load_run
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.reports.summary import assemble_summary, served, summarise
 from afterwatt.sim.body import Body, BodyResult
 from afterwatt.sim.bounds import KeptRows, energies, errors_of, extent, prediction
+from afterwatt.sim.cached import cached_servings
 from afterwatt.sim.capacity import Load, load_of, measure_capacity
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.manifest import manifest_of
@@ -31,7 +33,7 @@ from afterwatt.sim.memory import MemoryPlan, plan_memory, require_fit, require_r
 from afterwatt.sim.meter import Meter
 from afterwatt.sim.placement import placement_of
 from afterwatt.sim.recorder import StrideMeter
-from afterwatt.sim.tiermeter import TieredMeter
+from afterwatt.sim.tiermeter import CachedMeter, TieredMeter
 from afterwatt.sim.workload import Workload
 
 Progress = Callable[[int, float], None]
@@ -102,6 +104,12 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> StrideMeter:
     placement = placement_of(config.serving, config.policies)
     if placement is None:
         return gpu_meter(config, memory)
+    if is_cached(config.policies.weights):
+        policy, one_byte = config.policies.make_weights(), replace(memory, replica_block_bytes=1.0)
+        few, many = (
+            replace(config, precision=s.precision, model=s.model) for s in cached_servings(config.serving, policy)
+        )
+        return CachedMeter(gpu_meter(few, one_byte), gpu_meter(many, one_byte))
     own, whole = gpu_meter(config, memory, placement.kinds), gpu_meter(config, memory)
     return TieredMeter(own, whole, placement, host_rates(config.serving))
 

@@ -1,4 +1,4 @@
-"""The virtual meter of a run whose weights lie in several tiers: what crosses the link is added to it."""
+"""The virtual meters of runs whose weights lie in several tiers: what crosses the link is added to them."""
 
 from dataclasses import dataclass
 
@@ -15,18 +15,15 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class TieredMeter:
-    """Energy of strides as `sim.meter.Meter` has it, of what the GPUs compute, and bytes over all links.
+class CachedMeter:
+    """Energy of strides as `sim.meter.Meter` has it, by what the GPUs compute.
 
     Attributes:
-        own: of what they always compute; whole: of all layers, where many tokens bring host weights over.
-        placement: of the weights; rates: of the host.
+        own: of few tokens; whole: of prompts, which activate everything.
     """
 
     own: Meter
     whole: Meter
-    placement: Placement
-    rates: HostRates
 
     @property
     def bounded(self) -> bool:
@@ -40,10 +37,29 @@ class TieredMeter:
 
     def __call__(self, strides: NotedStrides, chunks: ChunkSums) -> StrideEnergy:
         """Return energies and bytes of strides."""
-        tokens = strides.decoding + chunks.tokens
-        many = tokens >= self.rates.streamed_from_tokens
+        return self.chosen(strides, chunks, chunks.tokens > 0)
+
+    def chosen(self, strides: NotedStrides, chunks: ChunkSums, many: NDArray[np.bool_]) -> StrideEnergy:
+        """Return the same of strides of which it is known whether everything is computed."""
         few, whole = self.own(strides, chunks), self.whole(strides, chunks)
-        chosen = StrideEnergy(*(np.where(many, w, f) for f, w in zip(few, whole, strict=True)))
+        return StrideEnergy(*(np.where(many, w, f) for f, w in zip(few, whole, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class TieredMeter(CachedMeter):
+    """The same of what GPUs always compute, or of all layers where many tokens bring host weights over.
+
+    Attributes:
+        placement: of the weights; rates: of the host.
+    """
+
+    placement: Placement
+    rates: HostRates
+
+    def __call__(self, strides: NotedStrides, chunks: ChunkSums) -> StrideEnergy:
+        """Return energies and bytes of strides, of all links."""
+        tokens = strides.decoding + chunks.tokens
+        chosen = self.chosen(strides, chunks, tokens >= self.rates.streamed_from_tokens)
         crossing = chosen.dram_to_hbm_bytes + self._link_bytes(tokens) * strides.steps
         return chosen._replace(dram_to_hbm_bytes=crossing)
 

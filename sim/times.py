@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from afterwatt.hwprofiles.hostwork import NOMINAL, host_rates
 from afterwatt.hwprofiles.roofline import Seen, TimeModel
+from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.layers import LayerKind
 from afterwatt.sim.capped import CappedTimes
 from afterwatt.sim.config import RunConfig, Slowness
@@ -63,17 +64,27 @@ class SlowedTimes:
         return round(first * factor), round(slope * factor), lasting
 
 
+def own_times(
+    config: RunConfig, serving: Serving, stage: int = 0, kinds: Mapping[LayerKind, int] | None = None
+) -> IterationTimes:
+    """Return the times of GPUs for weights that lie in their memory.
+
+    Args:
+        config: the run.
+        serving: what they compute.
+        stage: which pipeline stage.
+        kinds: its layers that they compute; None: all.
+    """
+    capped = serving.pool.power_cap_w is not None
+    times: IterationTimes = CappedTimes(serving, stage, kinds) if capped else TimeModel(serving, stage, kinds)
+    return times if config.slowness is None else SlowedTimes(times, config.slowness)
+
+
 def times_of(config: RunConfig, stage: int = 0) -> IterationTimes:
     """Return the times of one pipeline stage of a run's replicas."""
     serving, slowness = config.serving, config.slowness
-
-    def made(kinds: Mapping[LayerKind, int] | None = None) -> IterationTimes:
-        capped = serving.pool.power_cap_w is not None
-        times: IterationTimes = CappedTimes(serving, stage, kinds) if capped else TimeModel(serving, stage, kinds)
-        return times if slowness is None else SlowedTimes(times, slowness)
-
-    placement = placement_of(serving, config.policies)
+    whole, placement = own_times(config, serving, stage), placement_of(serving, config.policies)
     if placement is None:
-        return made()
+        return whole
     weights, rates = placement.stages[stage], host_rates(serving, NOMINAL if slowness is None else slowness.host)
-    return TieredTimes(serving, weights, rates, made(weights.kinds), made())
+    return TieredTimes(serving, weights, rates, own_times(config, serving, stage, weights.kinds), whole)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from afterwatt.hwprofiles.carbon import (
     TokenCarbon,
+    m2cache_gco2e,
     operational_gco2e,
     sci_gco2e,
 )
@@ -54,3 +55,11 @@ def test_a_machine_used_less_emits_more_per_token(token, ci, duty):
 def test_a_life_twice_as_long_halves_the_embodied_part(token, ci):
     assert token.embodied(2.0) == pytest.approx(token.embodied(1.0) / 2.0)
     assert token.total(ci, 2.0) == pytest.approx(token.operational(ci) + token.embodied(1.0) / 2.0)
+
+
+@given(st.floats(1e9, 1e12), st.integers(0, 4), st.floats(1.0, 1e5), st.floats(0.1, 20.0))
+def test_m2cache_s_grams_follow_runtime_and_memory_alone(dram_bytes, ssds, runtime_s, faster):
+    """An hour of 256 GB and a disk is 28 Wh of coal; at equal memory, carbon falls as runtime does."""
+    assert m2cache_gco2e(256e9, 1, 3600.0) == pytest.approx(0.028 * 820.0)
+    slow, fast = (m2cache_gco2e(dram_bytes, ssds, s) for s in (runtime_s, runtime_s / faster))
+    assert slow / fast == pytest.approx(faster)
