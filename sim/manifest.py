@@ -12,9 +12,11 @@ from afterwatt.hwprofiles.stacks import default_stack
 from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
+from afterwatt.policies.plans import Tier
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan, holding_of
+from afterwatt.sim.placement import placement_of
 from afterwatt.sim.provenance import data_files
 from afterwatt.sim.workload import TraceWorkload
 
@@ -57,6 +59,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             *_software(config),
             *_windows(config),
             *_experts(config),
+            *_placement(config),
             *_slots(config),
             *_capped(config),
             *_hosts(config),
@@ -104,6 +107,19 @@ def _experts(config: RunConfig) -> Iterator[str]:
         together = f", which serve the tokens of {pool.sharing} replicas, as many of each" if pool.sharing > 1 else ""
         load = f"; the busiest GPU has {pool.expert_imbalance:g} times the mean load"
         yield f"experts are spread over {pool.ep} GPUs{together}{load} (expert_imbalance)"
+
+
+def _placement(config: RunConfig) -> Iterator[str]:
+    """Say where weights lie that are not all on the GPUs."""
+    placement = placement_of(config.serving, config.policies)
+    if placement is None:
+        return
+    names = {"hbm": "GPU memory", "dram": "host memory", "ssd": "the disk"}
+    tiers: tuple[Tier, ...] = ("hbm", "dram", "ssd")
+    sizes = [(names[tier], placement.layout.tier_bytes(tier) / 1e9) for tier in tiers]
+    yield f"weights lie in {', '.join(f'{name} ({size:,.1f} GB)' for name, size in sizes if size)}"
+    if (stored := config.policies.make_weights().stored) is not None:
+        yield f"what weights in {stored} lose of the answers' quality is not measured"
 
 
 def _slots(config: RunConfig) -> Iterator[str]:

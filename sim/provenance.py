@@ -13,11 +13,13 @@ from afterwatt.hwprofiles.capping import CAPS_FILE
 from afterwatt.hwprofiles.catalogue import load_device, load_host, load_site, profile_path
 from afterwatt.hwprofiles.devices import Device
 from afterwatt.hwprofiles.hosts import Host
+from afterwatt.hwprofiles.hostwork import TIERS_FILE
 from afterwatt.hwprofiles.sites import Site
 from afterwatt.hwprofiles.stacks import stack_files
 from afterwatt.hwprofiles.tables import DATA_DIR
 from afterwatt.modelspecs.catalogue import load_model, model_names
 from afterwatt.modelspecs.files import DATA_DIR as MODELS_DIR
+from afterwatt.policies.config import RESIDENT
 from afterwatt.sim.config import RunConfig
 from afterwatt.traces.sample import sample_path
 
@@ -36,7 +38,8 @@ def data_files(config: RunConfig) -> dict[str, str]:
     shared = (path for pattern in SHARED for path in sorted(DATA_DIR.glob(pattern)))
     stored = (MODELS_DIR / "formats" / name for name in ("gguf.toml", "precisions.toml"))
     caps = [CAPS_FILE] if any(pool.power_cap_w is not None for pool in config.deployment.pools) else []
-    named = (*_named(config), *stored, *stack_files(config.stack.name), *shared, *caps, PRESETS)
+    tiers = [TIERS_FILE] if config.policies.weights != RESIDENT else []
+    named = (*_named(config), *stored, *stack_files(config.stack.name), *shared, *caps, *tiers, PRESETS)
     paths = dict.fromkeys((*named, *config.own_files))
     return {_label(path): sha256_of(path) for path in paths}
 

@@ -16,6 +16,7 @@ from afterwatt.policies.config import parse_policies
 from afterwatt.policies.errors import PolicyError
 from afterwatt.sim.config import Slowness
 from afterwatt.sim.errors import Infeasible
+from afterwatt.sim.manifest import manifest_of
 from afterwatt.sim.memory import require_fit
 from afterwatt.sim.placement import pieces_of, placement_of
 from afterwatt.sim.run import memory_of
@@ -230,6 +231,15 @@ def test_a_refusal_names_the_placements_that_would_do(model, hw):
         assert memory_of(config).kv_blocks > 0
     with pytest.raises(Infeasible):
         memory_of(config_of(f"layers={layers + 1}", model, hw))
+
+
+def test_a_manifest_says_where_weights_lie_and_that_a_loss_is_not_measured():
+    config = config_of("stream-int4", precision="int4")
+    said = manifest_of(config, memory_of(config), {})["warnings"]
+    assert "weights lie in GPU memory (1.0 GB), host memory (35.3 GB)" in said
+    assert "what weights in int4 lose of the answers' quality is not measured" in said
+    plain = config_of("chunked", "llama-2-7b")
+    assert not [line for line in manifest_of(plain, memory_of(plain), {})["warnings"] if "weights lie" in line]
 
 
 def test_a_refusal_says_nothing_of_a_stream_to_as_many_bits():
