@@ -5,6 +5,7 @@ from math import sqrt
 from typing import Any
 
 import simpy
+from mypy_extensions import mypyc_attr
 
 from afterwatt.policies.plans import StepOutcome, StepPlan, first_tick
 from afterwatt.sim.clock import PS_PER_S, S_PER_PS, Alarm, Kind, VirtualEnvironment, priority
@@ -45,6 +46,7 @@ def steps_within(elapsed_ps: int, first_ps: int, slope_ps: int, most: int) -> in
     return min(most, next_end(elapsed_ps + 1, first_ps, slope_ps)[0] - 1)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Strides(Executor):
     """Iterations one after another, as many as a plan holds for under one alarm.
 
