@@ -34,7 +34,7 @@ class HostWork:
         second_socket_frac: what a further socket adds, of the first.
         hand_over_s: per layer that is handed to the CPU and back.
         streamed_experts_frac: of the link's nominal rate, for host experts that prompts bring over.
-        disk_frac, mmap_frac: of the drive's rate, in explicit reads and in page faults.
+        disk_frac: of the drive's rate, in explicit reads.
         streamed_from_tokens: least tokens of an iteration that brings host weights over.
         kept_bytes: of a host's memory, that no weights go to.
         unit_copy_s: for each neuron that is copied to a GPU, beside its bytes.
@@ -46,7 +46,6 @@ class HostWork:
     hand_over_s: Annotated[Fact, _TIME]
     streamed_experts_frac: Annotated[Fact, _SHARE]
     disk_frac: Annotated[Fact, _SHARE]
-    mmap_frac: Annotated[Fact, _SHARE]
     streamed_from_tokens: Annotated[Fact, _TOKENS]
     kept_bytes: Annotated[Fact, _BYTES]
     unit_copy_s: Annotated[Fact, _TIME]
