@@ -160,6 +160,11 @@ def test_entries_within_a_window_counted_one_by_one(count: int, length: int, pas
     assert shape.within(None).entries[0] == count * length + past + size
 
 
+def test_a_piece_that_a_window_cuts_short_reads_no_more_than_before() -> None:
+    """What came before it still lies in the window, and most of its own tokens see no beginning."""
+    assert plans(0, 0, 0, 40, 40, 40 * 40 + 820, 1600).within(50).entries_slope[0] == 0.0
+
+
 # -- time --------------------------------------------------------------------------------------------------------------
 
 FREE = {"launch_s": 0.0, "prompt_launch_s": 0.0, "attention_block_s": 0.0, "attention_score_bytes": 0.0}
@@ -366,6 +371,7 @@ def test_every_gpu_keeps_latent_vectors_and_what_leads_to_them() -> None:
     one, two = serving(LATENT), serving(LATENT, "2xa100-80:tp2")
     assert replica_kv_bytes(one) == 6 * 40 * 2
     assert replica_kv_bytes(two) == 2 * 6 * 40 * 2
+    assert stage_weight_bytes(one, 0) == LATENT.stored_bytes(load_precision("fp16"))
     copied = 6 * HIDDEN * (20 + 40) * 2
     assert 2 * stage_weight_bytes(two, 0) == pytest.approx(stage_weight_bytes(one, 0) + copied)
 
