@@ -8,6 +8,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from afterwatt.policies.m2cache import is_cached
 from afterwatt.sim.body import Body
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan
@@ -18,6 +19,8 @@ from afterwatt.sim.workload import Lengths, Saturation, Workload
 TARGET_FRAC = 0.85
 """Share of capacity up to which devices are counted as enough: beyond it queues grow out of ordinary fluctuations."""
 MIN_SAMPLE, MAX_SAMPLE = 256, 4096
+CACHED_SAMPLE = 16
+"""Requests of the sample where caches decide what each iteration moves, at thousands of times the work of others."""
 TURNOVERS = 5
 
 
@@ -54,6 +57,8 @@ def measure_capacity(config: RunConfig, memory: MemoryPlan, workload: Workload) 
     together = tokens_in_memory(config, memory) / float(lengths[fits].sum(axis=1).mean())
     together = min(config.policies.max_seqs, max(1.0, together))
     size = int(np.clip(TURNOVERS * together, MIN_SAMPLE, MAX_SAMPLE))
+    if is_cached(config.policies.weights):
+        size = CACHED_SAMPLE
     sample = [served[i % len(served)] for i in range(size)] if workload.prefix_unit_tokens is None else served[:size]
     saturation = Saturation(sample, workload.prefix_unit_tokens)
     pool = config.deployment.pool

@@ -53,6 +53,7 @@ class Neurons:
                 f"{density:g} of {units} units active with an overlap of {overlap:g}; give shares from 0 to 1, and at "
                 "least one unit"
             )
+        self._units = units
         edges = np.arange(self.count + 1) * units // self.count
         self._first, self._sizes = edges[:-1], np.diff(edges)
         again = float((1.0 / self._sizes).mean())  # a slot that is renewed may draw the unit that it held
@@ -66,7 +67,13 @@ class Neurons:
 
     def active(self, step: int, layer: int, streams: Sequence[int]) -> Ids:
         """Return the active units (`ActivationSource.active`)."""
-        return np.unique(np.concatenate([self._of_stream(step, layer, stream) for stream in streams]))
+        drawn = [self._of_stream(step, layer, stream) for stream in streams]
+        if len(drawn) == 1:
+            return drawn[0]  # slots are parts of the layer in order: their units ascend
+        active = np.zeros(self._units, dtype=bool)
+        for units in drawn:
+            active[units] = True
+        return np.flatnonzero(active)
 
     def predicted(self, step: int, layer: int, streams: Sequence[int], ahead: int) -> Ids:
         """Return those of the active units that a predictor names so many layers ahead; all where nothing is known."""
