@@ -89,7 +89,15 @@ def made(policy: object, kinds: Mapping[str, Callable[..., T]], own: Iterable[tu
     """
     if isinstance(policy, str):
         return make(kinds[policy], own, costs)
-    return make(policy, own, costs) if isinstance(policy, type) else cast("T", deepcopy(policy))
+    return make(policy, own, costs) if isinstance(policy, type) else cast("T", _copied(policy))
+
+
+def _copied(policy: object) -> object:
+    """Copy a policy with all that it holds: of a compiled class's heir Python copies only what the class declares."""
+    copied = deepcopy(policy)
+    if hasattr(copied, "__dict__"):
+        vars(copied).update(deepcopy(vars(policy)))
+    return copied
 
 
 def called(policy: object) -> str:

@@ -141,13 +141,16 @@ def per_token(group: Sequence[Entry]) -> Figure | None:
         f"{number(total)} J{_elsewhere(entry, tokens)}" for total, (entry, _, tokens) in zip(totals, known, strict=True)
     ]
     for label, total, text in zip(labels, totals, said, strict=True):
+        short = text.replace(IN_WORDS["whole"], "whole").replace(IN_WORDS["slots"], "by slots")
         plot.add_annotation(
-            x=total, y=label, text=f"  {text}", xanchor="left", showarrow=False, font={"color": style.INK, "size": 12}
+            x=total, y=label, text=f"  {short}", xanchor="left", showarrow=False, font={"color": style.INK, "size": 12}
         )
     plot.update_xaxes(range=[0, (1.2 if max(map(len, said)) < 12 else 1.6) * max(totals)])
     told = ", ".join(f"{label} {text}" for label, text in zip(labels, said, strict=True))
     return Figure(
-        "fig-energy-per-token", "Energy per output token", "All that the site burns, idle time included.", plot,
+        "fig-energy-per-token", "Energy per output token",
+        "All that the site burns, idle time included; in brackets the same with whole servers, or by the slots in use.",
+        plot,
         f"Energy per output token by component: {told}.", tuple(keys), wide=True,
     )  # fmt: skip
 

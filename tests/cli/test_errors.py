@@ -157,7 +157,8 @@ def test_a_slip_in_another_command(folder: Path, afterwatt, words: str, says: st
 def test_what_does_not_fit_is_infeasible_by_so_many_bytes_and_a_way_out(folder: Path, simulate):
     line = sentence(simulate("--hw", "m40", "--model", "llama-2-70b"), 3)
     assert re.search(r"does not fit m40: .* [\d,]{15} bytes short", line)
-    assert "Would fit: --hw 8xm40" in line
+    assert "Would fit: --policy " in line
+    assert "--hw 8xm40:tp8" in line
     assert left_in(folder) == []
 
 

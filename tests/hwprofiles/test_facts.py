@@ -222,7 +222,7 @@ def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(HardwareError, match=r"unknown device 'm4O'; did you mean 'm40'\? known: a10,"):
+    with pytest.raises(HardwareError, match=r"unknown device 'm4O'; did you mean 'm40'\? known: 3090, 4090, a10,"):
         load_device("m4O")
     with pytest.raises(HardwareError, match="did you mean 'a100-40' or"):
         load_device("a100")

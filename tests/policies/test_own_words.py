@@ -179,7 +179,8 @@ def test_every_word_that_is_read_is_completed():
     assert [word.removesuffix("N") for word in listed] == policy_words() == complete.policy("")
     for word in policy_words():
         value = {"utilisation=": "0.7", "split=": "20/50", "experts=": "cpu"}.get(word, "7")
-        assert parse_policies(f"{word}{value}" if word.endswith("=") else word)
+        typed = {"m2cache": "m2cache+density=10"}.get(word, word)
+        assert parse_policies(f"{word}{value}" if word.endswith("=") else typed)
         assert complete.policy(word[:-1])[0].startswith(word[:-1])
     assert {"kv=", "watermark=", "queue="} <= set(complete.policy(""))
     assert complete.policy("patient+pat") == ["patient+patience="]
@@ -191,5 +192,5 @@ def test_every_word_that_is_read_is_completed():
 def test_words_and_the_list_of_the_command_agree():
     from afterwatt.cli.policy import policies
 
-    listed = (word.partition("=") for _, word, _, _ in policies())
+    listed = (word.partition("+")[0].partition("=") for _, word, _, _ in policies())
     assert sorted(name + equals for name, equals, _ in listed) == sorted(policy_words())

@@ -75,7 +75,7 @@ def pages(fleet: list[Run], overloaded: Run, empty: Run, tmp_path_factory: pytes
     }
 
 
-EXPECTED = {"one": 15, "replicas": 15, "overloaded": 15, "several": 15 + 12, "empty": 5}
+EXPECTED = {"one": 15, "replicas": 15, "overloaded": 15, "several": 15 + 16, "empty": 5}
 
 
 @pytest.mark.parametrize("width", [1400, 390])

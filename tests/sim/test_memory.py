@@ -13,7 +13,7 @@ from afterwatt.hwprofiles.serving import Serving
 from afterwatt.hwprofiles.stacks import load_stack
 from afterwatt.modelspecs import load_model, model_names
 from afterwatt.modelspecs.precision import PRECISIONS, load_precision
-from afterwatt.policies.config import PolicySet
+from afterwatt.policies.config import PolicySet, parse_policies
 from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.memory import (
     LOGIT_BYTES,
@@ -73,7 +73,7 @@ def test_a_card_larger_by_the_missing_bytes_holds_one_block(hw, model, precision
 
 
 @given(any_hw, any_model, any_precision)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_offer_fits_when_it_is_typed(hw, model, precision):
     deployment = parse_deployment(hw)
     try:
@@ -83,8 +83,11 @@ def test_every_offer_fits_when_it_is_typed(hw, model, precision):
         assert f"{model} in {precision} does not fit {deployment.name}" in text
         missing = int(re.search(r"([\d,]+) bytes short", text)[1].replace(",", ""))
         assert missing == pytest.approx(plan(hw, model, precision).missing_bytes, abs=1.0)
-        offers = re.findall(r"--(hw|precision) ([\w.:-]+)", text)
+        offers = re.findall(r"--(hw|precision|policy) ([\w.:=+-]+)", text)
         for kind, value in offers:
+            if kind == "policy":
+                require_fit(serving(deployment, model, precision), parse_policies(value))
+                continue
             offer = plan(value, model, precision) if kind == "hw" else plan(hw, model, value)
             assert offer.kv_blocks > 0, (kind, value)
         assert offers or "no option of the catalogue would make it fit" in text
