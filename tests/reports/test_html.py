@@ -99,9 +99,9 @@ def test_what_depends_on_the_share_of_a_server_is_drawn_under_both(compared: Rea
 
 def test_joules_per_token_are_told_under_both_host_shares(compared: Reader, fleet: list[Run]) -> None:
     notes = [note["text"] for note in compared.figures["fig-energy-per-token"]["layout"]["annotations"]]
-    assert any("with whole servers" in note for note in notes)
+    assert any(note.endswith(" whole)") for note in notes)
     for entry, note in zip(entries(fleet), notes, strict=True):
-        assert ("with whole servers" in note) == (not entry.fills_its_hosts), note
+        assert note.endswith(" whole)") == (not entry.fills_its_hosts), note
         own, *other = (float(word) for word in re.findall(r"[\d.]+", note))
         if other:
             summary = entry.summary
