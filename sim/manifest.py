@@ -12,8 +12,10 @@ from afterwatt.hwprofiles.stacks import default_stack
 from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
+from afterwatt.policies.m2cache import is_cached
 from afterwatt.policies.plans import Tier
 from afterwatt.reports.schema import SCHEMA_VERSION
+from afterwatt.sim.capacity import CACHED_SAMPLE
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan, holding_of
 from afterwatt.sim.placement import placement_of
@@ -106,7 +108,10 @@ def _experts(config: RunConfig) -> Iterator[str]:
     if pool.ep > 1:
         together = f", which serve the tokens of {pool.sharing} replicas, as many of each" if pool.sharing > 1 else ""
         load = f"; the busiest GPU has {pool.expert_imbalance:g} times the mean load"
-        yield f"experts are spread over {pool.ep} GPUs{together}{load} (expert_imbalance)"
+        yield (
+            f"experts are spread over {pool.ep} GPUs{together}{load} (expert_imbalance); no measured run states how "
+            "its experts are spread, so that the interval of times does not know the error of this part"
+        )
 
 
 def _placement(config: RunConfig) -> Iterator[str]:
@@ -120,6 +125,16 @@ def _placement(config: RunConfig) -> Iterator[str]:
     yield f"weights lie in {', '.join(f'{name} ({size:,.1f} GB)' for name, size in sizes if size)}"
     if (stored := config.policies.make_weights().stored) is not None:
         yield f"what weights in {stored} lose of the answers' quality is not measured"
+    yield (
+        "times of host memory, CPU and disk stand on a trial fit and were not held against measured runs, which the "
+        "interval of times does not know; what the CPU's computing and the disk's reading draw is not in the energy"
+    )
+    if is_cached(config.policies.weights):
+        yield (
+            "M2Cache's own runs were 9 and 22 times slower than simulated here (docs/caching.md): this is what the "
+            "hardware allows; what active neurons lose of quality is not measured; capacity is that of "
+            f"{CACHED_SAMPLE} requests at once"
+        )
 
 
 def _slots(config: RunConfig) -> Iterator[str]:

@@ -238,6 +238,10 @@ def test_a_manifest_says_where_weights_lie_and_that_a_loss_is_not_measured():
     said = manifest_of(config, memory_of(config), {})["warnings"]
     assert "weights lie in GPU memory (1.0 GB), host memory (35.3 GB)" in said
     assert "what weights in int4 lose of the answers' quality is not measured" in said
+    assert any("were not held against measured runs" in line and "is not in the energy" in line for line in said)
+    assert not any("M2Cache" in line for line in said)
+    cached = config_of("m2cache+density=10", "llama-2-7b")
+    assert any("9 and 22 times slower" in line for line in manifest_of(cached, memory_of(cached), {})["warnings"])
     plain = config_of("chunked", "llama-2-7b")
     assert not [line for line in manifest_of(plain, memory_of(plain), {})["warnings"] if "weights lie" in line]
 
