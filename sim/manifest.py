@@ -157,7 +157,8 @@ def _capped(config: RunConfig) -> Iterator[str]:
         yield f"cards are set to {pool.power_cap_w:g} of their {pool.device.tdp_w:g} W; how much slower they are " + (
             "follows the curve of such a card"
             if drawn is not None
-            else "is assumed as of an RTX 3090: nobody measured this card's curve"
+            else "is assumed as of an RTX 3090: nobody measured this card's curve, and below 0.6 of its limit an RTX "
+            "4090 was up to 21 % slower than so (docs/physics-energy-carbon.md)"
         )
 
 
