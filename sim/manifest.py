@@ -158,7 +158,7 @@ def _capped(config: RunConfig) -> Iterator[str]:
             "follows the curve of such a card"
             if drawn is not None
             else "is assumed as of an RTX 3090: nobody measured this card's curve, and below 0.6 of its limit an RTX "
-            "4090 was up to 21 % slower than so (docs/physics-energy-carbon.md)"
+            "4090 took up to 21 % longer than so (docs/physics-energy-carbon.md)"
         )
 
 
