@@ -4,43 +4,41 @@ arXiv:2410.14740: of a feed-forward network only the active neurons are computed
 the GPU keeps some from token to token; whole layers are read ahead from disk into host memory.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final
 
+from afterwatt.policies.cached import CachedUnits, exponent_of, percent_of, share_of
 from afterwatt.policies.caching.activity import Neurons
-from afterwatt.policies.caching.cache import UnitCache
 from afterwatt.policies.caching.layers import LayerArea
-from afterwatt.policies.caching.making import WORDS, make_cache
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.making import CostModel
-from afterwatt.policies.placement import DENSE, EXPERTS, Piece, Placed, WeightLayout, WeightView
+from afterwatt.policies.placement import DENSE, EXPERTS, Placed, WeightLayout, WeightView
 from afterwatt.policies.precision import parse_shares
 
 OVERLAP: Final = 0.8
 """Of a token's neurons, those that the token before had: published for large ReLU models (M2Cache, NeuroPrefetcher)."""
 AHEAD: Final = 2
 """Layers between the one that is computed and the one that is read from disk (M2Cache, section 5.3)."""
-_CACHE_WORDS: Final = tuple(sorted({word for words in WORDS.values() for word in words}))
 
 
-class M2Cache:
+class M2Cache(CachedUnits):
     """Computes the active neurons of dense networks on the GPU and keeps weights on three levels.
 
     Args:
         words: `density`: percent of the neurons that a token activates, which nothing can be said without; `overlap`:
-            percent of them that the token before had [80]; `cache`: of `policies.caching.CACHES`, with its words
-            [adjacent]; `room`: percent of the neurons that the GPU has room for [density]; `shares`: of precisions by
-            rank [25/25/50]; `dram`: layers that stay in host memory/layers on their way [what fits]; `ahead`: layers
-            between what is computed and what is read [2].
+            percent of them that the token before had [80]; `skew`: Zipf's exponent of how often neurons are active
+            [0, all alike]; `room`: percent of the neurons that the GPU has room for [density]; `shares`: of precisions
+            by rank [25/25/50]; `dram`: layers that stay in host memory/layers on their way [what fits]; `ahead`: layers
+            between what is computed and what is read [2]; those of `CachedUnits` [adjacent].
 
     Attributes:
         density, overlap, room: as shares; shares: of precisions; ahead: layers.
     """
 
-    words = ("density", "overlap", "cache", "room", "shares", "dram", "ahead", *_CACHE_WORDS)
-    stored: str | None = None
+    words: ClassVar[tuple[str, ...]] = (*CachedUnits.words, "density", "overlap", "skew", "shares", "dram", "ahead")
+    part = DENSE
+    known_ahead = 2  # neurons are predicted from what the layer before theirs is given
 
     def __init__(self, words: Mapping[str, str], _costs: CostModel) -> None:
         if "density" not in words:
@@ -48,15 +46,14 @@ class M2Cache:
                 "m2cache computes the neurons that a token activates, and how many that are is the model's: say so, as "
                 "in m2cache+density=10 (percent; about 10 of ReLU models, 50 of SwiGLU ones)"
             )
-        self.density = _percent("density", words["density"])
-        self.overlap = _percent("overlap", words.get("overlap", f"{100.0 * OVERLAP:g}"))
-        self.room = _percent("room", words["room"]) if "room" in words else self.density
+        super().__init__(words, "adjacent")
+        self.density = percent_of("density", words["density"])
+        self.overlap = percent_of("overlap", words.get("overlap", f"{100.0 * OVERLAP:g}"))
+        self.room = percent_of("room", words["room"]) if "room" in words else self.density
         self.shares = parse_shares(words.get("shares", "25/25/50"))
         self.ahead = _whole("ahead", words.get("ahead", str(AHEAD)))
-        self._cache = words.get("cache", "adjacent")
-        self._own = {word: words[word] for word in _CACHE_WORDS if word in words}
+        self._skew = exponent_of("skew", words.get("skew", "0"))
         self._dram = _areas(words["dram"]) if "dram" in words else None
-        self.cache(1, 1)
 
     def layout(self, view: WeightView) -> WeightLayout:
         """Return the place of every piece (`WeightPolicy.layout`).
@@ -74,7 +71,7 @@ class M2Cache:
                 placed.append(Placed(piece, "hbm"))
                 continue
             whole = piece._replace(size_bytes=piece.size_bytes * mean)
-            placed += [Placed(_share(whole, self.room), "hbm", copy=True), Placed(whole, "ssd")]
+            placed += [Placed(share_of(whole, self.room), "hbm", copy=True), Placed(whole, "ssd")]
             if piece.layer < fixed + dynamic:
                 placed.append(Placed(whole, "dram", copy=True))
         return WeightLayout(tuple(placed))
@@ -90,13 +87,13 @@ class M2Cache:
                 raise PolicyError(f"shares={self.shares} name {share.precision}, which nobody stores weights in")
         return sum(share.frac * ratios[share.precision] for share in self.shares.shares)
 
-    def cache(self, layers: int, units: int) -> UnitCache:
-        """Return an empty cache of the neurons of each layer on the GPU."""
-        return make_cache(self._cache, layers, units, math.ceil(units * self.room), self._own)
+    def room_frac(self, view: WeightView) -> float:  # noqa: ARG002 - it is stated
+        """Return the share of a layer's neurons that the GPU has room for."""
+        return self.room
 
-    def source(self, units: int, seed: int) -> Neurons:
+    def source(self, units: int, chosen: int, seed: int) -> Neurons:  # noqa: ARG002 - no experts
         """Return which neurons are active, as the words state it."""
-        return Neurons(units, self.density, self.overlap, seed)
+        return Neurons(units, self.density, self.overlap, seed, skew=self._skew)
 
     def area(self, view: WeightView) -> LayerArea:
         """Return the layers in host memory."""
@@ -110,21 +107,6 @@ class M2Cache:
         largest = max(piece.size_bytes for piece in view.pieces if piece.part == DENSE) * mean
         fits = int(view.room_bytes["dram"] // largest)
         return (view.layers, 0) if fits >= view.layers else (max(0, fits - self.ahead - 1), self.ahead + 1)
-
-
-def is_cached(name: str) -> bool:
-    """Return whether a placement computes with caches, so that iterations differ from one another."""
-    return name == "m2cache"
-
-
-def _share(piece: Piece, frac: float) -> Piece:
-    return piece._replace(size_bytes=piece.size_bytes * frac)
-
-
-def _percent(word: str, said: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,4})?", said) or not 0.0 < float(said) <= 100.0:
-        raise PolicyError(f"policy option {word}={said[:40]} is no percentage above 0 and up to 100; write {word}=10")
-    return float(said) / 100.0
 
 
 def _whole(word: str, said: str) -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from afterwatt.policies.cached import CachedUnits
+from afterwatt.policies.expertcache import CachedExperts
 from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.placement import (
     HostExperts,
@@ -24,6 +26,7 @@ WEIGHTS: Final[Mapping[str, Callable[..., WeightPolicy]]] = {
     "layers": LayerSplit,
     "experts": HostExperts,
     "m2cache": M2Cache,
+    "expert-cache": CachedExperts,
 }
 """Placements by name; one whose first word is its own name is chosen by that word: `layers=20`."""
 
@@ -35,3 +38,9 @@ PLACEMENT_WORDS: Final = frozenset(word for kind in WEIGHTS.values() for word in
 def placement_words() -> Iterable[str]:
     """Return the words that choose a placement, as one types them."""
     return (f"{name}=" if name in getattr(kind, "words", ()) else name for name, kind in WEIGHTS.items())
+
+
+def is_cached(name: str) -> bool:
+    """Return whether a placement computes with caches, so that iterations differ from one another."""
+    kind = WEIGHTS.get(name)
+    return isinstance(kind, type) and issubclass(kind, CachedUnits)

@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from afterwatt.policies.m2cache import is_cached
+from afterwatt.policies.weights import is_cached
 from afterwatt.sim.body import Body
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import MemoryPlan

@@ -12,8 +12,8 @@ from afterwatt.hwprofiles.stacks import default_stack
 from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
-from afterwatt.policies.m2cache import is_cached
 from afterwatt.policies.plans import Tier
+from afterwatt.policies.weights import is_cached
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.capacity import CACHED_SAMPLE
 from afterwatt.sim.config import RunConfig
@@ -129,10 +129,14 @@ def _placement(config: RunConfig) -> Iterator[str]:
         "times of host memory, CPU and disk stand on a trial fit and were not held against measured runs, which the "
         "interval of times does not know; what the CPU's computing and the disk's reading draw is not in the energy"
     )
-    if is_cached(config.policies.weights):
+    if config.policies.weights == "m2cache":
         yield (
             "M2Cache's own runs were 9 and 22 times slower than simulated here (docs/caching.md): this is what the "
-            "hardware allows; what active neurons lose of quality is not measured; capacity is that of "
+            "hardware allows; what active neurons lose of quality is not measured"
+        )
+    if is_cached(config.policies.weights):
+        yield (
+            "which neurons or experts are active is drawn, as the policy's words state it; capacity is that of "
             f"{CACHED_SAMPLE} requests at once"
         )
 

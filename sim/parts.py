@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from afterwatt.policies.m2cache import is_cached
 from afterwatt.policies.sizes import SchedulerConfig
+from afterwatt.policies.weights import is_cached
 from afterwatt.sim.cached import CachedLayers, CachedStrides
 from afterwatt.sim.clock import VirtualEnvironment
 from afterwatt.sim.config import RunConfig

@@ -18,7 +18,7 @@ from afterwatt.hwprofiles.replicas import replica_power
 from afterwatt.hwprofiles.step import StepModel
 from afterwatt.modelspecs.layers import LayerKind
 from afterwatt.policies.log import DecisionEntry
-from afterwatt.policies.m2cache import is_cached
+from afterwatt.policies.weights import is_cached
 from afterwatt.reports.decisions import DecisionWriter
 from afterwatt.reports.rundir import Run, RunWriter, load_run
 from afterwatt.reports.schema import SCHEMA_VERSION

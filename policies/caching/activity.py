@@ -26,6 +26,25 @@ def expected_union(density: float, streams: int) -> float:
     return 1.0 - (1.0 - density) ** streams
 
 
+def slots(units: int, count: int, skew: float) -> Ids:
+    """Cut a layer's ranks into parts that hold one active unit each, int64[count + 1]: smaller where units are popular.
+
+    Args:
+        units: of a layer.
+        count: that are active.
+        skew: exponent: a unit is active c * rank^-skew of the time, but no more than always.
+    """
+    popular = np.arange(1, units + 1) ** -skew
+    always = 0  # units of which c * rank^-skew exceeds 1; the others share what these leave
+    while always < count and popular[always] * (count - always) > popular[always:].sum():
+        always += 1
+    expected = np.concatenate([np.ones(always), popular[always:] * (count - always) / popular[always:].sum()])
+    ends = np.searchsorted(np.cumsum(expected), np.arange(1, count) - 1e-9) + 1
+    first = np.arange(count + 1)  # where parts of one unit each would begin: no part is empty
+    later = np.maximum.accumulate(np.concatenate([[0], ends, [units]]) - first)
+    return (first + np.minimum(later, units - count)).astype(np.int64)
+
+
 class Neurons:
     """Neurons of a layer that are active for a token, of which a share is those of the token before.
 
@@ -39,13 +58,20 @@ class Neurons:
         overlap: share of a token's units that the token before has activated too.
         seed: of the draws.
         recall: look-ahead in layers -> share of the active units that a predictor names so early.
+        skew: Zipf's exponent of how often units are active by rank, at most always; 0: all alike.
 
     Raises:
         PolicyError: shares outside of 0 to 1, or an overlap that so dense a layer cannot be without.
     """
 
     def __init__(
-        self, units: int, density: float, overlap: float, seed: int = 0, recall: Mapping[int, float] | None = None
+        self,
+        units: int,
+        density: float,
+        overlap: float,
+        seed: int = 0,
+        recall: Mapping[int, float] | None = None,
+        skew: float = 0.0,
     ) -> None:
         self.count = round(units * density)
         if not (1 <= self.count <= units and 0.0 <= overlap <= 1.0):
@@ -54,7 +80,7 @@ class Neurons:
                 "least one unit"
             )
         self._units = units
-        edges = np.arange(self.count + 1) * units // self.count
+        edges = np.arange(self.count + 1) * units // self.count if skew == 0.0 else slots(units, self.count, skew)
         self._first, self._sizes = edges[:-1], np.diff(edges)
         again = float((1.0 / self._sizes).mean())  # a slot that is renewed may draw the unit that it held
         if again < 1.0 and overlap < again:

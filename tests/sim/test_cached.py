@@ -8,7 +8,7 @@ import pytest
 from afterwatt.policies.caching.activity import Neurons
 from afterwatt.policies.caching.making import make_cache
 from afterwatt.policies.precision import parse_shares
-from afterwatt.sim.cached import LEAST_SEEN, CachedLayers, Misses, Passed, rank_bytes, stationary
+from afterwatt.sim.cached import GPU, LEAST_SEEN, CachedLayers, Misses, Passed, rank_bytes, stationary
 from afterwatt.sim.clock import PS_PER_S
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.errors import Infeasible
@@ -30,12 +30,12 @@ def test_what_stays_active_crosses_once_and_then_the_gpu_alone_sets_the_pace() -
     first = layers.iteration(0, (7,), PLAN, None)
     units = round(0.1 * 11008) * 32
     assert first.link_bytes > 0
-    assert first.duration_ps > first.work_ps[2]
+    assert first.duration_ps > first.work_ps[GPU]
     now = first.duration_ps
     for _ in range(3):
         later = layers.iteration(now, (7,), PLAN, None)
         assert (later.link_bytes, later.disk_bytes) == (0, 0)
-        assert later.duration_ps == later.work_ps[2] == layers._few.step(*PLAN, 1, None)[0]
+        assert later.duration_ps == later.work_ps[GPU] == layers._gpu._few.step(*PLAN, 1, None)[0]
         now += later.duration_ps
     assert first.work_ps[1] == pytest.approx(
         (first.link_bytes / layers.rates.link_bytes_per_s + units * layers.rates.unit_copy_s) * PS_PER_S, rel=1e-9

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
-from afterwatt.policies.caching.activity import Experts, Neurons, Recorded, expected_union
+from afterwatt.policies.caching.activity import Experts, Neurons, Recorded, expected_union, slots
 from afterwatt.policies.errors import PolicyError
 
 SIGMAS = 5.0
@@ -136,3 +137,32 @@ def test_a_recording_is_played_back():
 def test_statistics_that_cannot_be_are_refused(kind, words, says: str):
     with pytest.raises(PolicyError, match=says):
         kind(*words)
+
+
+@given(st.integers(2, 400), st.floats(0.02, 1.0), st.floats(0.0, 2.0))
+def test_parts_hold_one_active_unit_each_and_shrink_where_units_are_popular(
+    units: int, density: float, skew: float
+) -> None:
+    count = max(1, round(units * density))
+    sizes = np.diff(slots(units, count, skew))
+    assert len(sizes) == count
+    assert sizes.min() >= 1
+    assert sizes.sum() == units
+    popular = np.arange(1, units + 1) ** -skew
+    scale = brentq(lambda c: np.minimum(1.0, c * popular).sum() - count, 0.0, 1e9) if count < units else 1e9
+    expected = np.minimum(1.0, scale * popular).cumsum()  # active units of the ranks up to each
+    edges, numbers = sizes.cumsum(), np.arange(1, count + 1)
+    assert (expected[edges - 1] < numbers + 1.0 + 1e-6).all()
+    assert ((expected[edges - 1] >= numbers - 1e-6) | (edges == units - count + numbers)).all()
+
+
+def test_a_skew_gives_popular_neurons_their_share() -> None:
+    units, density, skew = 4000, 0.1, 0.3
+    source = Neurons(units, density, 0.8, 3, skew=skew)
+    often = np.zeros(units)
+    for stream in range(200):
+        often[source.active(0, 0, (stream,))] += 1.0
+    expected = (np.arange(1, units + 1) ** -skew).cumsum()
+    share = often.cumsum() / often.sum()
+    for top in (400, 1000, 2000):  # a part of rounding, and six standard errors of 400 draws in each of 200 streams
+        assert share[top - 1] == pytest.approx(expected[top - 1] / expected[-1], abs=1 / 400 + 6 * 0.5 / 80000**0.5)

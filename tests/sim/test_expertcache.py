@@ -1,0 +1,135 @@
+"""Experts in a cache on the GPU: with room for all, times are those of resident weights; what is missing adds up."""
+
+import numpy as np
+import pytest
+
+from afterwatt.modelspecs.layers import ROUTED
+from afterwatt.policies.errors import PolicyError
+from afterwatt.policies.expertcache import CachedExperts
+from afterwatt.policies.making import UnknownCosts
+from afterwatt.policies.placement import ATTENTION, DENSE, EXPERTS, Piece, WeightView
+from afterwatt.sim.cached import CPU, GPU, LINK, CachedLayers
+from afterwatt.sim.clock import PS_PER_S
+from afterwatt.sim.config import RunConfig
+from afterwatt.sim.memory import plan_memory
+from afterwatt.sim.times import own_times, times_of
+from afterwatt.sim.workload import StaticBatch
+from tests.helpers import between, make_config, poisson, run_body
+
+PLAN = (1, 200, (), 1)
+MODEL = "qwen3-30b-a3b"
+
+
+def config_of(words: str, hw: str = "p40", precision: str = "fp16") -> RunConfig:
+    policy = "+".join(word for word in ("expert-cache", "seqs=1", words) if word)
+    return make_config(StaticBatch(1, 8, 4), hw, policy, MODEL, precision=precision)
+
+
+def bare_and_full_ps(config: RunConfig) -> tuple[int, int]:
+    """Return the GPU's time of one token without experts, and with all that it is routed to."""
+    kinds = {kind._replace(network=ROUTED): count for kind, count in config.model.kinds().items()}
+    bare, full = own_times(config, config.serving, 0, kinds), own_times(config, config.serving)
+    return bare.step(*PLAN, 1)[0], full.step(*PLAN, 1)[0]
+
+
+def test_with_room_for_all_it_takes_the_time_of_resident_weights() -> None:
+    config = config_of("room=100+cache=static", "h100-sxm")
+    passed = CachedLayers(config, 0).iteration(0, (7,), PLAN, None)
+    assert (passed.link_bytes, passed.cpu_bytes, passed.disk_bytes) == (0, 0, 0)
+    assert (
+        passed.duration_ps
+        == times_of(make_config(StaticBatch(1, 8, 4), "h100-sxm", "chunked", MODEL)).step(*PLAN, 1)[0]
+    )
+
+
+def test_what_is_missing_is_computed_where_it_lies_and_added() -> None:
+    config = config_of("room=25+cache=static+cold=cpu")
+    layers, model = CachedLayers(config, 0), config.model
+    passed, rates = layers.iteration(0, (7,), PLAN, None), layers.rates
+    unit_bytes = round(model.layer_expert_bytes("fp16") / model.experts)
+    missing = passed.cpu_bytes / unit_bytes
+    assert missing == int(missing)
+    assert 0 < missing < model.layers * model.active_experts
+    assert passed.link_bytes == 0  # a static cache takes nothing in
+    bare, full = bare_and_full_ps(config)
+    gpu_ps = bare + (full - bare) * (1.0 - missing / (model.layers * model.active_experts))
+    assert passed.work_ps[GPU] == pytest.approx(gpu_ps, abs=2)
+    cold_s = passed.cpu_bytes / rates.cpu_bytes_per_s
+    hand_overs = round((passed.work_ps[CPU] / PS_PER_S - cold_s) / rates.hand_over_s)
+    assert missing / model.active_experts <= hand_overs <= model.layers
+    assert passed.duration_ps == passed.work_ps[GPU] + passed.work_ps[CPU]  # nothing overlaps
+
+
+def test_what_is_missing_crosses_once_its_router_has_run() -> None:
+    config = config_of("room=25+cache=static")
+    layers = CachedLayers(config, 0)
+    passed = layers.iteration(0, (7,), PLAN, None)
+    assert passed.cpu_bytes == 0
+    copies = passed.link_bytes / round(config.model.layer_expert_bytes("fp16") / config.model.experts)
+    link_s = passed.link_bytes / layers.rates.link_bytes_per_s + copies * layers.rates.unit_copy_s
+    assert passed.work_ps[LINK] == pytest.approx(link_s * PS_PER_S, rel=1e-9)
+    assert passed.duration_ps == passed.work_ps[LINK] + passed.work_ps[GPU]
+
+
+def test_where_it_is_sooner_is_never_slower_than_one_place_for_all() -> None:
+    times = {
+        cold: CachedLayers(config_of(f"room=25+cache=static+cold={cold}"), 0).iteration(0, (7,), PLAN, None)
+        for cold in ("gpu", "cpu", "auto")
+    }
+    assert times["auto"].duration_ps <= min(times["gpu"].duration_ps, times["cpu"].duration_ps)
+
+
+def test_what_host_memory_does_not_hold_comes_from_the_disk() -> None:
+    layers = CachedLayers(config_of("room=10+cache=static+memory-room=50", precision="q4_k_m"), 0)
+    first, second = (layers.iteration(when, (7,), PLAN, None) for when in (0, PS_PER_S * 1000))
+    assert first.disk_bytes == first.link_bytes  # host memory begins empty
+    assert 0 < second.disk_bytes < second.link_bytes
+
+
+def test_prompts_bring_over_what_they_touch_and_the_gpu_lacks() -> None:
+    config = config_of("room=25+cache=static")
+    layers, model = CachedLayers(config, 0), config.model
+    passed = layers.iteration(0, (), (0, 0, ((None, 64, 0),), 1), None)
+    touched = 1.0 - (1.0 - model.active_experts / model.experts) ** 64
+    lacking = 0.75 * model.layers * model.layer_expert_bytes("fp16")
+    assert passed.link_bytes == pytest.approx(touched * lacking, rel=1e-6)
+    assert passed.duration_ps > passed.work_ps[LINK]
+
+
+@pytest.mark.parametrize("words", ["room=20", "room=20+cold=cpu", "room=20+cold=auto+cache=lfu+skew=1.1"])
+def test_a_run_is_its_iterations_one_by_one(words: str) -> None:
+    requests = poisson(2, 0.2, between(5, 40), between(2, 8))
+    policy = f"expert-cache+seqs=2+{words}"
+    options = {"model": MODEL, "precision": "q4_k_m"}
+    whole, singly = (run_body(requests, "p40", policy, single_step=one, **options) for one in (False, True))
+    for name, values in whole.rows.items():
+        np.testing.assert_array_equal(values, singly.rows[name], err_msg=name)
+
+
+def test_memory_holds_the_share_that_is_said() -> None:
+    some, more = (plan_memory((c := config_of(f"room={room}")).serving, c.policies) for room in (10, 20))
+    experts = config_of("").model.layers * config_of("").model.layer_expert_bytes("fp16")
+    assert more.weights_bytes - some.weights_bytes == pytest.approx(0.1 * experts, rel=1e-9)
+
+
+def policy(**words: str) -> CachedExperts:
+    return CachedExperts(words, UnknownCosts())
+
+
+def test_by_default_four_fifths_of_what_is_left_hold_experts() -> None:
+    pieces = tuple(piece for n in range(4) for piece in (Piece(n, ATTENTION, 10.0), Piece(n, EXPERTS, 200.0)))
+    view = WeightView(pieces, 4, {"hbm": 240.0, "dram": 400.0, "ssd": 1e6})
+    assert policy().room_frac(view) == pytest.approx(0.8 * 200.0 / 800.0)
+    assert policy().host_frac(view) == pytest.approx(0.5)
+    layout = policy().layout(view)
+    assert layout.tier_bytes("hbm") == pytest.approx(40.0 + 160.0)
+    assert (layout.tier_bytes("dram"), layout.tier_bytes("ssd")) == (pytest.approx(400.0), pytest.approx(800.0))
+    assert policy(**{"memory-room": "100"}).layout(view).tier_bytes("ssd") == 0.0
+
+
+def test_words_that_make_no_sense_are_refused() -> None:
+    for words, said in (({"cold": "here"}, "no place to compute"), ({"skew": "9"}, "no exponent")):
+        with pytest.raises(PolicyError, match=said):
+            policy(**words)
+    with pytest.raises(PolicyError, match="this model is dense"):
+        policy().layout(WeightView((Piece(0, DENSE, 1.0),), 1, {"hbm": 1.0, "dram": 1.0}))
