@@ -82,10 +82,12 @@ class WeightLayout:
     Attributes:
         placed: all pieces; copies apart, the bytes of their tiers add up to the model's as it is stored there.
         depth: layers that are fetched ahead of the one that is computed; 0: none, fetching and computing take turns.
+        kv_in: tier of the KV cache; in `dram`, that of each layer crosses to the GPU with its weights.
     """
 
     placed: tuple[Placed, ...]
     depth: int = 1
+    kv_in: Tier = HBM
 
     def tier_bytes(self, tier: Tier) -> float:
         """Return the bytes that lie in a tier."""
@@ -119,14 +121,16 @@ class Stream:
     Embedding and head stay on the GPU.
 
     Args:
-        words: `depth`: layers fetched ahead [1]; `from`: dram or ssd [dram, where the layers fit there].
+        words: `depth`: layers fetched ahead [1]; `from`: dram or ssd [dram, where the layers fit there]; `kv-in`: hbm
+            or dram, where the KV cache lies [hbm].
     """
 
-    words = ("depth", "from")
+    words = ("depth", "from", "kv-in")
     stored: str | None = None
 
     def __init__(self, words: Mapping[str, str], _costs: CostModel) -> None:
         self._depth = _number("depth", words.get("depth", "1"), 0, 64)
+        self._kv_in = _kv_in(words)
         self._source = words.get("from")
         if self._source not in (None, DRAM, SSD):
             raise PolicyError(f"policy option from={self._source[:40]} is no place to stream from; write dram or ssd")
@@ -136,7 +140,7 @@ class Stream:
         layers = sum(piece.size_bytes for piece in view.pieces if piece.part not in (EMBEDDING, HEAD))
         source = DRAM if self._source == DRAM or (self._source is None and layers <= view.room_bytes[DRAM]) else SSD
         placed = (Placed(piece, HBM if piece.part in (EMBEDDING, HEAD) else source) for piece in view.pieces)
-        return WeightLayout(tuple(placed), self._depth)
+        return WeightLayout(tuple(placed), self._depth, self._kv_in)
 
 
 class StreamInt8(Stream):
@@ -155,10 +159,11 @@ class Split:
     """Shares of every layer in percent, GPU/host memory, the rest on the disk: split=20/50 (FlexGen).
 
     Args:
-        words: `split`: the shares; `depth`: layers fetched ahead [1].
+        words: `split`: the shares; `depth`: layers fetched ahead [1]; `kv-in`: hbm or dram, where the KV cache lies
+            [hbm].
     """
 
-    words = ("split", "depth")
+    words = ("split", "depth", "kv-in")
     stored: str | None = None
 
     def __init__(self, words: Mapping[str, str], _costs: CostModel) -> None:
@@ -170,6 +175,7 @@ class Split:
                 "such as split=20/50 (the rest lies on the disk)"
             )
         self._shares = int(match[1]) / 100.0, int(match[2]) / 100.0
+        self._kv_in = _kv_in(words)
         self._depth = _number("depth", words.get("depth", "1"), 0, 64)
 
     def layout(self, view: WeightView) -> WeightLayout:
@@ -185,7 +191,7 @@ class Split:
             dram = piece.size_bytes - hbm - rest
             shares: tuple[tuple[float, Tier], ...] = ((hbm, HBM), (dram, DRAM), (rest, SSD))
             placed += [Placed(piece._replace(size_bytes=size), tier) for size, tier in shares if size > 0.0]
-        return WeightLayout(tuple(placed), self._depth)
+        return WeightLayout(tuple(placed), self._depth, self._kv_in)
 
 
 class LayerSplit:
@@ -244,6 +250,13 @@ class HostExperts:
 
 def _on(piece: Piece, cpu: bool) -> Placed:
     return Placed(piece, DRAM, CPU) if cpu else Placed(piece, HBM)
+
+
+def _kv_in(words: Mapping[str, str]) -> Tier:
+    said = words.get("kv-in", HBM)
+    if said not in (HBM, DRAM):
+        raise PolicyError(f"policy option kv-in={said[:40]} is no place for the KV cache; write hbm or dram")
+    return DRAM if said == DRAM else HBM
 
 
 def _number(word: str, said: str, low: int, high: int) -> int:

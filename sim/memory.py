@@ -110,10 +110,11 @@ def plan_memory(serving: Serving, policies: PolicySet) -> MemoryPlan:
 def _host_blocks(serving: Serving, placement: Placement, block_bytes: float) -> int:
     """Return the KV blocks whose part in host memory fits beside the weights there."""
     layers = sum(stage.cpu_mixers for stage in placement.stages)
-    if not layers:
+    share = 1.0 if placement.layout.kv_in == "dram" else layers / serving.model.layers
+    if not share:
         return _UNBOUNDED
     free = room_bytes(serving)["dram"] - placement.layout.tier_bytes("dram")
-    return max(0, int(free // (block_bytes * layers / serving.model.layers)))
+    return max(0, int(free // (block_bytes * share)))
 
 
 def holding_of(serving: Serving, block_tokens: int) -> Holding | None:

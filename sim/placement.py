@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from afterwatt.hwprofiles.hostwork import host_work
-from afterwatt.hwprofiles.residence import stage_layers
+from afterwatt.hwprofiles.residence import replica_kv_bytes, stage_layers
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.layers import ROUTED, LayerKind
 from afterwatt.modelspecs.precision import PRECISIONS
-from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.policies.config import RESIDENT, PolicySet
 from afterwatt.policies.placement import (
     ATTENTION,
@@ -41,7 +40,9 @@ class StageWeights:
         kinds: layers that its GPUs compute.
         hbm_frac: share of its bytes in GPU memory.
         buffer_bytes: of GPU memory, on all of its GPUs, for weights that pass through.
-        kv_frac: share of its layers' keys and values in GPU memory; the rest is in host memory.
+        kv_frac: share of its layers' keys and values in GPU memory, on their way through too; the rest is in host
+            memory.
+        kv_entry_bytes: of a token's keys and values, what crosses to the GPUs when they are read.
         ahead: whether what is streamed comes ahead of the layer that is computed.
         link_bytes: streamed in every iteration, from the disk or not; disk_bytes: those from the disk.
         cpu_bytes: that the CPU computes with in every iteration; expert_bytes: of routed experts, of which tokens touch
@@ -54,6 +55,7 @@ class StageWeights:
     hbm_frac: float
     buffer_bytes: float
     kv_frac: float
+    kv_entry_bytes: float
     ahead: bool
     link_bytes: float
     disk_bytes: float
@@ -113,11 +115,16 @@ def _placed(serving: Serving, weights: str, own: tuple[tuple[str, str], ...]) ->
     ).make_weights()
     model, view = serving.model, weight_view(serving)
     layout = policy.layout(view)
+    if layout.kv_in != "hbm" and (model.window is not None or model.state_bytes):
+        raise Infeasible(
+            f"kv-in={layout.kv_in}: of {model.name} some layers keep a window or a state, whose way to the GPU is not "
+            "modelled; take kv-in=hbm"
+        )
     split, first, stages = stage_layers(model.layers, serving.pool.pp), 0, []
     for layers in split:
         mine = [at for at in layout.placed if first <= at.piece.layer < first + layers]
         whole_bytes = sum(piece.size_bytes for piece in view.pieces if first <= piece.layer < first + layers)
-        stages.append(_stage(model, mine, whole_bytes, (first, layers), layout.depth))
+        stages.append(_stage(serving, mine, whole_bytes, (first, layers), layout))
         first += layers
     return Placement(layout, tuple(stages))
 
@@ -142,9 +149,10 @@ def room_bytes(serving: Serving) -> Mapping[Tier, float]:
 
 
 def _stage(
-    model: ModelSpec, placed: list[Placed], whole_bytes: float, span: tuple[int, int], depth: int
+    serving: Serving, placed: list[Placed], whole_bytes: float, span: tuple[int, int], layout: WeightLayout
 ) -> StageWeights:
     """Add up what a stage does."""
+    model, depth, kv_away = serving.model, layout.depth, layout.kv_in == "dram"
     on_cpu = {(at.piece.layer, at.piece.part) for at in placed if at.computed == CPU}
     kinds: Counter[LayerKind] = Counter()
     first, layers = span
@@ -166,7 +174,8 @@ def _stage(
         kinds=dict(kinds),
         hbm_frac=sum(at.piece.size_bytes for at in placed if at.tier == "hbm") / whole_bytes,
         buffer_bytes=(depth + 1 if streamed else 1) * max(per_layer.values(), default=0.0),
-        kv_frac=1.0 - cpu_mixers / layers,
+        kv_frac=min(1.0, (depth + 1) / layers) if kv_away else 1.0 - cpu_mixers / layers,
+        kv_entry_bytes=replica_kv_bytes(serving) / model.layers * layers if kv_away else 0.0,
         ahead=depth > 0,
         link_bytes=sum(at.piece.size_bytes for at in streamed),
         disk_bytes=sum(at.piece.size_bytes for at in streamed if at.tier == "ssd"),

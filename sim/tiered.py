@@ -2,7 +2,8 @@
 
 The CPU's part is added to the GPU's. Layers that are streamed run ahead of the one that is computed, from one iteration
 to the next without a stop: an iteration takes as long as the slowest of disk, link and GPU. Both depend on the number
-of tokens alone, but for keys and values in host memory, which grow evenly: the law of a stride stays affine.
+of tokens alone, but for keys and values in host memory, which grow evenly: the law of a stride stays affine. Those that
+the GPU reads from there cross the link with the weights; new ones go back the other way at the same time.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afterwatt.hwprofiles.hostwork import HostRates
 from afterwatt.hwprofiles.residence import replica_kv_bytes
-from afterwatt.hwprofiles.roofline import PS_PER_S, Seen, steps_to_crossing
+from afterwatt.hwprofiles.roofline import PS_PER_S, Seen
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.spec import ModelSpec, experts_touched
 from afterwatt.sim.placement import StageWeights
@@ -25,14 +26,15 @@ class HostPart(NamedTuple):
     Attributes:
         cpu_bytes: of weights that the CPU computes with.
         link_bytes: that cross to the GPUs; disk_bytes: those of them that come from the disk.
-        added_s: on top of the GPU's work; least_s: what the iteration takes at least.
+        added_s: on top of the GPU's work; link_s, disk_s: what the iteration takes at least, for what comes ahead.
     """
 
     cpu_bytes: float
     link_bytes: float
     disk_bytes: float
     added_s: float
-    least_s: float
+    link_s: float
+    disk_s: float
 
 
 def host_part(weights: StageWeights, rates: HostRates, touched_frac: float, tokens: int) -> HostPart:
@@ -56,7 +58,8 @@ def host_part(weights: StageWeights, rates: HostRates, touched_frac: float, toke
         link_bytes=weights.link_bytes + (host if many else 0.0),
         disk_bytes=weights.disk_bytes,
         added_s=added_s + (0.0 if weights.ahead else link_s + disk_s),
-        least_s=max(link_s, disk_s) if weights.ahead else 0.0,
+        link_s=link_s if weights.ahead else 0.0,
+        disk_s=disk_s if weights.ahead else 0.0,
     )
 
 
@@ -86,8 +89,11 @@ class TieredTimes:
         self._serving, self._weights, self._rates = serving, weights, rates
         self._own, self._whole = own, whole
         entry_bytes = replica_kv_bytes(serving) / serving.model.layers * weights.cpu_mixers
-        self._entry_ps = round(entry_bytes / rates.cpu_bytes_per_s * PS_PER_S)
-        self._parts: dict[int, tuple[int, int]] = {}
+        crossing_ps = round(weights.kv_entry_bytes / rates.link_bytes_per_s * PS_PER_S)
+        # What crosses runs ahead of the GPU, or else takes turns with it.
+        self._entry_ps = round(entry_bytes / rates.cpu_bytes_per_s * PS_PER_S) + (0 if weights.ahead else crossing_ps)
+        self._crossing_ps = crossing_ps if weights.ahead else 0
+        self._parts: dict[int, tuple[int, int, int]] = {}
         self.wake_ps, self.hop_ps = own.wake_ps, own.hop_ps
 
     def step(
@@ -109,11 +115,15 @@ class TieredTimes:
         times = self._whole if tokens >= self._rates.streamed_from_tokens else self._own
         first, slope, lasting = times.step(decoding, context_tokens, chunks, emits, iterations, seen)
         first, slope = first + part[0] + self._entry_ps * entries, slope + self._entry_ps * tokens
-        if first >= part[1]:
-            return first, slope, lasting
-        return part[1], 0, steps_to_crossing(first - part[1], slope, lasting)
+        back_ps = self._crossing_ps * tokens  # new keys and values, on their way out
+        laws = (first, slope), (part[1] + self._crossing_ps * entries, back_ps), (max(part[2], back_ps), 0)
+        slowest, growth = max(laws)
+        for other, rate in laws:
+            if rate > growth:
+                lasting = min(lasting, -((other - slowest) // (rate - growth)))
+        return slowest, growth, lasting
 
-    def _part_ps(self, tokens: int) -> tuple[int, int]:
-        """Return what is added to the GPU's time, and the least that an iteration takes."""
+    def _part_ps(self, tokens: int) -> tuple[int, int, int]:
+        """Return what is added to the GPU's time, and the least that link and disk take."""
         part = host_part(self._weights, self._rates, touched_frac(self._serving.model, tokens), tokens)
-        return round(part.added_s * PS_PER_S), round(part.least_s * PS_PER_S)
+        return round(part.added_s * PS_PER_S), round(part.link_s * PS_PER_S), round(part.disk_s * PS_PER_S)

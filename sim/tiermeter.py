@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afterwatt.hwprofiles.hostwork import HostRates
-from afterwatt.sim.meter import Meter
+from afterwatt.sim.meter import Meter, triangle
 from afterwatt.sim.placement import Placement
 from afterwatt.sim.recorder import ChunkSums, NotedStrides, StrideEnergy
 from afterwatt.sim.tiered import host_part, touched_frac
@@ -61,6 +61,9 @@ class TieredMeter(CachedMeter):
         tokens = strides.decoding + chunks.tokens
         chosen = self.chosen(strides, chunks, tokens >= self.rates.streamed_from_tokens)
         crossing = chosen.dram_to_hbm_bytes + self._link_bytes(tokens) * strides.steps
+        if entry_bytes := sum(stage.kv_entry_bytes for stage in self.placement.stages):
+            read = (strides.context_tokens + chunks.past) * strides.steps + strides.decoding * triangle(strides.steps)
+            crossing = crossing + entry_bytes * (read + tokens * strides.steps)  # new ones go back
         return chosen._replace(dram_to_hbm_bytes=crossing)
 
     def _link_bytes(self, tokens: Floats) -> Floats:

@@ -251,3 +251,46 @@ def test_a_refusal_says_nothing_of_a_stream_to_as_many_bits():
         memory_of(config_of("chunked", "llama-2-70b", precision="int4"))
     assert "stream-int4" not in str(refused.value)
     assert "--policy stream" in str(refused.value)
+
+
+@pytest.mark.parametrize("words", ["stream", "split=30/70", "stream+depth=0"])
+def test_a_cache_in_host_memory_crosses_with_the_weights(words):
+    config = config_of(f"{words}+kv-in=dram", "llama-2-13b", hw="m40")
+    held, rates = config_of(words, "llama-2-13b", hw="m40"), host_rates(config.serving)
+    entry_ps = 2 * 40 * 5120 * 2 / rates.link_bytes_per_s * PS_PER_S
+    for decoding, context in ((4, 4_000), (64, 64_000)):
+        there, here = (times_of(one).step(decoding, context, (), decoding, 5) for one in (config, held))
+        if words == "stream+depth=0":
+            assert there[0] - here[0] == pytest.approx(entry_ps * context, rel=1e-6)
+        else:
+            weights = placement_of(config.serving, config.policies).stages[0].link_bytes
+            link_ps = weights / rates.link_bytes_per_s * PS_PER_S + entry_ps * context
+            gpu = times_of(held).step(decoding, context, (), decoding, 1)[0]
+            assert there[0] == pytest.approx(max(link_ps, gpu), rel=1e-6)
+
+
+def test_a_law_of_the_slowest_is_the_slowest_of_each_iteration():
+    """The link reads an ever larger cache, and overtakes the GPU or not: whole strides against single steps."""
+    for words in ("split=80/20+kv-in=dram", "split=95/5+kv-in=dram", "stream+kv-in=dram"):
+        times = times_of(config_of(words, "llama-2-7b", hw="m40"))
+        singly = [times.step(8, 8 * n, (), 8, 1)[0] for n in range(4000)]
+        at = 0
+        while at < 4000:
+            first, slope, lasting = times.step(8, 8 * at, (), 8, 4000 - at)
+            assert [first + slope * k for k in range(lasting)] == singly[at : at + lasting]
+            at += lasting
+
+
+def test_a_cache_in_host_memory_is_counted_and_bounded_by_it():
+    outcome = run_body(solo_batch(1, 8, 9), "rtx3090", "split=20/80+kv-in=dram", model="llama-2-7b")
+    layers = outcome.config.model.layers * outcome.config.model.layer_bytes("fp16")
+    entry = 2 * 32 * 4096 * 2
+    read = sum(range(9, 17))  # by 8 iterations after the prompt's, each token's own among them
+    written = 8 + 8
+    moved = outcome.result.timeline["dram_to_hbm_bytes"].sum()
+    assert moved == pytest.approx(9 * 0.8 * layers + entry * (read + written), rel=1e-9)
+    config = config_of("split=20/80+kv-in=dram+seqs=9999", "llama-2-7b")
+    free = config.deployment.pool.host.dram_bytes - 4e9 - 0.8 * layers
+    assert memory_of(config).kv_blocks == pytest.approx(free / (entry * 16), abs=1)
+    with pytest.raises(Infeasible, match="keep a window"):
+        memory_of(config_of("stream+kv-in=dram", "gemma-3-1b"))
