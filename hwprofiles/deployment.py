@@ -16,6 +16,7 @@ like this where host, network or disk are to be chosen too:
     # default: `hwprofiles.experts.EXPERT_IMBALANCE`, load of the GPU with the busiest experts over the mean
     expert_imbalance = { value = 1.3, source = "a log of our own", checked = 2026-11-20, kind = "measured" }
     power_cap_w = 250         # default: the card's own limit
+    pcie = "3x8"              # generation and lanes of each card's slot; default: what card and host have in common
 """
 
 import re
@@ -40,6 +41,7 @@ _SPLIT: Final = re.compile(r"(tp|pp|ep)([0-9]{1,12})")
 _SPLIT_FORM: Final = "write tpN, ppN, epN or several, as in tpNppNepN"
 _MAX_COUNT: Final = 1_000_000
 _WATTS: Final = Rule(1.0, 3000.0)
+_SLOT: Final = re.compile(r"([345])(?:\.0)?x(1|2|4|8|16)")
 _FORM: Final = (
     "write for example m40, 4xm40, 2xa100-80:tp2, 8xh100-sxm:tp4pp2, 8xh100-sxm:ep8 or the path of a device's or "
     "deployment's TOML"
@@ -196,6 +198,7 @@ def load_deployment(path: Path) -> Deployment:
         ecc_on = table.flag("ecc") if table.has("ecc") else None
         imbalance = table.optional_fact("expert_imbalance", IMBALANCE)
         cap_w = table.number("power_cap_w", _WATTS) if table.has("power_cap_w") else None
+        slot = _slot(table, device) if table.has("pcie") else None
         name = table.text("name", default=path.stem)
         table.close()  # a slip in a key explains what else may look wrong
         made = make_deployment(
@@ -209,11 +212,23 @@ def load_deployment(path: Path) -> Deployment:
             net_link=net_link,
             storage=storage,
             ecc_on=ecc_on,
+            slot=slot,
             name=name,
         )
         return made if cap_w is None else made.with_pool(capped(made.pool, cap_w))
 
     return read_profile(path, build)
+
+
+def _slot(table: Table, device: Device) -> Link:
+    """Return the link of a stated slot: no faster than the card."""
+    said = table.text("pcie")
+    match = _SLOT.fullmatch(said)
+    if match is None or device.pcie_gen is None:
+        rule = f"{device.key} has none" if match else "write generation and lanes"
+        raise table.error(f'pcie = {said[:40]!r} is no slot; {rule}, as in pcie = "3x8" (generations 3 to 5)')
+    link = load_link(f"pcie{min(int(match[1]), device.pcie_gen)}")
+    return narrowed(link, min(int(match[2]), device.pcie_lanes) / 16 / device.gpus_per_board)
 
 
 def capped(pool: Pool, power_cap_w: float) -> Pool:
@@ -243,6 +258,7 @@ def make_deployment(
     net_link: Link | None = None,
     storage: Storage | None = None,
     ecc_on: bool | None = None,
+    slot: Link | None = None,
     name: str | None = None,
 ) -> Deployment:
     """Return a checked deployment, filling in what is not given by the device's and the host's defaults.
@@ -261,7 +277,7 @@ def make_deployment(
     network = load_link(chosen.nic) if net_link is None else net_link
     if network.kind != "network":
         raise HardwareError(f"network = {network.key!r} is a {network.kind} link; give a network such as ethernet-25g")
-    pcie = pcie_link(device, chosen)
+    pcie = pcie_link(device, chosen) if slot is None else slot
     inside = _link_between_gpus(device, pcie)
     per_host = chosen.gpus(device)
     if group > per_host and host is not None and net_link is None:

@@ -131,7 +131,7 @@ def _placement(config: RunConfig) -> Iterator[str]:
     )
     if config.policies.weights == "m2cache":
         yield (
-            "M2Cache's own runs were 9 and 22 times slower than simulated here (docs/caching.md): this is what the "
+            "M2Cache's own runs were 9 and 22 times slower than simulated here (docs/published.md): this is what the "
             "hardware allows; what active neurons lose of quality is not measured"
         )
     if is_cached(config.policies.weights):

@@ -235,3 +235,18 @@ def test_a_layer_crosses_a_network_only_where_the_user_says_so(tmp_path: Path) -
     assert (meant.pool.hosts, meant.fabric.pools[0].tensor.key) == (2, "ethernet-10g")
     path.write_text('device = "p40"\ncount = 2\nhost = "desktop"\n')
     assert hw.parse_deployment(str(path)).pool.hosts == 2
+
+
+def test_a_slot_is_what_is_said_and_no_faster_than_the_card(tmp_path):
+    path = tmp_path / "riser.toml"
+
+    def host_link(slot, device="rtx3090"):
+        path.write_text(f'device = "{device}"\npcie = "{slot}"\n')
+        return hw.parse_deployment(str(path)).fabric.pools[0].host
+
+    whole = hw.parse_deployment("rtx3090").fabric.pools[0].host
+    assert host_link("4x16").bytes_per_s == host_link("5x16").bytes_per_s == whole.bytes_per_s
+    assert host_link("4.0x4").bytes_per_s == whole.bytes_per_s / 4
+    assert host_link("3x8").bytes_per_s == hw.load_link("pcie3").bytes_per_s / 2
+    with pytest.raises(hw.HardwareError, match="is no slot; write generation and lanes"):
+        host_link("2x16")
