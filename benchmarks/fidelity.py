@@ -4,6 +4,7 @@
     python benchmarks/fidelity.py --points own.csv        # another table: shipped profiles, nothing fitted or written
     python benchmarks/fidelity.py --no-refit              # shipped profiles only
     python benchmarks/fidelity.py --json -                # everything as JSON (a file, or - for standard output)
+    python benchmarks/fidelity.py --offload               # models larger than the card: fits and ships what hosts reach
     python benchmarks/fidelity.py --replay RUN            # a measured serving run instead (see fidelity/serving/run.py)
 
 Prints how many rows can be run and why the others cannot; errors by software, card and metric; how often the 90 %
@@ -20,6 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from afterwatt.fidelity.offload.fit import fit, host_spread  # noqa: E402
+from afterwatt.fidelity.offload.score import timed  # noqa: E402
+from afterwatt.fidelity.offload.section import section as offload_section  # noqa: E402
+from afterwatt.fidelity.offload.section import with_shares  # noqa: E402
+from afterwatt.fidelity.offload.table import read_offload  # noqa: E402
 from afterwatt.fidelity.page.assess import CROSS, IN_SAMPLE, Assessment, assess  # noqa: E402 - this file has the package's name
 from afterwatt.fidelity.page.page import fidelity_page, points_part, summary_of  # noqa: E402
 from afterwatt.fidelity.page.parity import parity_plot  # noqa: E402
@@ -29,6 +35,7 @@ from afterwatt.fidelity.serving.replay import replay  # noqa: E402
 from afterwatt.fidelity.serving.replay_score import replay_text  # noqa: E402
 from afterwatt.fidelity.serving.run import ReplayError, read_run  # noqa: E402
 from afterwatt.hwprofiles.errors import HardwareError  # noqa: E402
+from afterwatt.hwprofiles.hostwork import TIERS_FILE  # noqa: E402
 from afterwatt.sim.errors import Infeasible  # noqa: E402
 
 SHARED = ROOT / ".." / "shared"
@@ -42,6 +49,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON (- for standard output)")
     parser.add_argument("--no-refit", action="store_true", help="no fits with points held out; the page stays as it is")
     parser.add_argument("--folds", type=int, metavar="N", help="hold groups out in N folds, not each by itself")
+    parser.add_argument("--offload", action="store_true", help="score models larger than the card, and nothing else")
     parser.add_argument("--replay", type=Path, metavar="RUN", help="replay a measured run: meta.json and requests")
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="token ids of the run's prompts, to share prefixes"
@@ -61,6 +69,20 @@ def write_page(found: Assessment) -> None:
     PAGE.write_text(fidelity_page(found, sections, image), encoding="utf-8")
 
 
+def write_offload() -> int:
+    """Fit what hosts reach, ship it, print the part on models larger than the card, and put it into the page."""
+    cases = [timed(row) for row in read_offload()[0]]
+    shipped = TIERS_FILE.read_text(encoding="utf-8")
+    TIERS_FILE.write_text(with_shares(shipped, fit(cases), host_spread(cases)), encoding="utf-8")
+    part = offload_section(SHARED)
+    sys.stdout.write(part.text)
+    page, heading = PAGE.read_text(encoding="utf-8"), f"\n## {part.title}\n"
+    before, _, rest = page.partition(heading)
+    following = rest.partition("\n## ")
+    PAGE.write_text(f"{before}{heading}\n{part.text}{following[1]}{following[2]}", encoding="utf-8")
+    return 0
+
+
 def replay_run(chosen: argparse.Namespace) -> int:
     """Replay a measured run and print how far off it is."""
     try:
@@ -74,6 +96,8 @@ def replay_run(chosen: argparse.Namespace) -> int:
 
 def main() -> int:
     chosen = options()
+    if chosen.offload:
+        return write_offload()
     if chosen.replay is not None:
         return replay_run(chosen)
     try:

@@ -19,6 +19,7 @@ TIERS_FILE: Final = DATA_DIR / "tiers" / "assumptions.toml"
 FEW_CHANNELS_BYTES_PER_S: Final = 110e9
 """Nominal bandwidth of a socket up to which it counts as one of few channels."""
 _SHARE: Final = Rule(0.0, 1.0, ((0.01, "percent"),))
+_FACTOR: Final = Rule(0.1, 10.0)
 _TIME: Final = Rule(0.0, 1.0, ((1e-3, "milliseconds"),))
 _TOKENS: Final = Rule(1.0, 1e6)
 _BYTES: Final = Rule(0.0, 1e12, ((1e9, "GB"),))
@@ -31,6 +32,7 @@ class HostWork:
 
     Attributes:
         few_channels_frac, many_channels_frac: of the memory's nominal bandwidth, as the CPU computes.
+        host_part_factor: time of the CPU's part of an iteration over what these say.
         second_socket_frac: what a further socket adds, of the first.
         hand_over_s: per layer that is handed to the CPU and back.
         streamed_experts_frac: of the link's nominal rate, for host experts that prompts bring over.
@@ -44,6 +46,7 @@ class HostWork:
     many_channels_frac: Annotated[Fact, _SHARE]
     second_socket_frac: Annotated[Fact, _SHARE]
     hand_over_s: Annotated[Fact, _TIME]
+    host_part_factor: Annotated[Fact, _FACTOR]
     streamed_experts_frac: Annotated[Fact, _SHARE]
     disk_frac: Annotated[Fact, _SHARE]
     streamed_from_tokens: Annotated[Fact, _TOKENS]
@@ -84,17 +87,16 @@ class HostRates:
     unit_copy_s: float
 
 
-def cpu_bytes_per_s(nominal_bytes_per_s: float, sockets: int, end: str = NOMINAL) -> float:
+def cpu_bytes_per_s(nominal_bytes_per_s: float, sockets: int) -> float:
     """Return the rate at which the CPUs of a host read weights as they compute.
 
     Args:
         nominal_bytes_per_s: of all its memory channels.
         sockets: its processors.
-        end: of the intervals: `nominal`, `fast` or `slow`.
     """
     work, each = host_work(), nominal_bytes_per_s / sockets
     share = work.few_channels_frac if each <= FEW_CHANNELS_BYTES_PER_S else work.many_channels_frac
-    return each * _at(share, end) * (1.0 + work.second_socket_frac * (sockets - 1))
+    return each * share * (1.0 + work.second_socket_frac * (sockets - 1))
 
 
 def host_rates(serving: "Serving", end: str = NOMINAL) -> HostRates:
@@ -111,12 +113,13 @@ def host_rates(serving: "Serving", end: str = NOMINAL) -> HostRates:
     if pool.device.pcie_gen is None:
         raise HardwareError(f"{pool.device.key} computes in its own memory; policies for weights elsewhere need a GPU")
     hosts, longer = pool.hosts / pool.replicas, {FAST: SLOW, SLOW: FAST}.get(end, end)
+    rate, factor = cpu_bytes_per_s(pool.host.dram_bandwidth_bytes_per_s, pool.host.sockets), work.host_part_factor
     return HostRates(
-        cpu_bytes_per_s=hosts * cpu_bytes_per_s(pool.host.dram_bandwidth_bytes_per_s, pool.host.sockets, end),
+        cpu_bytes_per_s=hosts * rate / _at(factor, longer),
         link_bytes_per_s=pool.tp * link.bytes_per_s * _at(link.efficiency_frac, end),
         expert_bytes_per_s=pool.tp * link.bytes_per_s * _at(work.streamed_experts_frac, end),
         disk_bytes_per_s=hosts * pool.host.disks * pool.storage.read_bytes_per_s * _at(work.disk_frac, end),
-        hand_over_s=_at(work.hand_over_s, longer),
+        hand_over_s=work.hand_over_s * _at(factor, longer),
         streamed_from_tokens=round(work.streamed_from_tokens),
         unit_copy_s=_at(work.unit_copy_s, longer),
     )

@@ -126,8 +126,9 @@ def _placement(config: RunConfig) -> Iterator[str]:
     if (stored := config.policies.make_weights().stored) is not None:
         yield f"what weights in {stored} lose of the answers' quality is not measured"
     yield (
-        "times of host memory, CPU and disk stand on a trial fit and were not held against measured runs, which the "
-        "interval of times does not know; what the CPU's computing and the disk's reading draw is not in the energy"
+        "the CPU's times are fitted to measured runs (docs/fidelity.md); those of the disk, and of prompts that bring "
+        "weights over, were not held against measured runs, which the interval of times does not know; what the CPU's "
+        "computing and the disk's reading draw is not in the energy"
     )
     if config.policies.weights == "m2cache":
         yield (

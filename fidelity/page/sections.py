@@ -9,6 +9,7 @@ from typing import Final
 from afterwatt.fidelity.page.page import Section
 
 MODULES: Final = (
+    "afterwatt.fidelity.offload.section",
     "afterwatt.fidelity.serving.splitwise_score",
     "afterwatt.fidelity.kernels.report",
     "afterwatt.fidelity.power.section",

@@ -8,7 +8,7 @@ import pytest
 
 from afterwatt.hwprofiles.catalogue import load_host, load_storage
 from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
-from afterwatt.hwprofiles.hostwork import FAST, SLOW, cpu_bytes_per_s, host_rates
+from afterwatt.hwprofiles.hostwork import FAST, NOMINAL, SLOW, cpu_bytes_per_s, host_rates, host_work
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
@@ -100,7 +100,7 @@ def test_host_experts_take_the_touched_bytes_over_the_cpus_rate(tokens):
     placement = placement_of(config.serving, config.policies)
     own = TimeModel(config.serving, 0, placement.kinds).step(tokens, 900, (), tokens, 5)
     touched = model.layers * model.layer_expert_bytes("fp16") * (1.0 - (1.0 - 8 / 128) ** tokens)
-    host_s = touched / rates.cpu_bytes_per_s + model.layers * 1e-4
+    host_s = touched / rates.cpu_bytes_per_s + model.layers * rates.hand_over_s
     first, slope, steps = times_of(config).step(tokens, 900, (), tokens, 5)
     assert (first, slope, steps) == (pytest.approx(own[0] + host_s * PS_PER_S, abs=2), own[1], own[2])
 
@@ -135,11 +135,23 @@ def test_touched_experts_follow_chance():
 
 
 def test_a_sockets_share_falls_with_its_channels_and_a_second_one_adds_less():
-    assert cpu_bytes_per_s(51.2e9, 1) == pytest.approx(0.55 * 51.2e9)
-    assert cpu_bytes_per_s(204.8e9, 1) == pytest.approx(0.42 * 204.8e9)
-    assert cpu_bytes_per_s(409.6e9, 2) == pytest.approx(0.42 * 204.8e9 * 1.6)
-    assert cpu_bytes_per_s(51.2e9, 1, SLOW) == pytest.approx(0.35 * 51.2e9)
-    assert cpu_bytes_per_s(51.2e9, 1, FAST) == pytest.approx(0.65 * 51.2e9)
+    work = host_work()
+    assert work.few_channels_frac > work.many_channels_frac
+    assert cpu_bytes_per_s(51.2e9, 1) == pytest.approx(work.few_channels_frac * 51.2e9)
+    assert cpu_bytes_per_s(204.8e9, 1) == pytest.approx(work.many_channels_frac * 204.8e9)
+    assert cpu_bytes_per_s(409.6e9, 2) == pytest.approx(
+        work.many_channels_frac * 204.8e9 * (1.0 + work.second_socket_frac)
+    )
+
+
+def test_ends_of_the_range_are_factors_on_the_time_of_the_hosts_part():
+    low, high = host_work().host_part_factor.interval
+    serving = config_of("experts=cpu", "qwen3-30b-a3b").serving
+    fast, plain, slow = (host_rates(serving, end) for end in (FAST, NOMINAL, SLOW))
+    assert plain.cpu_bytes_per_s / fast.cpu_bytes_per_s == pytest.approx(low)
+    assert plain.cpu_bytes_per_s / slow.cpu_bytes_per_s == pytest.approx(high)
+    assert fast.hand_over_s / plain.hand_over_s == pytest.approx(low)
+    assert slow.hand_over_s / plain.hand_over_s == pytest.approx(high)
 
 
 @pytest.mark.parametrize("policy", ["experts=cpu", "layers=20", "stream"])
