@@ -21,6 +21,7 @@ from afterwatt.hwprofiles.assumptions import ledger_assumptions
 from afterwatt.hwprofiles.carbon import operational_gco2e
 from afterwatt.hwprofiles.facts import Fact
 from afterwatt.hwprofiles.footprint import Footprint, Item
+from afterwatt.hwprofiles.hostwork import host_work
 from afterwatt.hwprofiles.ledger import Ledger
 from afterwatt.hwprofiles.lives import ALLOCATIONS
 from afterwatt.hwprofiles.power import anchors_of, highest_mean_w
@@ -134,6 +135,10 @@ def operational_draws(
     idle_ratio = idle_w / float(pool.device.idle_w)
     it = _gpu_draws(ledger, pool, idle_w, weight, sampler if error is None else None)
     it += host.baseline_w * all_g_per_w + host.busy_w * busy_g_per_w
+    if "cpu_dynamic_j" in ledger.columns:
+        busy = host_work().cpu_busy_frac
+        it += sampler.fact("tiers.cpu_busy_frac", busy) / busy * float((ledger.floats("cpu_dynamic_j") * weight).sum())
+        it += float((ledger.floats("storage_dynamic_j") * weight).sum())
     off_w = host.standby_w
     if ledger.reservation.between == "idle":
         off_w = (ledger.power.baseline_w["gpu"] * idle_ratio + host.baseline_w) / psu

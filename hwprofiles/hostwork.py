@@ -13,12 +13,14 @@ from afterwatt.hwprofiles.facts import Fact, Rule
 from afterwatt.hwprofiles.tables import DATA_DIR, Table, read_fields, read_profile
 
 if TYPE_CHECKING:
+    from afterwatt.hwprofiles.deployment import Pool
     from afterwatt.hwprofiles.serving import Serving
 
 TIERS_FILE: Final = DATA_DIR / "tiers" / "assumptions.toml"
 FEW_CHANNELS_BYTES_PER_S: Final = 110e9
 """Nominal bandwidth of a socket up to which it counts as one of few channels."""
 _SHARE: Final = Rule(0.0, 1.0, ((0.01, "percent"),))
+_NONE_TO_ALL: Final = Rule(0.0, 1.0)
 _FACTOR: Final = Rule(0.1, 10.0)
 _TIME: Final = Rule(0.0, 1.0, ((1e-3, "milliseconds"),))
 _TOKENS: Final = Rule(1.0, 1e6)
@@ -40,6 +42,9 @@ class HostWork:
         streamed_from_tokens: least tokens of an iteration that brings host weights over.
         kept_bytes: of a host's memory, that no weights go to.
         unit_copy_s: for each neuron that is copied to a GPU, beside its bytes.
+        cpu_busy_frac: of its power limit, that a processor draws as it computes with weights.
+        gpu_wait_frac: of what a GPU draws above idle before it computes anything, that it draws while it waits for the
+            host in the middle of an iteration.
     """
 
     few_channels_frac: Annotated[Fact, _SHARE]
@@ -52,6 +57,8 @@ class HostWork:
     streamed_from_tokens: Annotated[Fact, _TOKENS]
     kept_bytes: Annotated[Fact, _BYTES]
     unit_copy_s: Annotated[Fact, _TIME]
+    cpu_busy_frac: Annotated[Fact, _SHARE]
+    gpu_wait_frac: Annotated[Fact, _NONE_TO_ALL]
 
 
 @functools.cache
@@ -123,6 +130,17 @@ def host_rates(serving: "Serving", end: str = NOMINAL) -> HostRates:
         streamed_from_tokens=round(work.streamed_from_tokens),
         unit_copy_s=_at(work.unit_copy_s, longer),
     )
+
+
+def host_work_w(pool: "Pool") -> tuple[float, float]:
+    """Return (watts of CPU as it computes, watts of disks as they read) of a replica's hosts, above their own.
+
+    Their own is what processors draw at rest and while GPUs work, and what disks draw at rest.
+    """
+    host, hosts = pool.host, pool.hosts / pool.replicas
+    computing_w = host.sockets * host.cpu_tdp_w * host_work().cpu_busy_frac
+    cpu_w = max(0.0, computing_w - host.cpu_idle_w - host.cpu_active_w)
+    return hosts * cpu_w, hosts * host.disks * max(0.0, pool.storage.active_w - pool.storage.idle_w)
 
 
 def _at(fact: Fact, end: str) -> float:

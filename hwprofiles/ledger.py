@@ -246,7 +246,8 @@ def settle(
 def energy_columns(timeline: Mapping[str, NDArray[np.generic]], power: ReplicaPower) -> dict[str, Floats]:
     """Return `energy_<component>_j`, `energy_<state>_j` and `energy_j` for timeline rows.
 
-    components = baseline W x time + busy W x (prefill + decode) time + GPU joules above idle;
+    components = baseline W x time + busy W x (prefill + decode) time + joules above that, of GPUs, and of CPU and disks
+    where they work with weights;
     psu = (1 / efficiency - 1) x IT; facility = (PUE - 1) x (IT + psu).
     """
     prefill_s, decode_s, idle_s = (_floats(timeline, f"{state}_s") for state in STATES)
@@ -255,6 +256,12 @@ def energy_columns(timeline: Mapping[str, NDArray[np.generic]], power: ReplicaPo
     time_s = busy_s + idle_s
     it = {name: power.baseline_w[name] * time_s + power.busy_w.get(name, 0.0) * busy_s for name in power.baseline_w}
     it["gpu"] = it["gpu"] + dynamic["prefill"] + dynamic["decode"]
+    for name in ("cpu", "storage"):
+        if f"{name}_dynamic_j" in timeline:
+            it[name] = it[name] + _floats(timeline, f"{name}_dynamic_j")
+    for state, joules in dynamic.items():
+        if f"host_dynamic_{state}_j" in timeline:
+            dynamic[state] = joules + _floats(timeline, f"host_dynamic_{state}_j")
     it_j = sum_columns(it.values())
     psu_j = psu_loss_frac(power.psu_efficiency_frac) * it_j
     facility_j = facility_frac(power.pue) * (it_j + psu_j)

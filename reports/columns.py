@@ -175,6 +175,20 @@ TIMELINE = (
 )
 """One row per (interval, replica), as the body measures it; what only a simulator can tell may be unknown."""
 
+TIERS = (
+    TableColumn("host_dynamic_prefill_j", _FLOAT, "of CPU and disks reading prompts, above their own", bodies=SIM),
+    TableColumn("host_dynamic_decode_j", _FLOAT, "of CPU and disks writing tokens, above their own", bodies=SIM),
+    TableColumn("cpu_dynamic_j", _FLOAT, "of both, the CPU's", bodies=SIM),
+    TableColumn("storage_dynamic_j", _FLOAT, "of both, the disks'", bodies=SIM),
+    TableColumn("gpu_work_s", _FLOAT, "that the replica's GPUs computed, stage after stage", bodies=SIM),
+    TableColumn("cpu_work_s", _FLOAT, "that the CPU computed with weights", bodies=SIM),
+    TableColumn("link_work_s", _FLOAT, "that weights and KV cache took to cross to the GPUs", bodies=SIM),
+    TableColumn("disk_work_s", _FLOAT, "that the disks took to read weights", bodies=SIM),
+    TableColumn("cpu_bytes", _FLOAT, "of weights and KV cache that the CPU computed with", bodies=SIM),
+    TableColumn("ssd_to_dram_bytes", _FLOAT, "read from the disk", bodies=SIM),
+)
+"""Further columns of the time series of a run whose weights lie in several tiers."""
+
 LEDGER = (
     *(
         TableColumn(f"energy_{name}_j", _FLOAT, f"of the component {name}; components add up", bodies=SIM)
@@ -208,7 +222,7 @@ stand once more, ``__<host share>`` added.
 
 TABLES: Final[Mapping[str, tuple[TableColumn, ...]]] = {
     "requests": REQUESTS,
-    "timeline": (*TIMELINE, *LEDGER),
+    "timeline": (*TIMELINE, *TIERS, *LEDGER),
     "itl": ITL,
     "draws": DRAWS,
 }
@@ -303,7 +317,9 @@ def schema_of(table: str, names: Iterable[str]) -> pa.Schema:
         raise ReportError(f"no table {table!r} in a run directory; known: {', '.join(TABLES)}")
     for name in names:
         field_of(table, name)
-    if table == "timeline" and not any(column.name in names for column in LEDGER):
-        return schema(TIMELINE)
+    if table == "timeline":
+        tiers = TIERS if any(column.name in names for column in TIERS) else ()
+        ledger = LEDGER if any(column.name in names for column in LEDGER) else ()
+        return schema((*TIMELINE, *tiers, *ledger))
     counted = [*embodied_columns(names).values(), *(name for name in names if name.startswith(OTHER_PREFIX))]
     return pa.schema([*_whole(table), *(field_of(table, name) for name in counted)])

@@ -164,6 +164,7 @@ def summarise(run: Run, done: ServedUnits | None = None) -> Block:
     done = served(run, run.manifest.slo()) if done is None else done
     start_s, interval_s, *moved = run.columns("timeline", "start_s", "interval_s", *MOVED.values())
     length_s = _last_end_s(start_s, interval_s)
+    read = _sum(run.column("timeline", "ssd_to_dram_bytes")) if run.knows("timeline", "ssd_to_dram_bytes") else None
     mask = counted(run)
     return {
         "duration_s": length_s,
@@ -180,7 +181,7 @@ def summarise(run: Run, done: ServedUnits | None = None) -> Block:
             "requests_per_s": _rate(done.requests, length_s),
             "output_tokens_per_s": _rate(done.output_tokens, length_s),
         },
-        "bytes_moved": {"ssd_to_dram": None, **dict(zip(MOVED, map(_sum, moved), strict=True))},
+        "bytes_moved": {"ssd_to_dram": read, **dict(zip(MOVED, map(_sum, moved), strict=True))},
     }
 
 

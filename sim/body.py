@@ -23,7 +23,7 @@ from afterwatt.sim.costs import PhysicalCosts
 from afterwatt.sim.histogram import LogHistogram
 from afterwatt.sim.memory import MemoryPlan
 from afterwatt.sim.parts import Parts, parts_of
-from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, WAITING, StrideMeter, settle
+from afterwatt.sim.recorder import HOLDING, QUANTITIES, RUNNING, TIER_QUANTITIES, WAITING, StrideMeter, settle
 from afterwatt.sim.rows import Columns, RowOrder
 from afterwatt.sim.signals import SignalsBetweenEvents
 from afterwatt.sim.ticket import Ticket
@@ -96,7 +96,8 @@ class Body:
         sizes = made.sizes()
         self.workers = [self._worker(number, made, sizes) for number in range(config.deployment.pool.replicas)]
         self._views = [ReplicaView(number, 0, 0) for number in range(len(self.workers))]
-        self._bins = Bins(len(QUANTITIES), 3, len(self.workers))
+        self._quantities = QUANTITIES + (TIER_QUANTITIES if meter is not None and meter.tiers else ())
+        self._bins = Bins(len(self._quantities), 3, len(self.workers))
         self._gaps = LogHistogram()
         self._done: list[list[Ticket]] = [[] for _ in self.workers]
         self._settle_every = max(SETTLE_EVERY // len(self.workers), SETTLE_LEAST)
@@ -228,7 +229,7 @@ class Body:
         """Return the timeline, replica by replica within each interval."""
         edges = self._bins.edges_s(duration_ps)
         count = len(edges) - 1
-        amounts = dict(zip(QUANTITIES, self._bins.amounts[:, :, :count], strict=True))
+        amounts = dict(zip(self._quantities, self._bins.amounts[:, :, :count], strict=True))
         waiting_s, running_s, holding_s = (
             self._bins.level_integrals(level, duration_ps) for level in (WAITING, RUNNING, HOLDING)
         )
@@ -247,6 +248,6 @@ class Body:
             "waiting_mean": np.maximum(waiting_s, 0.0) / interval_s,
             "kv_used_frac": (amounts["kv_block_s"] + np.maximum(holding_s, 0.0)) / interval_s / max(1, self._kv_blocks),
         }
-        for name in QUANTITIES[QUANTITIES.index("prompt_tokens") :]:
+        for name in self._quantities[QUANTITIES.index("prompt_tokens") :]:
             columns[name] = amounts[name]
         return {name: values.T.reshape(-1) for name, values in columns.items()}

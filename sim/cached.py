@@ -38,6 +38,7 @@ from afterwatt.sim.clock import PS_PER_S
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.executors import Strides
 from afterwatt.sim.placement import weight_view
+from afterwatt.sim.recorder import pack_passed
 from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.tiered import touched_frac
 from afterwatt.sim.times import IterationTimes, own_times
@@ -411,5 +412,13 @@ class CachedStrides(Strides):
         config, now = self.worker.scheduler.config, self._env._now
         self._seen = seen = self.worker.scheduler.seen(0) if config.windowed or config.padded else (0, 0, 0)
         passed = self._layers.iteration(now, self._streams, (decoding, context_tokens, chunks, emits), seen)
-        self._crossed = passed.link_bytes
+        self._crossed, self._passed = passed.link_bytes, passed
         return passed.duration_ps, 0, min(1, iterations)
+
+    def ended(self) -> None:
+        """Write down what tiers did, apply the stride and write it down."""
+        work, passed = self._passed.work_ps, self._passed
+        self.worker.lanes[0].passed += pack_passed(
+            work[GPU], work[CPU], work[LINK] + work[LATER], work[DISK], passed.cpu_bytes, passed.disk_bytes
+        )
+        Strides.ended(self)

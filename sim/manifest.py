@@ -127,8 +127,8 @@ def _placement(config: RunConfig) -> Iterator[str]:
         yield f"what weights in {stored} lose of the answers' quality is not measured"
     yield (
         "the CPU's times are fitted to measured runs (docs/fidelity.md); those of the disk, and of prompts that bring "
-        "weights over, were not held against measured runs, which the interval of times does not know; what the CPU's "
-        "computing and the disk's reading draw is not in the energy"
+        "weights over, were not held against measured runs, which the interval of times does not know; what CPUs draw "
+        "as they compute, and GPUs as they wait, is an assumption"
     )
     if config.policies.weights == "m2cache":
         yield (

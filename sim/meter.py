@@ -60,6 +60,8 @@ class Meter:
     replica: ReplicaPower
     swap_block_bytes: float
 
+    tiers = False
+
     @property
     def bounded(self) -> bool:
         """Whether layers have a window or a state."""

@@ -27,7 +27,7 @@ class NotedStrides(NamedTuple):
 
     Times count from the lane's `origin_ps`: 64 bits of picoseconds are 106 days. `seen_tokens`, `seen_growth`: what of
     `context_tokens` lies within the windows of models that have some, and its growth. `extra_tokens`: that members have
-    yielded beyond one each per iteration.
+    yielded beyond one each per iteration. `passed`: rows of `PASSED_COLUMNS`, empty where no executor notes them.
     """
 
     start_ps: Ints
@@ -46,6 +46,7 @@ class NotedStrides(NamedTuple):
     seen_tokens: Ints
     seen_growth: Ints
     extra_tokens: Ints
+    passed: Ints
 
 
 def _packer(width: int) -> Struct:
@@ -53,13 +54,16 @@ def _packer(width: int) -> Struct:
     return Struct(f"={width}q")
 
 
-STRIDE_COLUMNS = NotedStrides._fields[:-3]
+STRIDE_COLUMNS = NotedStrides._fields[:-4]
 """What `pack_stride` takes; `pack_window` takes what is seen, `LaneNotes.extras` the tokens."""
 _STRIDE = _packer(len(STRIDE_COLUMNS))
 pack_stride = _STRIDE.pack
 pack_chunk, pack_span = _packer(3).pack, _packer(4).pack
 pack_jump, pack_level_jump = _packer(2).pack, _packer(3).pack
 pack_window = _packer(2).pack
+PASSED_COLUMNS = ("gpu_ps", "cpu_ps", "link_ps", "disk_ps", "cpu_bytes", "disk_bytes")
+pack_passed = _packer(len(PASSED_COLUMNS)).pack
+"""Packs what tiers did in a stride, in the order of `PASSED_COLUMNS`."""
 DECODING = NotedStrides._fields.index("decoding")
 END = NotedStrides._fields.index("end_ps")
 
@@ -122,6 +126,7 @@ class LaneNotes:
         strides: those not yet settled, packed one after another; noted: how many there have been in all, and so the
             index of the next one.
         windows: what each of them sees through a window, where layers have one.
+        passed: what tiers did in each of them, where weights are cached.
         extras: (stride index, tokens that members yielded beyond one per iteration), where they do.
         prefill_tickets, prefills: prompt pieces, (stride index, tokens, past tokens) each.
         queue_jumps: (time, +1 or -1) of each change of the number that wait.
@@ -136,6 +141,7 @@ class LaneNotes:
     def __init__(self, replica: int) -> None:
         self.replica = replica
         self.strides, self.windows, self.extras = bytearray(), bytearray(), bytearray()
+        self.passed = bytearray()
         self.noted = 0
         self.prefill_tickets: list[Ticket] = []
         self.prefills = bytearray()
@@ -192,7 +198,7 @@ class LaneNotes:
         base = count - noted
         number, tokens = _unpack(self.extras, 2)
         extras = np.bincount(number - base, tokens, minlength=noted).astype(np.int64)
-        strides = NotedStrides(*rows, *windows, *[extras])
+        strides = NotedStrides(*rows, *windows, *[extras, _unpack(self.passed, len(PASSED_COLUMNS))])
         before_ps = max(self.decoded[1] - self.origin_ps, -(1 << 62))  # so long ago that nobody decodes since
         index, end_ps = self.decoded = self.last_decode()
         for ticket in self.live.values():
@@ -206,6 +212,7 @@ class LaneNotes:
         if len(strides.steps):
             self.origin_ps += int(strides.end_ps[-1])
         self.strides, self.windows, self.extras = bytearray(), bytearray(), bytearray()
+        self.passed = bytearray()
         self._span_tickets, self._spans = [], bytearray()
         self.prefill_tickets, self.prefills = [], bytearray()
         return strides, spans, prefills, before_ps
@@ -234,20 +241,57 @@ QUANTITIES = (
     "link_bytes",
     "dram_to_hbm_bytes",
 )
+TIER_QUANTITIES = (
+    "host_dynamic_prefill_j",
+    "host_dynamic_decode_j",
+    "cpu_dynamic_j",
+    "storage_dynamic_j",
+    "gpu_work_s",
+    "cpu_work_s",
+    "link_work_s",
+    "disk_work_s",
+    "cpu_bytes",
+    "ssd_to_dram_bytes",
+)
+"""What is noted beside of runs whose weights lie in several tiers; see `reports.columns.TIERS`."""
+
+
+class TierWork(NamedTuple):
+    """What tiers did in each stride, all of its iterations together.
+
+    Attributes:
+        gpu_s, cpu_s, link_s, disk_s: that each worked, link and disk of a replica's GPUs together.
+        cpu_bytes: that the CPU computed with; disk_bytes: that were read from the disk.
+        cpu_j, storage_j: that CPU and disks drew for it, above what they draw while GPUs work.
+    """
+
+    gpu_s: Floats
+    cpu_s: Floats
+    link_s: Floats
+    disk_s: Floats
+    cpu_bytes: Floats
+    disk_bytes: Floats
+    cpu_j: Floats
+    storage_j: Floats
 
 
 class StrideEnergy(NamedTuple):
-    """Per stride: dynamic energy above idle, energy shared out to requests, and bytes."""
+    """Per stride: dynamic energy above idle, energy shared out to requests, bytes, and what tiers did (None: none)."""
 
     dynamic_j: Floats
     active_j: Floats
     hbm_bytes: Floats
     link_bytes: Floats
     dram_to_hbm_bytes: Floats
+    tiers: TierWork | None = None
 
 
 class StrideMeter(Protocol):
     """Works out `StrideEnergy`; `sim.meter` has the one that knows the physics."""
+
+    @property
+    def tiers(self) -> bool:
+        """Say whether weights lie in several tiers, so that `StrideEnergy.tiers` is told."""
 
     @property
     def bounded(self) -> bool:
@@ -393,6 +437,16 @@ def _note_time(
             energy.hbm_bytes,
             energy.link_bytes,
             energy.dram_to_hbm_bytes,
+            *_tier_amounts(energy.tiers, decode_share),
         ]
     ).astype(np.float64)
     bins.spread(replica, origin_ps, start, end, amounts)
+
+
+def _tier_amounts(tiers: TierWork | None, decode_share: Floats) -> list[Floats]:
+    """Return the amounts of `TIER_QUANTITIES`, where there are tiers."""
+    if tiers is None:
+        return []
+    host_j = tiers.cpu_j + tiers.storage_j
+    worked = [tiers.gpu_s, tiers.cpu_s, tiers.link_s, tiers.disk_s, tiers.cpu_bytes, tiers.disk_bytes]
+    return [host_j * (1.0 - decode_share), host_j * decode_share, tiers.cpu_j, tiers.storage_j, *worked]

@@ -34,6 +34,7 @@ from afterwatt.sim.meter import Meter
 from afterwatt.sim.placement import placement_of
 from afterwatt.sim.recorder import StrideMeter
 from afterwatt.sim.tiermeter import CachedMeter, TieredMeter
+from afterwatt.sim.times import own_times
 from afterwatt.sim.workload import Workload
 
 Progress = Callable[[int, float], None]
@@ -111,7 +112,10 @@ def meter_of(config: RunConfig, memory: MemoryPlan) -> StrideMeter:
         )
         return CachedMeter(gpu_meter(few, one_byte), gpu_meter(many, one_byte))
     own, whole = gpu_meter(config, memory, placement.kinds), gpu_meter(config, memory)
-    return TieredMeter(own, whole, placement, host_rates(config.serving))
+    serving, stages = config.serving, list(enumerate(placement.stages))
+    few_times = [own_times(config, serving, number, stage.kinds) for number, stage in stages]
+    many_times = [own_times(config, serving, number) for number, _ in stages]
+    return TieredMeter(own, whole, placement, host_rates(serving), few_times, many_times)
 
 
 def gpu_meter(config: RunConfig, memory: MemoryPlan, kinds: Mapping[LayerKind, int] | None = None) -> Meter:

@@ -24,17 +24,20 @@ class HostPart(NamedTuple):
     """What an iteration takes besides the GPU's own work.
 
     Attributes:
+        cpu_s: that the CPU computes.
+        brought_s: that the weights of the CPU take to cross, where many tokens bring them over.
+        link_s, disk_s: that streamed weights take to cross, and to be read.
         cpu_bytes: of weights that the CPU computes with.
         link_bytes: that cross to the GPUs; disk_bytes: those of them that come from the disk.
-        added_s: on top of the GPU's work; link_s, disk_s: what the iteration takes at least, for what comes ahead.
     """
 
+    cpu_s: float
+    brought_s: float
+    link_s: float
+    disk_s: float
     cpu_bytes: float
     link_bytes: float
     disk_bytes: float
-    added_s: float
-    link_s: float
-    disk_s: float
 
 
 def host_part(weights: StageWeights, rates: HostRates, touched_frac: float, tokens: int) -> HostPart:
@@ -47,19 +50,15 @@ def host_part(weights: StageWeights, rates: HostRates, touched_frac: float, toke
         tokens: of the iteration.
     """
     host = weights.cpu_bytes + weights.expert_bytes * touched_frac
-    link_s, disk_s = weights.link_bytes / rates.link_bytes_per_s, weights.disk_bytes / rates.disk_bytes_per_s
     many = tokens >= rates.streamed_from_tokens
-    if many:
-        added_s = host / rates.expert_bytes_per_s
-    else:
-        added_s = host / rates.cpu_bytes_per_s + weights.cpu_layers * rates.hand_over_s
     return HostPart(
+        cpu_s=0.0 if many else host / rates.cpu_bytes_per_s + weights.cpu_layers * rates.hand_over_s,
+        brought_s=host / rates.expert_bytes_per_s if many else 0.0,
+        link_s=weights.link_bytes / rates.link_bytes_per_s,
+        disk_s=weights.disk_bytes / rates.disk_bytes_per_s,
         cpu_bytes=0.0 if many else host,
         link_bytes=weights.link_bytes + (host if many else 0.0),
         disk_bytes=weights.disk_bytes,
-        added_s=added_s + (0.0 if weights.ahead else link_s + disk_s),
-        link_s=link_s if weights.ahead else 0.0,
-        disk_s=disk_s if weights.ahead else 0.0,
     )
 
 
@@ -126,4 +125,7 @@ class TieredTimes:
     def _part_ps(self, tokens: int) -> tuple[int, int, int]:
         """Return what is added to the GPU's time, and the least that link and disk take."""
         part = host_part(self._weights, self._rates, touched_frac(self._serving.model, tokens), tokens)
-        return round(part.added_s * PS_PER_S), round(part.link_s * PS_PER_S), round(part.disk_s * PS_PER_S)
+        added_s, link_s, disk_s = part.cpu_s + part.brought_s, part.link_s, part.disk_s
+        if not self._weights.ahead:  # fetching and computing take turns
+            added_s, link_s, disk_s = added_s + link_s + disk_s, 0.0, 0.0
+        return round(added_s * PS_PER_S), round(link_s * PS_PER_S), round(disk_s * PS_PER_S)

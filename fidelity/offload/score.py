@@ -60,7 +60,7 @@ class Timed:
         rate = each * share * (1.0 + shares.second_socket_frac * (self.row.sockets - 1))
         rates = replace(self.rates, cpu_bytes_per_s=rate, hand_over_s=shares.hand_over_s)
         parts = [host_part(stage, rates, self.touched, ONE) for stage in self.stages]
-        return self.gpu_s + sum(part.added_s for part in parts) + self.entry_bytes / rate
+        return self.gpu_s + sum(part.cpu_s for part in parts) + self.entry_bytes / rate
 
 
 def timed(row: OffloadRow) -> Timed:

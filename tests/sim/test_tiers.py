@@ -9,6 +9,8 @@ import pytest
 from afterwatt.hwprofiles.catalogue import load_host, load_storage
 from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
 from afterwatt.hwprofiles.hostwork import FAST, NOMINAL, SLOW, cpu_bytes_per_s, host_rates, host_work
+from afterwatt.hwprofiles.ledger import account
+from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.modelspecs import load_model
 from afterwatt.modelspecs.precision import load_precision
@@ -19,6 +21,7 @@ from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.manifest import manifest_of
 from afterwatt.sim.memory import require_fit
 from afterwatt.sim.placement import pieces_of, placement_of
+from afterwatt.sim.recorder import TIER_QUANTITIES
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.tiered import touched_frac
 from afterwatt.sim.times import times_of
@@ -250,7 +253,7 @@ def test_a_manifest_says_where_weights_lie_and_that_a_loss_is_not_measured():
     said = manifest_of(config, memory_of(config), {})["warnings"]
     assert "weights lie in GPU memory (1.0 GB), host memory (35.3 GB)" in said
     assert "what weights in int4 lose of the answers' quality is not measured" in said
-    assert any("were not held against measured runs" in line and "is not in the energy" in line for line in said)
+    assert any("were not held against measured runs" in line and "GPUs as they wait" in line for line in said)
     assert not any("M2Cache" in line for line in said)
     cached = config_of("m2cache+density=10", "llama-2-7b")
     assert any("9 and 22 times slower" in line for line in manifest_of(cached, memory_of(cached), {})["warnings"])
@@ -306,3 +309,52 @@ def test_a_cache_in_host_memory_is_counted_and_bounded_by_it():
     assert memory_of(config).kv_blocks == pytest.approx(free / (entry * 16), abs=1)
     with pytest.raises(Infeasible, match="keep a window"):
         memory_of(config_of("stream+kv-in=dram", "gemma-3-1b"))
+
+
+WORK = ["gpu_work_s", "cpu_work_s", "link_work_s", "disk_work_s"]
+
+
+@pytest.mark.parametrize("policy", ["experts=cpu", "layers=14", "stream", "stream+depth=0", "split=20/30"])
+def test_what_tiers_do_adds_up_to_the_time_that_iterations_take(policy):
+    """Where the CPU computes, or nothing is fetched ahead, works follow one another; else none exceeds the time."""
+    outcome = run_body(poisson(6, 0.02, between(4, 90), between(2, 30)), "rtx3090", policy, model="qwen3-30b-a3b")
+    timeline = outcome.result.timeline
+    busy_s = (timeline["prefill_s"] + timeline["decode_s"]).sum()
+    works = [timeline[name].sum() for name in WORK]
+    if policy in ("experts=cpu", "layers=14", "stream+depth=0"):
+        assert sum(works) == pytest.approx(busy_s, rel=2e-3)  # several prompt pieces count as one
+    else:
+        assert max(works) == pytest.approx(busy_s, rel=1e-6)
+    assert (timeline["cpu_bytes"].sum() > 0.0) == (policy in ("experts=cpu", "layers=14"))
+
+
+def test_bytes_from_the_disk_are_counted():
+    outcome = run_body(solo_batch(1, 8, 9), "rtx3090", "split=20/30", model="llama-2-7b")
+    layers = outcome.config.model.layers * outcome.config.model.layer_bytes("fp16")
+    assert outcome.result.timeline["ssd_to_dram_bytes"].sum() == pytest.approx(9 * 0.5 * layers, rel=1e-9)
+
+
+def test_energy_is_that_of_its_parts_and_a_waiting_gpu_draws_less():
+    outcome = run_body(solo_batch(1, 8, 40), "p40", "experts=cpu", model="qwen3-30b-a3b")
+    timeline, pool = outcome.result.timeline, outcome.config.deployment.pool
+    work, host = host_work(), pool.host
+    computing_w = host.sockets * host.cpu_tdp_w * work.cpu_busy_frac - host.cpu_idle_w - host.cpu_active_w
+    cpu_j = timeline["cpu_dynamic_j"].sum()
+    assert cpu_j == pytest.approx(timeline["cpu_work_s"].sum() * computing_w * pool.hosts / pool.replicas)
+    assert timeline["storage_dynamic_j"].sum() == 0.0
+    ledger = account(timeline, pool, outcome.config.site)
+    parts = ledger.by_component_j
+    plain = {name: column for name, column in timeline.items() if name not in TIER_QUANTITIES}
+    bare = account(plain, pool, outcome.config.site)
+    assert parts["cpu"] - bare.by_component_j["cpu"] == pytest.approx(cpu_j)
+    assert sum(parts.values()) == pytest.approx(ledger.total_j)
+    assert sum(ledger.by_state_j.values()) == pytest.approx(ledger.total_j)
+    requests = sum(ticket.energy_j for ticket in outcome.tickets)
+    assert requests == pytest.approx(ledger.by_state_j["prefill"] + ledger.by_state_j["decode"], rel=1e-6)
+    resident = run_body(solo_batch(1, 8, 40), "a100-80", "chunked", model="qwen3-30b-a3b")
+    assert not set(resident.result.timeline) & set(TIER_QUANTITIES)
+    gpu_w = timeline["gpu_dynamic_decode_j"].sum() / timeline["decode_s"].sum()
+    power = gpu_power_model(pool.device, "fp32")
+    assert gpu_w > (power.busy_w - power.idle_w) * float(work.gpu_wait_frac)
+    waiting = 1.0 - timeline["gpu_work_s"].sum() / (timeline["prefill_s"] + timeline["decode_s"]).sum()
+    assert waiting > 0.3
