@@ -251,8 +251,8 @@ class Runner:
         """Tell whether tests pass."""
         for some in (tests[:FIRST], tests[FIRST:]):
             code = self.run("mutant_plugin", ["-x", *some], TIMEOUT_S) if some else 0
-            if code == 4:
-                sys.exit(f"pytest does not know one of {some}")
+            if code == 4:  # a test is not there: its file does not load, or data that names its cases has changed
+                code = self.run("mutant_plugin", ["-x", *sorted({name.partition("::")[0] for name in some})], TIMEOUT_S)
             if code != 0:
                 return False
         return True

@@ -18,6 +18,9 @@ from afterwatt.policies.precision import parse_shares
 
 OVERLAP: Final = 0.8
 """Of a token's neurons, those that the token before had: published for large ReLU models (M2Cache, NeuroPrefetcher)."""
+DENSITY: Final = 0.1
+"""Of a layer's neurons, those that a token activates: LLaMA-2 after training with ReLU (LLM in a flash: about 90 % are
+inactive). A SwiGLU checkpoint as it was published has no such sparsity."""
 AHEAD: Final = 2
 """Layers between the one that is computed and the one that is read from disk (M2Cache, section 5.3)."""
 
@@ -26,14 +29,14 @@ class M2Cache(CachedUnits):
     """Computes the active neurons of dense networks on the GPU and keeps weights on three levels.
 
     Args:
-        words: `density`: percent of the neurons that a token activates, which nothing can be said without; `overlap`:
+        words: `density`: percent of the neurons that a token activates [10, of checkpoints trained for it]; `overlap`:
             percent of them that the token before had [80]; `skew`: Zipf's exponent of how often neurons are active
             [0, all alike]; `room`: percent of the neurons that the GPU has room for [density]; `shares`: of precisions
             by rank [25/25/50]; `dram`: layers that stay in host memory/layers on their way [what fits]; `ahead`: layers
             between what is computed and what is read [2]; those of `CachedUnits` [adjacent].
 
     Attributes:
-        density, overlap, room: as shares; shares: of precisions; ahead: layers.
+        density, overlap, room: as shares; shares: of precisions; ahead: layers; assumed: whether nobody stated density.
     """
 
     words: ClassVar[tuple[str, ...]] = (*CachedUnits.words, "density", "overlap", "skew", "shares", "dram", "ahead")
@@ -41,13 +44,9 @@ class M2Cache(CachedUnits):
     known_ahead = 2  # neurons are predicted from what the layer before theirs is given
 
     def __init__(self, words: Mapping[str, str], _costs: CostModel) -> None:
-        if "density" not in words:
-            raise PolicyError(
-                "m2cache computes the neurons that a token activates, and how many that are is the model's: say so, as "
-                "in m2cache+density=10 (percent; about 10 of ReLU models, 50 of SwiGLU ones)"
-            )
         super().__init__(words, "adjacent")
-        self.density = percent_of("density", words["density"])
+        self.density = percent_of("density", words.get("density", f"{100.0 * DENSITY:g}"))
+        self.assumed = "density" not in words
         self.overlap = percent_of("overlap", words.get("overlap", f"{100.0 * OVERLAP:g}"))
         self.room = percent_of("room", words["room"]) if "room" in words else self.density
         self.shares = parse_shares(words.get("shares", "25/25/50"))

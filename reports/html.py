@@ -21,7 +21,7 @@ from afterwatt.reports import versus, view
 from afterwatt.reports.compare import common_choices, contenders, drawn_ways
 from afterwatt.reports.entry import Choice, Entry, entries
 from afterwatt.reports.errors import ReportError
-from afterwatt.reports.figures import activity, breakeven, carbon, comparison, energy, latency, style
+from afterwatt.reports.figures import activity, breakeven, carbon, comparison, energy, latency, style, tiers
 from afterwatt.reports.figures.style import Figure
 from afterwatt.reports.files import write_whole
 from afterwatt.reports.format import listing
@@ -73,7 +73,7 @@ def run_context(entry: Entry) -> dict[str, Any]:
         "footnotes": [notice.text for notice in told if notice.level == "info"],
         "cards": view.cards(entry),
         "latency": _there(*latency.distributions([entry])),
-        "activity": _there(*activity.activity(entry.run, series)),
+        "activity": _there(*activity.activity(entry.run, series), *tiers.tiers(series)),
         "power": _there(energy.power(series)),
         "energy": energy.shares(summary),
         "carbon": _there(carbon.split(entry), carbon.over_time(series), carbon.by_choice(entry)),

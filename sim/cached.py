@@ -419,6 +419,6 @@ class CachedStrides(Strides):
         """Write down what tiers did, apply the stride and write it down."""
         work, passed = self._passed.work_ps, self._passed
         self.worker.lanes[0].passed += pack_passed(
-            work[GPU], work[CPU], work[LINK] + work[LATER], work[DISK], passed.cpu_bytes, passed.disk_bytes
+            work[GPU], work[CPU], work[LINK], work[DISK], passed.cpu_bytes, passed.disk_bytes
         )
         Strides.ended(self)

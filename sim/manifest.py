@@ -12,6 +12,7 @@ from afterwatt.hwprofiles.stacks import default_stack
 from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
+from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.plans import Tier
 from afterwatt.policies.weights import is_cached
 from afterwatt.reports.schema import SCHEMA_VERSION
@@ -130,7 +131,14 @@ def _placement(config: RunConfig) -> Iterator[str]:
         "weights over, were not held against measured runs, which the interval of times does not know; what CPUs draw "
         "as they compute, and GPUs as they wait, is an assumption"
     )
-    if config.policies.weights == "m2cache":
+    policy = config.policies.make_weights()
+    if isinstance(policy, M2Cache):
+        if policy.assumed:
+            yield (
+                f"it is assumed that a token activates {100.0 * policy.density:g} % of the neurons, as of checkpoints "
+                "that were trained for it with ReLU; a SwiGLU model as it was published needs most of them. State "
+                "density=, in percent"
+            )
         yield (
             "M2Cache's own runs were 9 and 22 times slower than simulated here (docs/published.md): this is what the "
             "hardware allows; what active neurons lose of quality is not measured"

@@ -46,7 +46,6 @@ def test_stated_areas_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("m2cache", "say so, as in m2cache\\+density=10"),
         ("m2cache+density=0", "no percentage above 0"),
         ("m2cache+density=101", "no percentage above 0"),
         ("m2cache+density=10+ahead=0", "no whole number from 1"),
@@ -71,3 +70,10 @@ def test_experts_and_unknown_precisions_are_refused() -> None:
         policy().layout(WeightView((Piece(0, EXPERTS, 1.0),), 1, {"dram": 1.0}, RATIOS))
     with pytest.raises(PolicyError, match="name fp12, which nobody stores weights in"):
         policy(shares="fp12:100").layout(view(4, 1e5))
+
+
+def test_without_a_density_one_is_assumed_and_said_to_be() -> None:
+    bare, stated = M2Cache({}, UnknownCosts()), policy()
+    assert bare.density == stated.density == 0.1
+    assert bare.assumed
+    assert not stated.assumed

@@ -257,6 +257,10 @@ def test_a_manifest_says_where_weights_lie_and_that_a_loss_is_not_measured():
     assert not any("M2Cache" in line for line in said)
     cached = config_of("m2cache+density=10", "llama-2-7b")
     assert any("9 and 22 times slower" in line for line in manifest_of(cached, memory_of(cached), {})["warnings"])
+    bare = config_of("m2cache", "llama-2-7b")
+    assert any(
+        "assumed that a token activates 10 %" in line for line in manifest_of(bare, memory_of(bare), {})["warnings"]
+    )
     plain = config_of("chunked", "llama-2-7b")
     assert not [line for line in manifest_of(plain, memory_of(plain), {})["warnings"] if "weights lie" in line]
 
