@@ -1,5 +1,7 @@
 """`afterwatt generate`: a prompt in, text out, and what it took."""
 
+import json as jsons
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,6 +14,7 @@ from afterwatt.cli.output import print_json
 from afterwatt.studies.errors import OptionError
 
 if TYPE_CHECKING:
+    from afterwatt.engine.model.options import TierOptions
     from afterwatt.engine.runtime.compute import ComputeInfo, Ints
     from afterwatt.engine.runtime.energy.reading import EnergyMeter, MeterReading
     from afterwatt.engine.runtime.process import WorkerProcess
@@ -34,6 +37,14 @@ def generate(
     device: flags.Device = "auto",
     dtype: flags.Dtype = "auto",
     threads: flags.Threads = 1,
+    policy: Annotated[
+        str | None,
+        flags.opt("WORDS", "Of a prepared model: where its networks lie, as in stream or m2cache+shares=int8:100."),
+    ] = None,
+    stored: Annotated[str | None, flags.opt("PRECISION", "That they are read in [the widest prepared].")] = None,
+    dram_budget: Annotated[str | None, flags.opt("SIZE", "Host memory for them, as 2GB [half of the free].")] = None,
+    hbm_budget: Annotated[str | None, flags.opt("SIZE", "Device memory for what a cache keeps of them.")] = None,
+    record: Annotated[str | None, flags.opt("FILE", "Write active units and bytes moved to FILE, .npz.")] = None,
     hw: Annotated[
         str | None,
         flags.opt("DIR", "What `afterwatt calibrate` wrote: its watts stand in for a meter that is not there."),
@@ -67,9 +78,12 @@ def generate(
         raise OptionError(f"--model {model!r} has no config.json; name a checkpoint's folder")
     vocab = load_model(str(directory / "config.json")).vocab
     text, prompt_ids = _prompt(directory, vocab, prompt, ids)
+    tiers = _tiers(policy, stored, (dram_budget, hbm_budget), record)
     blocks = -(-(len(prompt_ids) + tokens) // BLOCK_TOKENS) + 1
     place, watts = str(find_device(device)), _watts(hw)
-    options = ComputeOptions(place, dtype, kv_blocks=blocks, block_tokens=BLOCK_TOKENS, threads=threads, max_seqs=1)
+    options = ComputeOptions(
+        place, dtype, kv_blocks=blocks, block_tokens=BLOCK_TOKENS, threads=threads, max_seqs=1, tiers=tiers
+    )
     setup = WorkerSetup(PolicySet(max_seqs=1, block_tokens=BLOCK_TOKENS, watermark_frac=0.0), flush_ns=0)
     worker = WorkerProcess(TorchComputeFactory(directory, options), setup)
     try:
@@ -79,7 +93,48 @@ def generate(
         told = _streamed(worker, request, text, meter, show=not (json or quiet))
     finally:
         worker.stop()
+    if record is not None:
+        told["moved"] = _moved(Path(record))
     _print(told, worker.info, json, quiet)
+
+
+def _tiers(
+    policy: str | None, stored: str | None, budgets: tuple[str | None, str | None], record: str | None
+) -> "TierOptions | None":
+    """Return where a prepared model's networks lie; None: a plain checkpoint's."""
+    from afterwatt.engine.model.options import TierOptions
+    from afterwatt.policies.config import parse_policies
+
+    said = {"--stored": stored, "--dram-budget": budgets[0], "--hbm-budget": budgets[1], "--record": record}
+    if policy is None:
+        if named := [name for name, value in said.items() if value is not None]:
+            raise OptionError(f"{named[0]} is for prepared models, whose networks --policy places; add --policy stream")
+        return None
+    dram, hbm = (_size(name, said[name]) for name in ("--dram-budget", "--hbm-budget"))
+    target = None if record is None else Path(record)
+    if target is not None and not target.absolute().parent.is_dir():
+        raise OptionError(f"--record {record!r} is in no folder that exists; make it first")
+    return TierOptions(policies=parse_policies(policy), precision=stored, dram_bytes=dram, hbm_bytes=hbm, record=target)
+
+
+def _size(option: str, said: str | None) -> int | None:
+    """Read bytes: 4096, 512MB, 2GB, 1.5TB."""
+    if said is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,15})(\.[0-9]{1,6})?\s*([kMGT]?)B?", said)
+    if match is None:
+        raise OptionError(f"{option} {said[:40]!r} is no size; write bytes, or 512MB, 2GB")
+    number = float(match[1] + (match[2] or ""))
+    return round(number * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[3]])
+
+
+def _moved(path: Path) -> dict[str, int]:
+    """Return the bytes that a recording says were moved, by tier and reason."""
+    import numpy as np
+
+    with np.load(path) as found:
+        moved: dict[str, int] = jsons.loads(str(found["moved"]))
+    return moved
 
 
 def _watts(hw: str | None) -> "Device | None":

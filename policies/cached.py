@@ -22,14 +22,15 @@ class CachedUnits(ABC):
     """Keeps some units of each layer on the GPU, as a cache decides.
 
     Args:
-        words: `cache`: of `policies.caching.CACHES`, with its words; `cold`: of `COLD` [gpu].
+        words: `cache`: of `policies.caching.CACHES`, with its words; `cold`: of `COLD` [gpu]; `activity`: file that an
+            engine has recorded active units in, in place of draws.
         cache: the one where none is named.
 
     Attributes:
-        cold: where units are computed that are not on the GPU.
+        cold: where units are computed that are not on the GPU; activity: file of recorded activity (None: drawn).
     """
 
-    words: ClassVar[tuple[str, ...]] = ("cache", "cold", "room", *_CACHE_WORDS)
+    words: ClassVar[tuple[str, ...]] = ("cache", "cold", "room", "activity", *_CACHE_WORDS)
     stored: str | None = None
     part: ClassVar[str]
     """The part of a layer whose units are cached."""
@@ -43,6 +44,7 @@ class CachedUnits(ABC):
                 f"policy option cold={self.cold[:40]} is no place to compute what is not on the GPU; known: "
                 f"{', '.join(COLD)}"
             )
+        self.activity = words.get("activity")
         self._cache = words.get("cache", cache)
         self._own = {word: words[word] for word in _CACHE_WORDS if word in words}
         make_cache(self._cache, 1, 1, 1, self._own)
@@ -67,7 +69,11 @@ class CachedUnits(ABC):
 
     def cache(self, layers: int, units: int, view: WeightView) -> UnitCache:
         """Return an empty cache of the units of each layer on the GPU."""
-        return make_cache(self._cache, layers, units, math.ceil(units * self.room_frac(view)), self._own)
+        return make_cache(self._cache, layers, units, self.capacity(units, view), self._own)
+
+    def capacity(self, units: int, view: WeightView) -> int:
+        """Return how many units of a layer the GPU has room for."""
+        return math.ceil(units * self.room_frac(view))
 
 
 def share_of(piece: Piece, frac: float) -> Piece:

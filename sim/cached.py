@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
+from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import simpy
@@ -25,8 +27,9 @@ from afterwatt.hwprofiles.roofline import Seen
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.layers import ROUTED
 from afterwatt.policies.cached import CachedUnits
-from afterwatt.policies.caching.activity import ActivationSource
+from afterwatt.policies.caching.activity import ActivationSource, Recorded
 from afterwatt.policies.caching.cache import Ids, UnitCache
+from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.expertcache import CachedExperts
 from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.placement import CPU as COMPUTED_ON_CPU
@@ -49,6 +52,8 @@ DISK, LINK, LATER, CPU, GPU = 0, 1, 2, 3, 4
 LEAST_SEEN, MOST_SEEN = 32, 512
 """Iterations after which what crosses may count as stationary, and does in any case."""
 CLOSE_FRAC = 0.02
+_PROMPTS = (-1,)
+"""Stands for the sequences of an iteration that only reads prompts, of recorded activity."""
 _Z95 = 1.96
 
 
@@ -70,6 +75,60 @@ class Crossing(NamedTuple):
     hits: int
     active: int
     cold: int
+
+
+class Activity(NamedTuple):
+    """What an engine has recorded.
+
+    Attributes:
+        source: the active units; from the first iteration again where a run has more.
+        unit_bytes: of each; layer_bytes: of a layer as it comes from the disk.
+    """
+
+    source: ActivationSource
+    unit_bytes: int
+    layer_bytes: int
+
+
+class _Repeated:
+    """Plays a recording again and again (`ActivationSource`)."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+
+    def active(self, step: int, layer: int, streams: Sequence[int]) -> Ids:
+        """Return the active units (`ActivationSource.active`)."""
+        return self._recorded.active(step % self._recorded.steps, layer, streams)
+
+
+def read_activity(path: Path, layers: int, units: int) -> Activity:
+    """Read what an engine has recorded (docs/modular.md).
+
+    Args:
+        path: of the file.
+        layers: of the model that have such units.
+        units: of each.
+
+    Raises:
+        PolicyError: it is none, is damaged, or is of another model.
+    """
+    try:
+        if not path.is_file():
+            raise FileNotFoundError
+        with path.open("rb") as file, np.load(file) as found:
+            numbers = {name: int(found[name]) for name in ("layers", "layer_units", "unit_bytes", "layer_bytes")}
+            recorded = Recorded(found["offsets"], found["units"], numbers["layers"])
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as fault:
+        raise PolicyError(
+            f"activity={str(path)[:200]} is no recording of active units ({type(fault).__name__}); `afterwatt generate "
+            "--record FILE` makes one"
+        ) from None
+    if (numbers["layers"], numbers["layer_units"]) != (layers, units) or not recorded.steps:
+        raise PolicyError(
+            f"activity={str(path)[:200]} holds {recorded.steps} iterations of {numbers['layers']} layers of "
+            f"{numbers['layer_units']} units, and the model has {layers} of {units}; record the same model"
+        )
+    return Activity(_Repeated(recorded), numbers["unit_bytes"], numbers["layer_bytes"])
 
 
 class Passed(NamedTuple):
@@ -108,6 +167,7 @@ class Misses:
         layers: of the model.
         seed: of draws among what has been seen.
         host: of all layers, in host memory; None: everything is there.
+        live: let every iteration be what the source says it is, also once what crosses is stationary.
         cold_s: (bytes that cross, units, bytes of host memory) -> (seconds until they are on the GPU, seconds until the
             CPU has computed them); None: all crosses.
     """
@@ -120,11 +180,12 @@ class Misses:
         layers: int,
         seed: int,
         host: UnitCache | None = None,
+        live: bool = False,
         cold_s: Callable[[int, int], tuple[float, float]] | None = None,
     ) -> None:
         self._cache, self._source, self._bytes = cache, source, unit_bytes
         self._layers, self._seed = layers, seed
-        self._host, self._cold_s = host, cold_s
+        self._host, self._cold_s, self._all_live = host, cold_s, live
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._known: frozenset[int] = frozenset()  # streams of the last iteration
 
@@ -157,7 +218,7 @@ class Misses:
         if fresh or seen.last_step == step - 1 or not seen.crossings:
             seen.crossings.append(crossing)
             seen.totals.append(float(crossing.sizes.sum()))
-            seen.settled = stationary(seen.totals)
+            seen.settled = not self._all_live and stationary(seen.totals)
         seen.last_step = step
         return crossing
 
@@ -276,6 +337,9 @@ class CachedLayers:
     Args:
         config: the run; its policy is one of `CachedUnits`.
         number: of the worker.
+
+    Attributes:
+        misses: what crosses; asked_layers: asked of the disk so far, those of the beginning among them.
     """
 
     def __init__(self, config: RunConfig, number: int) -> None:
@@ -296,12 +360,19 @@ class CachedLayers:
                 policy.host_cache(len(pieces), units, view),
             )
         seed = config.seed * 1_000_003 + number
-        source = policy.source(units, model.active_experts, seed)
+        self._layer_bytes = int(by_rank.sum())
+        source: ActivationSource = policy.source(units, model.active_experts, seed)
+        self._recorded = policy.activity is not None
+        if policy.activity is not None:
+            found = read_activity(Path(policy.activity), len(pieces), units)
+            source, self._layer_bytes = found.source, found.layer_bytes
+            by_rank = np.full(units, found.unit_bytes, dtype=np.int64)
         cold_s = None if policy.cold == COMPUTED_ON_GPU else self._cold_s
         cache = policy.cache(len(pieces), units, view)
-        self.misses = Misses(cache, source, by_rank, len(pieces), seed, host, cold_s)
-        self._layer_bytes = int(by_rank.sum())
-        self._all_there = self._area is not None and len(self._area.begin().loads) == len(pieces)
+        self.misses = Misses(cache, source, by_rank, len(pieces), seed, host, self._recorded, cold_s)
+        begun = 0 if self._area is None else len(self._area.begin().loads)
+        self._all_there = begun == len(pieces)
+        self.asked_layers = begun
         self._gpu = GpuTimes(config, policy)
         self._shop = FlowShop(GPU + 1, _orders(policy, len(pieces)))
         self._state: FlowState = self._shop.begin()
@@ -323,12 +394,16 @@ class CachedLayers:
             plan: (sequences that decode, KV entries that they read, prompt pieces, sequences that need logits).
             seen: see `TimeModel.step`.
         """
-        crossing = self.misses.of_step(self._step, streams) if streams else None
-        self._step += bool(streams)
-        if plan[2] or crossing is None:
+        live = bool(streams) or self._recorded  # what was recorded holds prompts too
+        crossing = self.misses.of_step(self._step, streams or _PROMPTS) if live else None
+        self._step += live
+        if self._recorded and plan[2]:
+            gpu_ps = self._gpu.step_ps(plan, None, seen)
+        elif plan[2] or crossing is None:
             crossing, gpu_ps = self._whole(plan), self._gpu.step_ps(plan, None, seen)
         else:
             gpu_ps = self._gpu.step_ps(plan, crossing, seen)
+        assert crossing is not None
         rates, layers = self.rates, self._layers
         disk_sizes = crossing.disk_sizes + self._from_disk() * self._layer_bytes
         works = np.empty((layers, GPU + 1), dtype=np.int64)
@@ -372,6 +447,7 @@ class CachedLayers:
         asked, self._asked = self._asked, np.zeros(self._layers, dtype=bool)
         for layer in range(self._layers):
             for wanted in self._area.step(layer).loads:
+                self.asked_layers += 1
                 (asked if wanted > layer else self._asked)[wanted] = True
         return asked
 

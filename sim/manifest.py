@@ -12,9 +12,9 @@ from afterwatt.hwprofiles.stacks import default_stack
 from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
+from afterwatt.policies.cached import CachedUnits
 from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.plans import Tier
-from afterwatt.policies.weights import is_cached
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.capacity import CACHED_SAMPLE
 from afterwatt.sim.config import RunConfig
@@ -133,7 +133,7 @@ def _placement(config: RunConfig) -> Iterator[str]:
     )
     policy = config.policies.make_weights()
     if isinstance(policy, M2Cache):
-        if policy.assumed:
+        if policy.assumed and policy.activity is None:
             yield (
                 f"it is assumed that a token activates {100.0 * policy.density:g} % of the neurons, as of checkpoints "
                 "that were trained for it with ReLU; a SwiGLU model as it was published needs most of them. State "
@@ -143,11 +143,10 @@ def _placement(config: RunConfig) -> Iterator[str]:
             "M2Cache's own runs were 9 and 22 times slower than simulated here (docs/published.md): this is what the "
             "hardware allows; what active neurons lose of quality is not measured"
         )
-    if is_cached(config.policies.weights):
-        yield (
-            "which neurons or experts are active is drawn, as the policy's words state it; capacity is that of "
-            f"{CACHED_SAMPLE} requests at once"
-        )
+    if isinstance(policy, CachedUnits):
+        drawn = "is drawn, as the policy's words state it"
+        whence = drawn if policy.activity is None else f"is played back from {policy.activity}"
+        yield f"which neurons or experts are active {whence}; capacity is that of {CACHED_SAMPLE} requests at once"
 
 
 def _slots(config: RunConfig) -> Iterator[str]:

@@ -127,6 +127,7 @@ def _brought_to(precision: "Precision", policies: "PolicySet", model: "ModelSpec
 def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
     """Yield the data files that words of a cell name, with those that they name in turn."""
     from afterwatt.hwprofiles.gridfiles import split_address
+    from afterwatt.policies.config import parse_policies
 
     hardware = Path(cell.hw)
     if hardware.suffix == ".toml":
@@ -137,6 +138,12 @@ def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
         yield model / "config.json" if model.is_dir() else model
     if cell.site.endswith(".toml"):
         yield Path(cell.site)
+    if (activity := dict(parse_policies(cell.policy).own).get("activity")) is not None:
+        if not Path(activity).is_file():
+            raise OptionError(
+                f"--policy activity={activity[:200]} is no file; `afterwatt generate --record FILE` makes one"
+            )
+        yield Path(activity)
     if study.grid is not None:
         yield Path(split_address(study.grid)[0])
     elif site.hourly is not None and study.start_utc is not None:

@@ -20,17 +20,22 @@ from afterwatt.engine.model.devices import (
     find_device,
     settle,
 )
+from afterwatt.engine.model.ffn import MakeSource
 from afterwatt.engine.model.graphs import PaddedDecode
 from afterwatt.engine.model.kv import KVPool, KVShape
 from afterwatt.engine.model.llama import Decoder
 from afterwatt.engine.model.machine import gpu_uuid
 from afterwatt.engine.model.memory import PoolPlan, plan_memory
 from afterwatt.engine.model.mixing import cast_mix, chosen_mix
-from afterwatt.engine.model.options import ComputeOptions
+from afterwatt.engine.model.options import ComputeOptions, TierOptions
 from afterwatt.engine.model.sampling import choose
+from afterwatt.engine.model.tiered import TieredSource, load_rest
+from afterwatt.engine.model.tierplan import TierPlan, plan_tiers, write_record
 from afterwatt.engine.model.weights import Weights
 from afterwatt.engine.runtime.compute import ComputeInfo, Ints, PlacedMove, StepBatch
 from afterwatt.engine.runtime.errors import EngineError
+from afterwatt.engine.runtime.modular import is_modular
+from afterwatt.engine.runtime.tiers import HostLayers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class LoadedModel:
         policy: formats.
         device: where.
         memory: what was planned for it before it was loaded.
+        tiers: where its networks lie; None: with its weights.
     """
 
     config: ModelConfig
@@ -50,6 +56,7 @@ class LoadedModel:
     policy: DtypePolicy
     device: torch.device
     memory: PoolPlan
+    tiers: TierPlan | None = None
 
 
 def load_model(directory: Path, options: ComputeOptions) -> LoadedModel:
@@ -64,10 +71,24 @@ def load_model(directory: Path, options: ComputeOptions) -> LoadedModel:
     device = find_device(options.device)
     settle(device)
     policy = dtype_policy(capability_of(device), options.dtype)
+    if options.tiers is not None:
+        return _load_tiered(directory, options, options.tiers, policy, device)
+    if is_modular(directory):
+        raise EngineError(f"{directory} is a modular checkpoint; say where its networks lie, as in --policy stream")
     checkpoint = open_checkpoint(directory, options.verify)
     config = read_config(directory, options.max_context)
     memory = plan_memory(config, policy, options, device)
     return LoadedModel(config, load_weights(checkpoint, config, policy, device), policy, device, memory)
+
+
+def _load_tiered(
+    directory: Path, options: ComputeOptions, tiers: TierOptions, policy: DtypePolicy, device: torch.device
+) -> LoadedModel:
+    """Load all but the networks; what a cache keeps of these is part of the device's budget."""
+    plan = plan_tiers(directory, tiers)
+    config, weights = load_rest(directory, policy, device)
+    held = weights.bytes + plan.pool_bytes
+    return LoadedModel(config, weights, policy, device, plan_memory(config, policy, options, device, held), plan)
 
 
 class TorchCompute:
@@ -85,7 +106,11 @@ class TorchCompute:
         spec = model.config.spec
         self._config, self._device, self._policy = model.config, model.device, model.policy
         self._shape = KVShape.of(spec, options.block_tokens)
-        self._decoder = Decoder(model.config, model.weights, model.policy.compute, model.device)
+        self._tiers = model.tiers
+        self._host = None if model.tiers is None else model.tiers.host()
+        self._record = None if options.tiers is None else options.tiers.record
+        source = None if self._host is None else self._tiered(model, self._host)
+        self._decoder = Decoder(model.config, model.weights, model.policy.compute, model.device, source)
         heads = (spec.heads, spec.kv_heads, spec.head_dim)
         self._decoder.mix = chosen_mix(heads, model.policy.kv, model.policy.compute, model.device)
         self._pool = KVPool(self._shape, model.memory.kv_blocks, model.policy.kv, model.device, options.host_blocks)
@@ -116,6 +141,11 @@ class TorchCompute:
                 "eos_ids": list(model.config.eos_ids),
             },
         )
+
+    def _tiered(self, model: LoadedModel, host: HostLayers) -> MakeSource:
+        plan = self._tiers
+        assert plan is not None
+        return lambda linear: plan.source((model.config, model.weights), host, linear)
 
     def step(self, batch: StepBatch) -> list[list[int]]:
         """Process one iteration and choose the token that follows (`Compute.step`).
@@ -182,6 +212,11 @@ class TorchCompute:
         """Give its memory back."""
         self._synchronize()
         self._pool.close()
+        if self._host is not None and self._tiers is not None:
+            source = self._decoder.source
+            self._host.close()
+            if self._record is not None and isinstance(source, TieredSource):
+                write_record(self._record, self._tiers, source, self._host)
         del self._decoder, self._padded
 
     def _moved(self, values: Ints) -> torch.Tensor:

@@ -42,14 +42,27 @@ class PoolPlan:
     kv_blocks: int
 
 
-def plan_memory(config: ModelConfig, policy: DtypePolicy, options: ComputeOptions, device: torch.device) -> PoolPlan:
+def plan_memory(
+    config: ModelConfig,
+    policy: DtypePolicy,
+    options: ComputeOptions,
+    device: torch.device,
+    weights_bytes: int | None = None,
+) -> PoolPlan:
     """Size the cache.
+
+    Args:
+        config: the model.
+        policy: its formats.
+        options: how it runs.
+        device: where.
+        weights_bytes: of what the device holds of it; None: all.
 
     Raises:
         EngineError: not one block fits.
     """
     shape = KVShape.of(config.spec, options.block_tokens)
-    weights = allocate(config, policy, torch.device("meta")).bytes
+    weights = allocate(config, policy, torch.device("meta")).bytes if weights_bytes is None else weights_bytes
     working = working_bytes(config, policy, options, memory_of(device))
     block = shape.block_bytes(policy.kv)
     useful = options.max_seqs * -(-config.spec.max_context // options.block_tokens)

@@ -4,8 +4,29 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from afterwatt.policies.config import PolicySet
+
 if TYPE_CHECKING:
     from afterwatt.engine.model.compute import TorchCompute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierOptions:
+    """Where a modular checkpoint's networks lie while it runs.
+
+    Attributes:
+        policies: of which the placement of weights counts: `stream` and its kin, `m2cache` or `expert-cache`.
+        precision: that networks are read in; None: the placement's, or the widest that the checkpoint has.
+        dram_bytes: of host memory for networks, not to be exceeded; None: half of what is free.
+        hbm_bytes: of the device's memory for what a cache keeps, not to be exceeded; None: what the cache asks for.
+        record: file to write active units and bytes moved to when the model is closed; None: none.
+    """
+
+    policies: PolicySet
+    precision: str | None = None
+    dram_bytes: int | None = None
+    hbm_bytes: int | None = None
+    record: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +48,7 @@ class ComputeOptions:
             padded batches as plain calls.
         warm_tokens: contexts up to which graphs are captured before the first request; others are when first needed.
         verify: hold the checkpoint against its manifest, where it has one.
+        tiers: of a modular checkpoint, where its networks lie; None: a plain one, all of it in the device's memory.
     """
 
     device: str = "cpu"
@@ -43,9 +65,12 @@ class ComputeOptions:
     graphs: bool | None = None
     warm_tokens: int = 0
     verify: bool = True
+    tiers: TierOptions | None = None
 
     def pads(self, device_type: str) -> bool:
         """Return whether decode batches are padded on a device of this type, "cpu" or "cuda"."""
+        if self.tiers is not None:  # what is active is known on the host only: nothing that a graph could replay
+            return False
         return device_type == "cuda" if self.graphs is None else self.graphs
 
 

@@ -23,7 +23,7 @@ from afterwatt.engine.runtime.quant import Bytes
 from afterwatt.engine.runtime.shards import read_shard
 from afterwatt.engine.runtime.tiers import DEMAND, HIT, HostLayers, rows_of
 from afterwatt.modelspecs.bundles import GROUP, WIDE_BYTES
-from afterwatt.policies.caching.cache import Ids, ScoredCache
+from afterwatt.policies.caching.cache import Ids, UnitCache
 
 _WIDE: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -77,7 +77,8 @@ class TieredSource:
         host: its layers in host memory.
         precision: of the units.
         linear: multiplies.
-        cache: says which units the device keeps; None: none, all that is active is copied each time.
+        cache: says which units the device keeps, and how many of a layer at most; None: none, all that is active is
+            copied each time.
         keep: of a dense network, share of the neurons that a token uses, by the size of its gate; 1: all.
 
     Attributes:
@@ -92,15 +93,16 @@ class TieredSource:
         host: HostLayers,
         precision: str,
         linear: Linear,
-        cache: ScoredCache | None = None,
+        cache: tuple[UnitCache, int] | None = None,
         keep: float = 1.0,
     ) -> None:
         config, weights = model
         bundles = modular.bundles
         self.recorded: list[Ids] = []
-        self._host, self._cache = host, cache
-        device = weights.embedding.device
-        capacity, size = (cache.capacity if cache else 0), bundles.unit_bytes(precision)
+        self._host = host
+        self._cache: UnitCache | None = None if cache is None else cache[0]
+        capacity = 0 if cache is None else cache[1]
+        device, size = weights.embedding.device, bundles.unit_bytes(precision)
         self.pool_bytes = bundles.layers * capacity * size
         self._pools = torch.empty(bundles.layers, capacity, size, dtype=torch.uint8, device=device)
         self._slots = np.full((bundles.layers, bundles.units), -1)
@@ -117,9 +119,11 @@ class TieredSource:
                 unit_of = np.argsort(np.asarray(modular.layers[number].order))
                 router = Router(layer.router, linear, config.spec.active_experts, config.renormalised)
                 self._networks.append(_TieredExperts(give, activation, router, unit_of))
-        if cache is not None:
+        if self._cache is not None:
             for number in range(bundles.layers):
-                self._bring(number, rows_of(host.layer(number), cache.inside(number)), cache.inside(number))
+                inside = self._cache.inside(number)
+                if len(inside):
+                    self._bring(number, rows_of(host.layer(number), inside), inside)
 
     def ffn(self, number: int) -> Ffn:
         """Return a layer's network (`LayerSource.ffn`)."""

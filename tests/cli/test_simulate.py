@@ -194,3 +194,12 @@ def test_it_works_from_python_as_well(folder: Path):
     assert study.path == Path("runs/t4-llama-2-7b-fp16-chat")
     assert study.runs[0].summary.requests.finished == 10
     assert study.report is None
+
+
+def test_a_recording_that_is_not_there_is_refused(tmp_path):
+    said = elsewhere(
+        tmp_path, "simulate", "--policy", "m2cache+activity=nope.npz", "--batch", 1, "--prompt", 4, "--output", 2
+    )
+    assert said.code == 2
+    assert "activity=nope.npz is no file" in said.err
+    assert left_in(tmp_path) == []

@@ -53,7 +53,7 @@ def run(loaded, modular, window: int = 8, slots: int = 9, cache=None, keep: floa
     sources = []
 
     def source(linear):
-        sources.append(TieredSource(modular, rest, host, precision, linear, cache, keep))
+        sources.append(TieredSource(modular, rest, host, precision, linear, cache and (cache, cache.capacity), keep))
         return sources[0]
 
     found = torch.cat([logits for logits, _ in quality._predictions(variant, IDS, window, source)])
