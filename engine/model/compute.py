@@ -99,7 +99,7 @@ class TorchCompute:
         options: as it was loaded with.
 
     Attributes:
-        info: what a run's manifest says of it.
+        info: what a run's manifest says of it; host: its layers in host memory, where it has tiers.
     """
 
     def __init__(self, model: LoadedModel, options: ComputeOptions) -> None:
@@ -107,9 +107,9 @@ class TorchCompute:
         self._config, self._device, self._policy = model.config, model.device, model.policy
         self._shape = KVShape.of(spec, options.block_tokens)
         self._tiers = model.tiers
-        self._host = None if model.tiers is None else model.tiers.host()
+        self.host = None if model.tiers is None else model.tiers.host()
         self._record = None if options.tiers is None else options.tiers.record
-        source = None if self._host is None else self._tiered(model, self._host)
+        source = None if self.host is None else self._tiered(model, self.host)
         self._decoder = Decoder(model.config, model.weights, model.policy.compute, model.device, source)
         heads = (spec.heads, spec.kv_heads, spec.head_dim)
         self._decoder.mix = chosen_mix(heads, model.policy.kv, model.policy.compute, model.device)
@@ -212,11 +212,11 @@ class TorchCompute:
         """Give its memory back."""
         self._synchronize()
         self._pool.close()
-        if self._host is not None and self._tiers is not None:
+        if self.host is not None and self._tiers is not None:
             source = self._decoder.source
-            self._host.close()
+            self.host.close()
             if self._record is not None and isinstance(source, TieredSource):
-                write_record(self._record, self._tiers, source, self._host)
+                write_record(self._record, self._tiers, source, self.host)
         del self._decoder, self._padded
 
     def _moved(self, values: Ints) -> torch.Tensor:

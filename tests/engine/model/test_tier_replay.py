@@ -58,7 +58,7 @@ def test_simulator_and_engine_find_the_same(kind, words, name, modular_of, tmp_p
     directory, record = modular_of(kind), tmp_path / "activity.npz"
     bundles = read_modular(directory).bundles
     compute = recorded(directory, f"{words}+cache={name}", record)
-    moved = compute._host.traffic.moved
+    moved = compute.host.traffic.moved
     config = make_config(
         StaticBatch(1, PROMPT, STEPS), "rtx3090", f"{words}+cache={name}+activity={record}", model=str(directory)
     )
@@ -80,7 +80,7 @@ def test_layers_come_from_the_disk_as_often(slots, modular_of, tmp_path):
     directory, record = modular_of("llama"), tmp_path / "activity.npz"
     bundles = read_modular(directory).bundles
     words = "m2cache+density=30+ahead=1"
-    moved = recorded(directory, words, record, slots)._host.traffic.moved
+    moved = recorded(directory, words, record, slots).host.traffic.moved
     held = min(slots, bundles.layers)
     areas = f"{held}/0" if held == bundles.layers else f"{held - 2}/2"
     config = make_config(
