@@ -20,6 +20,8 @@ HBM: Final[Tier] = "hbm"
 DRAM: Final[Tier] = "dram"
 SSD: Final[Tier] = "ssd"
 _MOST: Final = 10_000
+UBATCH: Final = "512"
+"""Tokens that llama.cpp lets pass the layers at a time, unless told (-ub; common/common.h)."""
 
 
 class Piece(NamedTuple):
@@ -83,11 +85,14 @@ class WeightLayout:
         placed: all pieces; copies apart, the bytes of their tiers add up to the model's as it is stored there.
         depth: layers that are fetched ahead of the one that is computed; 0: none, fetching and computing take turns.
         kv_in: tier of the KV cache; in `dram`, that of each layer crosses to the GPU with its weights.
+        batch_tokens: that many tokens of an iteration at a time pass the layers, and bring over what the CPU has where
+            they are many; None: all at once.
     """
 
     placed: tuple[Placed, ...]
     depth: int = 1
     kv_in: Tier = HBM
+    batch_tokens: int | None = None
 
     def tier_bytes(self, tier: Tier) -> float:
         """Return the bytes that lie in a tier."""
@@ -198,30 +203,33 @@ class LayerSplit:
     """So many layers on the GPU, the last ones and the head; the CPU computes the others (llama.cpp -ngl).
 
     Args:
-        words: `layers`: how many.
+        words: `layers`: how many; `ubatch`: tokens that pass the layers at a time [512, llama.cpp's -ub].
     """
 
-    words = ("layers",)
+    words = ("layers", "ubatch")
     stored: str | None = None
 
     def __init__(self, words: Mapping[str, str], _costs: CostModel) -> None:
         self._layers = _number("layers", words.get("layers", ""), 1, _MOST)
+        self._ubatch = _number("ubatch", words.get("ubatch", UBATCH), 1, 1_000_000)
 
     def layout(self, view: WeightView) -> WeightLayout:
         """Return the place of every piece (`WeightPolicy.layout`)."""
         first = view.layers - self._layers
         on_cpu = (piece.part == EMBEDDING or (piece.part != HEAD and piece.layer < first) for piece in view.pieces)
-        return WeightLayout(tuple(_on(piece, away) for piece, away in zip(view.pieces, on_cpu, strict=True)))
+        placed = (_on(piece, away) for piece, away in zip(view.pieces, on_cpu, strict=True))
+        return WeightLayout(tuple(placed), batch_tokens=self._ubatch)
 
 
 class HostExperts:
     """The CPU computes routed experts, of all layers or of the last ones (llama.cpp --cpu-moe, --n-cpu-moe).
 
     Args:
-        words: `experts`: cpu; `last`: of so many layers [all].
+        words: `experts`: cpu; `last`: of so many layers [all]; `ubatch`: tokens that pass the layers at a time [512,
+            llama.cpp's -ub].
     """
 
-    words = ("experts", "last")
+    words = ("experts", "last", "ubatch")
     stored: str | None = None
 
     def __init__(self, words: Mapping[str, str], _costs: CostModel) -> None:
@@ -231,6 +239,7 @@ class HostExperts:
                 "experts=cpu+last=N for those of the last N layers"
             )
         self._last = _number("last", words.get("last", str(_MOST)), 1, _MOST)
+        self._ubatch = _number("ubatch", words.get("ubatch", UBATCH), 1, 1_000_000)
 
     def layout(self, view: WeightView) -> WeightLayout:
         """Return the place of every piece (`WeightPolicy.layout`).
@@ -245,7 +254,7 @@ class HostExperts:
             )
         moved = set(sorted(having)[-self._last :])
         placed = (_on(piece, piece.part == EXPERTS and piece.layer in moved) for piece in view.pieces)
-        return WeightLayout(tuple(placed))
+        return WeightLayout(tuple(placed), batch_tokens=self._ubatch)
 
 
 def _on(piece: Piece, cpu: bool) -> Placed:

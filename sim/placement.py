@@ -49,6 +49,7 @@ class StageWeights:
             some.
         cpu_layers: handed to the CPU.
         cpu_mixers: of them, with their attention.
+        batch_tokens: of an iteration, that pass the layers at a time; None: all.
     """
 
     kinds: Mapping[LayerKind, int]
@@ -63,6 +64,7 @@ class StageWeights:
     expert_bytes: float
     cpu_layers: int
     cpu_mixers: int
+    batch_tokens: int | None
 
 
 class Placement(NamedTuple):
@@ -183,6 +185,7 @@ def _stage(
         expert_bytes=sum(at.piece.size_bytes for at in host if at.piece.part == EXPERTS),
         cpu_layers=len({at.piece.layer for at in host if at.piece.part not in _ENDS}),
         cpu_mixers=cpu_mixers,
+        batch_tokens=layout.batch_tokens,
     )
 
 

@@ -40,17 +40,23 @@ class HostPart(NamedTuple):
     disk_bytes: float
 
 
-def host_part(weights: StageWeights, rates: HostRates, touched_frac: float, tokens: int) -> HostPart:
+def host_part(weights: StageWeights, rates: HostRates, model: ModelSpec, tokens: int) -> HostPart:
     """Return what an iteration of so many tokens takes of host and links.
 
     Args:
         weights: of the stage.
         rates: of its host.
-        touched_frac: share of a layer's experts that the tokens touch.
+        model: whose experts the tokens touch.
         tokens: of the iteration.
     """
-    host = weights.cpu_bytes + weights.expert_bytes * touched_frac
     many = tokens >= rates.streamed_from_tokens
+    at_a_time = tokens if weights.batch_tokens is None else min(tokens, weights.batch_tokens)
+    if many:  # what the CPU has comes over anew for each batch; the last one may be smaller
+        whole, rest = divmod(tokens, at_a_time)
+        parts = [*[at_a_time] * whole, *([rest] if rest else [])]
+        host = sum(weights.cpu_bytes + weights.expert_bytes * touched_frac(model, part) for part in parts)
+    else:
+        host = weights.cpu_bytes + weights.expert_bytes * touched_frac(model, tokens)
     return HostPart(
         cpu_s=0.0 if many else host / rates.cpu_bytes_per_s + weights.cpu_layers * rates.hand_over_s,
         brought_s=host / rates.expert_bytes_per_s if many else 0.0,
@@ -124,7 +130,7 @@ class TieredTimes:
 
     def _part_ps(self, tokens: int) -> tuple[int, int, int]:
         """Return what is added to the GPU's time, and the least that link and disk take."""
-        part = host_part(self._weights, self._rates, touched_frac(self._serving.model, tokens), tokens)
+        part = host_part(self._weights, self._rates, self._serving.model, tokens)
         added_s, link_s, disk_s = part.cpu_s + part.brought_s, part.link_s, part.disk_s
         if not self._weights.ahead:  # fetching and computing take turns
             added_s, link_s, disk_s = added_s + link_s + disk_s, 0.0, 0.0

@@ -13,7 +13,7 @@ from afterwatt.sim.clock import S_PER_PS
 from afterwatt.sim.meter import Meter, triangle
 from afterwatt.sim.placement import Placement
 from afterwatt.sim.recorder import ChunkSums, NotedStrides, StrideEnergy, TierWork, seconds
-from afterwatt.sim.tiered import host_part, touched_frac
+from afterwatt.sim.tiered import host_part
 from afterwatt.sim.times import IterationTimes
 
 Floats = NDArray[np.float64]
@@ -113,7 +113,7 @@ class TieredMeter(CachedMeter):
         found = np.zeros((len(sizes), 6))
         for at, size in enumerate(sizes.tolist()):
             for stage in self.placement.stages:
-                part = host_part(stage, rates, touched_frac(serving.model, size), int(size))
+                part = host_part(stage, rates, serving.model, int(size))
                 works = (part.cpu_s, part.link_s + part.brought_s, part.disk_s)
                 found[at] += (*works, part.cpu_bytes, part.disk_bytes, part.link_bytes)
         cpu_s, link_s, disk_s, cpu_bytes, disk_bytes, link_bytes = found[where].T * strides.steps

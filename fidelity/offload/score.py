@@ -12,9 +12,10 @@ from afterwatt.fidelity.offload.table import OffloadRow
 from afterwatt.hwprofiles.hostwork import FEW_CHANNELS_BYTES_PER_S, HostRates, host_rates
 from afterwatt.hwprofiles.residence import replica_kv_bytes
 from afterwatt.hwprofiles.roofline import PS_PER_S, TimeModel, evenly_seen
+from afterwatt.modelspecs.spec import ModelSpec
 from afterwatt.policies.config import parse_policies
 from afterwatt.sim.placement import StageWeights, placement_of
-from afterwatt.sim.tiered import host_part, touched_frac
+from afterwatt.sim.tiered import host_part
 
 ONE: Final = 1
 
@@ -36,7 +37,7 @@ class Timed:
         row: the row.
         gpu_s: that its GPUs take, stage after stage.
         stages: what each stage leaves to the host.
-        touched: share of a layer's experts that a token touches.
+        model: what is run.
         entry_bytes: of the keys and values that the CPU reads.
         rates: of the host, by the shipped shares.
     """
@@ -44,7 +45,7 @@ class Timed:
     row: OffloadRow
     gpu_s: float
     stages: Sequence[StageWeights]
-    touched: float
+    model: ModelSpec
     entry_bytes: float
     rates: HostRates
 
@@ -59,7 +60,7 @@ class Timed:
         share = shares.many_channels_frac if self.many_channels else shares.few_channels_frac
         rate = each * share * (1.0 + shares.second_socket_frac * (self.row.sockets - 1))
         rates = replace(self.rates, cpu_bytes_per_s=rate, hand_over_s=shares.hand_over_s)
-        parts = [host_part(stage, rates, self.touched, ONE) for stage in self.stages]
+        parts = [host_part(stage, rates, self.model, ONE) for stage in self.stages]
         return self.gpu_s + sum(part.cpu_s for part in parts) + self.entry_bytes / rate
 
 
@@ -83,7 +84,7 @@ def timed(row: OffloadRow) -> Timed:
         row=row,
         gpu_s=gpu_ps / PS_PER_S,
         stages=placement.stages,
-        touched=touched_frac(serving.model, ONE),
+        model=serving.model,
         entry_bytes=entry_bytes,
         rates=host_rates(serving),
     )

@@ -362,3 +362,14 @@ def test_energy_is_that_of_its_parts_and_a_waiting_gpu_draws_less():
     assert gpu_w > (power.busy_w - power.idle_w) * float(work.gpu_wait_frac)
     waiting = 1.0 - timeline["gpu_work_s"].sum() / (timeline["prefill_s"] + timeline["decode_s"]).sum()
     assert waiting > 0.3
+
+
+@pytest.mark.parametrize(("tokens", "ubatch"), [(300, 128), (512, 512), (100, 512), (1000, 250)])
+def test_each_batch_of_a_prompt_brings_host_experts_over_anew(tokens, ubatch):
+    config = config_of(f"experts=cpu+ubatch={ubatch}", "qwen3-30b-a3b", hw="p40")
+    model, rates, chunks = config.model, host_rates(config.serving), ((None, tokens, 0),)
+    parts = [ubatch] * (tokens // ubatch) + [tokens % ubatch] * bool(tokens % ubatch)
+    touched = sum(1.0 - (1.0 - 8 / 128) ** part for part in parts)
+    over_s = model.layers * model.layer_expert_bytes("fp16") * touched / rates.expert_bytes_per_s
+    whole = TimeModel(config.serving).step(0, 0, chunks, 1, 1)[0]
+    assert times_of(config).step(0, 0, chunks, 1, 1)[0] == pytest.approx(whole + over_s * PS_PER_S, abs=2)
