@@ -25,6 +25,8 @@ from afterwatt.engine.runtime.tiers import DEMAND, HIT, HostLayers, rows_of
 from afterwatt.modelspecs.bundles import GROUP, WIDE_BYTES
 from afterwatt.policies.caching.cache import Ids, UnitCache
 
+_LINE: Final = 64
+"""Bytes of a cache line: products round alike wherever rows begin at its multiples."""
 _WIDE: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -143,10 +145,12 @@ class TieredSource:
         self.recorded.append(active)
         units = self._host.layer(number)
         traffic, device = self._host.traffic, self._pools.device
-        found = torch.empty(len(active), self._size, dtype=torch.uint8, device=device)
         if self._cache is None:
-            traffic.count("hbm", DEMAND, found.nbytes)
-            return found.copy_(torch.from_numpy(rows_of(units, active)))
+            traffic.count("hbm", DEMAND, len(active) * self._size)
+            whole = len(active) == self._slots.shape[1] and units.flags.c_contiguous and not self._size % _LINE
+            raw = units.reshape(-1, self._size)[: len(active)] if whole else rows_of(units, active)
+            return torch.from_numpy(raw).to(device)  # as it lies in the arena, a processor copies nothing
+        found = torch.empty(len(active), self._size, dtype=torch.uint8, device=device)
         touched = self._cache.touch(number, active)
         inside = np.isin(active, touched.hits)
         pool, slots = self._pools[number], self._slots[number]

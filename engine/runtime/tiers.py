@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from afterwatt.policies.caching.layers import LayerArea, Layers
 FILL, PREFETCH, DEMAND, HIT, AGAIN = "fill", "prefetch", "demand", "hit", "again"
 Reader = Callable[[int, list[memoryview], int], int]
 """`os.preadv`, or what stands for it in a test: (file, buffers, offset) -> bytes read."""
-_TRIES: Final = 2
 
 
 class Traffic:
@@ -142,6 +140,7 @@ class HostLayers:
         self._slot_of: dict[int, tuple[int, Future[None]]] = {}
         self._file = SsdFile(modular.directory / BUNDLES, reader)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ssd")
+        self._checks = ThreadPoolExecutor(1, thread_name_prefix="crc")  # a block is checked while the next is read
         self._started: set[int] = set()
         self._move(self._area.begin(), FILL)
 
@@ -178,6 +177,7 @@ class HostLayers:
     def close(self) -> None:
         """Let reads end, and give file and thread back; the arena goes with its last view."""
         self._thread.shutdown()
+        self._checks.shutdown()
         self._file.close()
 
     def _move(self, wanted: Layers, reason: str) -> None:
@@ -193,23 +193,28 @@ class HostLayers:
             self._slot_of[number] = slot, self._thread.submit(self._read, number, slot, reason)
 
     def _read(self, number: int, slot: int, reason: str) -> None:
-        """Read a layer's section into a slot, block by block, each verified."""
+        """Read a layer's section into a slot, block by block, each verified; one that does not match once more."""
         bundles, precision = self._modular.bundles, self._precision
         with memoryview(self._arena) as arena:
+            blocks = []
             for block in range(bundles.blocks(precision)):
-                offset, size = bundles.block_at(number, precision, block)
                 begin = slot * self._slot_bytes + block * bundles.block_bytes(precision)
-                into = arena[begin : begin + size]
-                for attempt in range(_TRIES):
-                    self._file.read(into, offset)
-                    self.traffic.count("dram", AGAIN if attempt else reason, size)
-                    if self._modular.check_block(number, precision, block, into):
-                        break
-                else:
+                into = arena[begin : begin + bundles.block_at(number, precision, block)[1]]
+                self._fill(number, block, into, reason)
+                blocks.append((into, self._checks.submit(self._modular.check_block, number, precision, block, into)))
+            for block, (into, sound) in enumerate(blocks):
+                if sound.result():
+                    continue
+                self._fill(number, block, into, AGAIN)
+                if not self._modular.check_block(number, precision, block, into):
                     raise CheckpointError(
                         f"{self._modular.directory / BUNDLES}: block {block} of layer {number} in {precision} does not "
                         "match its checksum, nor when read again; run `afterwatt prepare` anew"
                     )
+
+    def _fill(self, number: int, block: int, into: memoryview, reason: str) -> None:
+        self._file.read(into, self._modular.bundles.block_at(number, self._precision, block)[0])
+        self.traffic.count("dram", reason, len(into))
 
     def _units(self, slot: int) -> Bytes:
         bundles, precision = self._modular.bundles, self._precision
