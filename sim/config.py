@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from afterwatt.hwprofiles.deployment import Deployment
 from afterwatt.hwprofiles.draws import DEFAULT_DRAWS
@@ -48,6 +48,16 @@ class CarbonOptions:
     grid: HourlyGrid | None = None
 
 
+class Answers(NamedTuple):
+    """What a model's answers are worth: perplexity (None: not measured), and of what text, by whom."""
+
+    perplexity: float | None = None
+    source: str = "not measured"
+
+
+NOT_MEASURED: Final = Answers()
+
+
 class Slowness(NamedTuple):
     """Factors on the predicted time of iterations that process prompts, and of those that only decode.
 
@@ -75,6 +85,7 @@ class RunConfig:
         single_step: take every iteration singly; shuffle_ties: scramble the creation order of same-instant events.
         decisions: write decisions.parquet.
         slowness: how much longer than predicted iterations take; None: as predicted.
+        answers: what they are worth, measured elsewhere.
         own_files: data files of the user's own that it was resolved from.
         bounds: run twice more, as fast and as slow as the stack's 90 % interval says, and report the range.
     """
@@ -98,6 +109,7 @@ class RunConfig:
     decisions: bool = False
     slowness: Slowness | None = None
     bounds: bool = False
+    answers: Answers = NOT_MEASURED
     own_files: tuple[Path, ...] = ()
 
     @property

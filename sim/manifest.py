@@ -17,7 +17,7 @@ from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.plans import Tier
 from afterwatt.reports.schema import SCHEMA_VERSION
 from afterwatt.sim.capacity import CACHED_SAMPLE
-from afterwatt.sim.config import RunConfig
+from afterwatt.sim.config import NOT_MEASURED, RunConfig
 from afterwatt.sim.memory import MemoryPlan, holding_of
 from afterwatt.sim.placement import placement_of
 from afterwatt.sim.provenance import data_files
@@ -63,6 +63,7 @@ def manifest_of(config: RunConfig, memory: MemoryPlan, versions: dict[str, str])
             *_windows(config),
             *_experts(config),
             *_placement(config),
+            *([f"answers: {config.answers.source}"] if config.answers != NOT_MEASURED else []),
             *_slots(config),
             *_capped(config),
             *_hosts(config),
@@ -124,7 +125,7 @@ def _placement(config: RunConfig) -> Iterator[str]:
     tiers: tuple[Tier, ...] = ("hbm", "dram", "ssd")
     sizes = [(names[tier], placement.layout.tier_bytes(tier) / 1e9) for tier in tiers]
     yield f"weights lie in {', '.join(f'{name} ({size:,.1f} GB)' for name, size in sizes if size)}"
-    if (stored := config.policies.make_weights().stored) is not None:
+    if (stored := config.policies.make_weights().stored) is not None and config.answers.perplexity is None:
         yield f"what weights in {stored} lose of the answers' quality is not measured"
     yield (
         "the CPU's times are fitted to measured runs (docs/fidelity.md); those of the disk, and of prompts that bring "

@@ -156,7 +156,7 @@ def _close(config: RunConfig, memory: MemoryPlan, result: BodyResult, writer: Ru
         "policies": config.policies.name,
         "site": config.site.key,
         "load": asdict(load),
-        "quality": {"perplexity": None, "source": "not measured"},
+        "quality": config.answers._asdict(),
         **books.summary(),
         "prediction": trust,
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from afterwatt.modelspecs.precision import Precision
     from afterwatt.modelspecs.spec import ModelSpec
     from afterwatt.policies.config import PolicySet
-    from afterwatt.sim.config import CarbonOptions, RunConfig
+    from afterwatt.sim.config import Answers, CarbonOptions, RunConfig
     from afterwatt.studies.grids import GridFile
 
 
@@ -93,6 +93,7 @@ def resolve(study: StudyConfig, cell: Cell, arrivals: StudyWorkload, seed: int, 
         single_step=study.single_step,
         shuffle_ties=study.shuffle_ties,
         decisions=study.decisions,
+        answers=_answers(study, model.name, precision.name, policies),
         own_files=tuple(_own_files(study, cell, site)),
     )
     books_options(config)  # refuses what the account does not know, which else came up after the simulation
@@ -124,6 +125,14 @@ def _brought_to(precision: "Precision", policies: "PolicySet", model: "ModelSpec
     return smaller
 
 
+def _answers(study: StudyConfig, model: str, precision: str, policies: "PolicySet") -> "Answers":
+    """Return what a run's answers are worth, as far as the study says."""
+    from afterwatt.sim.config import NOT_MEASURED
+    from afterwatt.studies.qualities import answers_of
+
+    return NOT_MEASURED if study.quality is None else answers_of(Path(study.quality), model, precision, policies)
+
+
 def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
     """Yield the data files that words of a cell name, with those that they name in turn."""
     from afterwatt.hwprofiles.gridfiles import split_address
@@ -144,6 +153,8 @@ def _own_files(study: StudyConfig, cell: Cell, site: "Site") -> Iterator[Path]:
                 f"--policy activity={activity[:200]} is no file; `afterwatt generate --record FILE` makes one"
             )
         yield Path(activity)
+    if study.quality is not None:
+        yield Path(study.quality)
     if study.grid is not None:
         yield Path(split_address(study.grid)[0])
     elif site.hourly is not None and study.start_utc is not None:

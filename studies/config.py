@@ -75,6 +75,7 @@ class StudyConfig(BaseModel):
         start_utc, grid, grid_zone, repeat_year: the wall clock at t = 0, and hourly carbon.
         pue, kwh_price_usd, host, server_price_usd, card_price_usd: instead of what the profiles say.
         power_cap_w: that every card is set to.
+        quality: what `afterwatt evaluate` measured of the model's answers.
         bought, life_years: how the hardware was come by, and for how long it stays (`hwprofiles.footprint.Ownership`).
         basis, duty_frac, between, embodied, allocation, host_share, draws: the account (`sim.config.CarbonOptions`).
         horizon_s, warmup_s, seed, single_step, shuffle_ties, decisions: as in `sim.config.RunConfig`.
@@ -112,6 +113,7 @@ class StudyConfig(BaseModel):
     host: Text = None
     server_price_usd: Annotated[float | None, _read(number(0.0, 1e7)), Field(alias="server_price")] = None
     card_price_usd: Annotated[float | None, _read(number(0.0, 1e6)), Field(alias="card_price")] = None
+    quality: Text = None
     power_cap_w: Annotated[float | None, _read(number(0.0, 3000.0)), Field(alias="power_cap")] = None
     bought: Annotated[str | None, _read(one_of(("auto", "new", "second-hand", "owned")))] = None
     life_years: Annotated[float | None, _read(number(0.0, 50.0)), Field(alias="life")] = None
