@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afterwatt.reports.columns import TABLES, Floats, field_of, schema_of
+from afterwatt.reports.columns import TABLES, TIERS, Floats, field_of, schema_of
 from afterwatt.reports.errors import ReportError
 
 ROWS_PER_GROUP = 131_072
@@ -277,7 +277,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table, or some of its columns; what an older run lacks is null. Errors as in :func:`iter_columns`."""
     file = open_parquet(path)
     there = file.schema_arrow.names
-    wanted = [*dict.fromkeys([*(column.name for column in TABLES[path.stem]), *there])] if columns is None else columns
+    usual = [column.name for column in TABLES[path.stem] if column not in TIERS or column.name in there]
+    wanted = [*dict.fromkeys([*usual, *there])] if columns is None else columns
     table = _sound(path, lambda: file.read(columns=[name for name in wanted if name in there]))
     for name in wanted:
         if name not in there:
