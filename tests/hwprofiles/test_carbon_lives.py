@@ -144,3 +144,9 @@ def test_an_unknown_rule_names_the_nearest():
 def test_a_life_in_the_wrong_order_is_refused(ages):
     with pytest.raises(HardwareError, match="in this order"):
         Life(*ages)
+
+
+def test_a_life_may_end_as_the_thing_is_scrapped_and_not_after():
+    assert Life(0.0, 5.0, 5.0).until_s == 5.0
+    with pytest.raises(HardwareError):
+        Life(0.0, 5.1, 5.0)

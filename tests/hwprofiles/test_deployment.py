@@ -250,3 +250,11 @@ def test_a_slot_is_what_is_said_and_no_faster_than_the_card(tmp_path):
     assert host_link("3x8").bytes_per_s == hw.load_link("pcie3").bytes_per_s / 2
     with pytest.raises(hw.HardwareError, match="is no slot; write generation and lanes"):
         host_link("2x16")
+
+
+def test_a_short_name_says_what_is_not_one():
+    from afterwatt.hwprofiles.deployment import short_name
+
+    assert short_name("m40", 1, 1, 1) == "m40"
+    assert short_name("m40", 4, 2, 2) == "4xm40:tp2pp2"
+    assert short_name("h200", 8, 1, 1, 8) == "8xh200:ep8"

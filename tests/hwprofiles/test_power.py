@@ -1,5 +1,6 @@
 """GPU power: what the anchors mean, what the cap does, and what a card that nobody measured gets."""
 
+import math
 from dataclasses import fields, replace
 
 import numpy as np
@@ -154,3 +155,29 @@ def test_supply_and_site_multiply():
         facility_frac(0.9)
     with pytest.raises(HardwareError, match=r"\(0, 1\]"):
         psu_loss_frac(0.0)
+
+
+def test_products_in_eight_bits_cost_what_was_fitted_for_them_and_others_what_was_for_others():
+    anchors = anchors_of(load_device("h100-sxm"))
+    assert anchors.fp8_compute_frac is not None
+    assert anchors.fp8_compute_frac != anchors.compute_frac
+    assert anchors.computing("fp8") is anchors.computing("fp4") is anchors.fp8_compute_frac
+    assert anchors.computing("fp16") is anchors.compute_frac
+    old = anchors_of(load_device("m40"))
+    assert old.computing("fp8") is old.compute_frac
+
+
+def test_where_nobody_measured_the_interval_holds_either_rules_value():
+    both = [
+        (device, anchors)
+        for device in map(load_device, device_names())
+        if (anchors := anchors_of(device)).stream_frac is not None and anchors.j_per_byte is not None
+    ]
+    assert both
+    for device, anchors in both:
+        per_frac = device.tdp_w / device.mem_bandwidth_bytes_per_s
+        found, share, byte = anchors.streaming(device), anchors.stream_frac, anchors.j_per_byte
+        lows = math.sqrt(share.interval[0] * per_frac * byte.interval[0]), share * per_frac, float(byte)
+        highs = math.sqrt(share.interval[1] * per_frac * byte.interval[1]), share * per_frac, float(byte)
+        assert found.interval == pytest.approx((min(lows), max(highs)))
+        assert float(found) == pytest.approx(math.sqrt(share * per_frac * byte))

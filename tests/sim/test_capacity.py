@@ -8,8 +8,9 @@ import pytest
 from afterwatt.hwprofiles.roofline import TimeModel
 from afterwatt.hwprofiles.stacks import Spread
 from afterwatt.sim import run
-from afterwatt.sim.capacity import TARGET_FRAC, Load, load_of, measure_capacity
+from afterwatt.sim.capacity import TARGET_FRAC, Load, load_of, measure_capacity, throughput
 from afterwatt.sim.run import memory_of, simulate
+from afterwatt.sim.ticket import Ticket
 from afterwatt.sim.workload import StaticBatch, TraceWorkload
 from tests.helpers import PS_PER_S, Requests, between, make_config, poisson, run_body
 
@@ -119,3 +120,14 @@ def test_of_a_static_batch_it_is_measured_once(tmp_path, monkeypatch):
     assert found.load.capacity_requests_per_s is not None
     assert found.prediction.range_90.ttft_s["mean"] is not None
     assert len(calls) == 1
+
+
+def test_a_sample_that_fits_at_once_finishes_with_its_last():
+    """Nobody waits: the rate is of all of them up to the last finish."""
+    done = []
+    for number, finish_s in enumerate((4.0, 5.0, 8.0, 10.0)):
+        ticket = Ticket(number, 10, 5, (), 0)
+        ticket.finish_ps, ticket.scheduled_ps = round(finish_s * 1e12), 0
+        done.append(ticket)
+    assert throughput(done, 1.0, np.array([1.0, 1.0])) == pytest.approx(0.4)
+    assert throughput([], 1.0, np.array([1.0, 1.0])) is None

@@ -133,3 +133,13 @@ def test_words_that_make_no_sense_are_refused() -> None:
             policy(**words)
     with pytest.raises(PolicyError, match="this model is dense"):
         policy().layout(WeightView((Piece(0, DENSE, 1.0),), 1, {"hbm": 1.0, "dram": 1.0}))
+
+
+def test_host_memory_holds_the_share_of_experts_that_fits() -> None:
+    pieces = (Piece(0, ATTENTION, 10.0), Piece(0, EXPERTS, 800.0))
+    half = WeightView(pieces, 1, {"hbm": 100.0, "dram": 400.0, "ssd": 1e6})
+    cache = policy().host_cache(3, 128, half)
+    assert cache is not None
+    cache.touch(0, np.arange(128))
+    assert len(cache.inside(0)) == 64
+    assert policy().host_cache(3, 128, WeightView(pieces, 1, {"hbm": 100.0, "dram": 800.0, "ssd": 1e6})) is None

@@ -20,7 +20,7 @@ from afterwatt.sim.config import Slowness
 from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.manifest import manifest_of
 from afterwatt.sim.memory import require_fit
-from afterwatt.sim.placement import pieces_of, placement_of
+from afterwatt.sim.placement import pieces_of, placement_of, room_bytes
 from afterwatt.sim.recorder import TIER_QUANTITIES
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.tiered import touched_frac
@@ -373,3 +373,23 @@ def test_each_batch_of_a_prompt_brings_host_experts_over_anew(tokens, ubatch):
     over_s = model.layers * model.layer_expert_bytes("fp16") * touched / rates.expert_bytes_per_s
     whole = TimeModel(config.serving).step(0, 0, chunks, 1, 1)[0]
     assert times_of(config).step(0, 0, chunks, 1, 1)[0] == pytest.approx(whole + over_s * PS_PER_S, abs=2)
+
+
+def test_each_tier_has_the_room_of_a_replicas_share():
+    serving = config_of("stream", "llama-2-7b", hw="4xp40:tp2").serving
+    pool, room = serving.pool, room_bytes(serving)
+    assert room["hbm"] == 2 * pool.usable_memory_bytes
+    assert room["dram"] == pytest.approx(pool.hosts / 2 * (pool.host.dram_bytes - host_work().kept_bytes))
+    assert room["ssd"] == pytest.approx(pool.hosts / 2 * pool.host.disks * pool.storage.capacity_bytes)
+
+
+def test_a_meter_of_cached_neurons_counts_active_ones_as_it_decodes_and_all_as_it_reads():
+    """Two runs of one prompt: further tokens read a tenth of the networks each, the prompt reads them whole."""
+    short, long = (
+        run_body(solo_batch(1, 8, tokens), "rtx3090", "m2cache+density=10+seqs=1", model="llama-2-7b").result.timeline
+        for tokens in (11, 21)
+    )
+    per_token = (long["hbm_bytes"].sum() - short["hbm_bytes"].sum()) / 10
+    prompt = short["hbm_bytes"].sum() - 10 * per_token
+    networks = 32 * 3 * 4096 * 11008 * 1.0  # a byte a weight in the mean of 25/25/50
+    assert prompt - per_token == pytest.approx(0.9 * networks, rel=0.02)
