@@ -91,7 +91,9 @@ class Entry:
             return f"overloaded, {percent(self.summary.load.offered_frac)} of its capacity"
         if self.servable > 0 and finished < SERVES_FRAC * self.servable:
             return f"finishes {percent(finished / self.servable, 2)} of what could be served"
-        return f"within the SLO {percent(self.attainment_frac, 2)}" if self.meets_slo is False else ""
+        if self.meets_slo is False:
+            return f"within the SLO {percent(self.attainment_frac, 2)}"
+        return "a bound, and no prediction" if self.run.manifest.doubt else ""
 
     @property
     def choice(self) -> Choice | None:

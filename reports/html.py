@@ -36,12 +36,13 @@ _NOT_OURS: Final = re.compile(r"<(?!/?(?:b|br|i|extra)>)")
 """What plotly would take for markup and no figure of ours writes: a link in a label, say."""
 
 
-def render(runs: Sequence[Run], beside: Path | None = None) -> str:
+def render(runs: Sequence[Run], beside: Path | None = None, left_out: Sequence[tuple[str, str]] = ()) -> str:
     """Give the page of one run, or of the comparison of several.
 
     Args:
         runs: finished run directories.
         beside: the folder in which the page will lie; runs with a page of their own are linked relative to it.
+        left_out: label and reason of what was asked for beside them and could not be run.
 
     Raises:
         ReportError: there are no runs, or one of them is not as the contract says.
@@ -51,13 +52,13 @@ def render(runs: Sequence[Run], beside: Path | None = None) -> str:
     group = entries(runs)
     if len(group) == 1:
         return render_page("run.html.j2", run_context(group[0]))
-    return render_page("comparison.html.j2", comparison_context(group, beside))
+    return render_page("comparison.html.j2", comparison_context(group, beside, left_out))
 
 
-def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+def write_report(runs: Sequence[Run], path: str | Path, left_out: Sequence[tuple[str, str]] = ()) -> Path:
     """Write the page to ``path``, whole or not at all, and give the path; errors as `write_whole`."""
     path = Path(path)
-    write_whole(path, render(runs, path.parent))
+    write_whole(path, render(runs, path.parent, left_out))
     return path
 
 
@@ -97,7 +98,9 @@ def run_context(entry: Entry) -> dict[str, Any]:
     }
 
 
-def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str, Any]:
+def comparison_context(
+    group: Sequence[Entry], beside: Path | None, left_out: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
     """Give what the page of several runs shows: a part for each question that was asked."""
     parts = questions(group)
     group = [entry for part in parts for entry in part.entries]
@@ -107,7 +110,7 @@ def comparison_context(group: Sequence[Entry], beside: Path | None) -> dict[str,
         "title": _title(group),
         "subtitle": _shared(group),
         "lead": apart(parts) or " ".join(versus.standings(parts[0].entries)[:2]),
-        "alarms": _alarms(group),
+        "alarms": [*_alarms(group), *_not_run(left_out)],
         "parts": [_part(part, number, beside) for number, part in enumerate(parts, 1)],
         "electricity": "; ".join(dict.fromkeys(filter(None, said))),
         "interval": _subscripted(interval_text([entry.summary for entry in group])),
@@ -172,6 +175,11 @@ def _alarms(group: Sequence[Entry]) -> list[tuple[str, list[Notice]]]:
         for found, names in said.items()
         if found
     ]
+
+
+def _not_run(left_out: Sequence[tuple[str, str]]) -> list[tuple[str, list[Notice]]]:
+    """Say what was asked for and could not be run, and why."""
+    return [("Not run", [Notice("warn", label, f"{reason}.") for label, reason in left_out])] if left_out else []
 
 
 def _by_share(ways: Sequence[Choice], draw: Callable[[Choice], Figure | None]) -> list[Figure | None]:

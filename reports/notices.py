@@ -51,6 +51,8 @@ def notices(summary: Summary, manifest: Manifest) -> list[Notice]:
         found.append(
             Notice("warn", "Energy is unknown", "Energy, carbon and cost of this run are not known; they are not 0.")
         )
+    if manifest.doubt:
+        found.append(Notice("alarm", "A bound, and no prediction", manifest.doubt))
     return found + [Notice("info", "Note", text) for text in (*manifest.warnings, *_prices(summary, manifest))]
 
 

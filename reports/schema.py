@@ -336,6 +336,7 @@ class Manifest(Block):
     modelled: list[str] = []
     not_modelled: list[str] = []
     warnings: list[str] = []
+    doubt: str | None = None
 
     def slo(self) -> SloThresholds | None:
         """Give the service level the run was held to, or None where none was asked for.

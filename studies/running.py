@@ -266,7 +266,8 @@ def _pages(plan: StudyPlan, compared: Sequence[Run]) -> Path | None:
     for run in compared:
         if not (run.path / "report.html").is_file():
             write_report([run], run.path / "report.html")
-    return write_report(compared, plan.path / "report.html")
+    left_out = [(cell.label, cell.refusal) for cell in plan.cells if cell.refusal is not None]
+    return write_report(compared, plan.path / "report.html", left_out)
 
 
 def _study_json(plan: StudyPlan, told: dict[str, dict[str, Estimate | None]]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from afterwatt.reports.rundir import load_run
 from afterwatt.reports.schema import check_summary
-from tests.cli.running import finished_in, left_in
+from tests.cli.running import elsewhere, finished_in, left_in
 
 QUICK = ("--limit", 30, "--no-report")
 CROSS = ("--hw", "m40", "--hw", "t4", "--site", "fr", "--site", "pl")
@@ -277,3 +278,16 @@ def test_a_study_without_a_run_is_refused_in_a_sentence(folder: Path, afterwatt)
     said = afterwatt("report", ".")
     assert (said.code, said.err.count("\n"), "lists no run" in said.err) == (2, 1, True)
     assert left_in(folder) == ["study.json"]
+
+
+def test_the_page_says_what_could_not_be_run_and_crowns_no_bound(tmp_path):
+    words = ["--hw", "m40", "--model", "llama-2-70b", "--precision", "int8", "--batch", 1, "--prompt", 8, "--output", 2]
+    policies = [word for name in ("resident", "stream", "stream-int4", "m2cache") for word in ("--policy", name)]
+    said = elsewhere(tmp_path, "simulate", *words, *policies, "--no-bounds", "--out", "all")
+    assert said.code == 0, said.err
+    page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+    assert "<strong>Not run.</strong>" in page
+    assert "48,652,624,020" in page
+    assert "A bound, and no prediction" in page
+    assert "m2cache (a bound, and no prediction)" in " ".join(said.out.split())
+    assert not re.search(r"Least carbon per token: \S+ . \S*m2cache", said.out)
