@@ -15,6 +15,7 @@ from afterwatt.studies.errors import OptionError
 if TYPE_CHECKING:
     from afterwatt.engine.model.options import ComputeOptions
     from afterwatt.fidelity.validation.session import Say, Subject
+    from afterwatt.policies.config import PolicySet
     from afterwatt.traces.schema import Batch
 
 LOCAL: Final = "local"
@@ -194,10 +195,10 @@ def _subject(wishes: Wishes, say: "Say") -> "Subject":
     from afterwatt.hwprofiles.deployment import parse_deployment
     from afterwatt.hwprofiles.stacks import load_stack
     from afterwatt.modelspecs import load_model
-    from afterwatt.policies.config import parse_policies
     from afterwatt.policies.slo import NO_PROMISE
     from afterwatt.studies.values import slo
 
+    policies = _policies(wishes.policy)
     folder = Path(wishes.hw)
     if not (folder / "device.toml").exists():
         if wishes.hw != LOCAL:
@@ -213,8 +214,22 @@ def _subject(wishes: Wishes, say: "Say") -> "Subject":
     stack = load_stack(deployment.pool.device, str(folder / "stack.toml"))
     spec = load_model(str(config))
     promised = NO_PROMISE if wishes.slo is None else slo(wishes.slo, "--slo")
-    setup = WorkerSetup(parse_policies(wishes.policy), costs=ProfileCosts(deployment, spec, stack), slo=promised)
+    setup = WorkerSetup(policies, costs=ProfileCosts(deployment, spec, stack), slo=promised)
     return Subject(deployment, spec, stack, setup, deployment.pool.device.name)
+
+
+def _policies(said: str) -> "PolicySet":
+    """Read a policy; no placement that the engine would not run."""
+    from afterwatt.policies.config import RESIDENT, parse_policies
+
+    policies = parse_policies(said)
+    if policies.weights != RESIDENT:  # the simulator would move weights that the engine here holds
+        raise OptionError(
+            f"--policy {said!r} places weights by {policies.weights}; validate runs the engine with all "
+            "weights on the device, so that the two would run different things; leave that word out, and run a "
+            "prepared model with `afterwatt generate --policy`"
+        )
+    return policies
 
 
 def _workload(wishes: Wishes) -> tuple["Batch", int | None, str]:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from afterwatt.reports.rundir import load_run
@@ -71,6 +72,43 @@ def test_generate_refuses_in_a_sentence(afterwatt: Command, model: Path, words: 
     assert sentence in said.err
 
 
+def test_a_prepared_model_goes_on_as_the_plain_one_and_records_what_it_moved(
+    afterwatt: Command, model: Path, folder: Path
+):
+    assert afterwatt("prepare", "tiny", "out").code == 0
+    words = ("--prompt", "Hello", "--tokens", "5", "--json")
+    plain = json.loads(afterwatt("generate", "--model", "tiny", *words).out)
+    tiers = ("--policy", "stream", "--dram-budget", "20MB", "--record", "seen.npz")
+    said = afterwatt("generate", "--model", "out", *words, *tiers)
+    assert said.code == 0, said.err
+    told = json.loads(said.out)
+    assert told["output_ids"] == plain["output_ids"]
+    assert set(told["moved"]) <= {f"dram/{reason}" for reason in ("fill", "prefetch", "demand", "hit", "again")} | {
+        f"hbm/{reason}" for reason in ("prefetch", "demand", "hit")
+    }
+    with np.load(folder / "seen.npz") as seen:
+        layers, units = int(seen["layers"]), int(seen["layer_units"])
+        assert len(seen["offsets"]) - 1 == 5 * layers  # the prompt's iteration gives the first token
+        assert len(seen["units"]) == 5 * layers * units  # all of a stream's units are active
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--dram-budget", "2GB"), "--dram-budget is for prepared models"),
+        (("--policy", "stream", "--dram-budget", "two"), "--dram-budget 'two' is no size"),
+        (("--policy", "stream", "--record", "no/such/file.npz"), "is in no folder that exists"),
+        (("--policy", "stream", "--dram-budget", "10"), "bytes are missing of"),
+        (("--policy", "stream", "--stored", "int3"), "and not in int3"),
+    ],
+)
+def test_tiers_are_refused_in_a_sentence(afterwatt: Command, model: Path, words: tuple[str, ...], sentence: str):
+    assert afterwatt("prepare", "tiny", "out").code == 0
+    said = afterwatt("generate", "--model", "out", "--prompt", "x", *words)
+    assert said.code == 2
+    assert sentence in said.err
+
+
 def test_a_prepared_checkpoint_with_a_flipped_byte_is_refused_by_name(afterwatt: Command, model: Path):
     assert afterwatt("prepare", "tiny").code == 0
     assert afterwatt("prepare", "tiny", "--check").code == 0
@@ -111,6 +149,11 @@ def test_without_torch_a_sentence_says_what_to_install(
         (("--model", "tiny", "--policy", "chonked"), "did you mean 'chunked'"),
         (("--model", "tiny", "--slo", "ttft"), "--slo: 'ttft' is no name=time"),
         (("--model", "tiny", "--policy", "chunked+swap"), "say how many: kv=512"),
+        (
+            ("--model", "tiny", "--policy", "chunked+stream"),
+            "places weights by stream; validate runs the engine with all",
+        ),
+        (("--model", "tiny", "--policy", "layers=1"), "the two would run different things"),
     ],
 )
 def test_validate_refuses_in_a_sentence(
