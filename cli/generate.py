@@ -59,9 +59,7 @@ def generate(
         afterwatt generate --model DIR --prompt "def main(" --tokens 64
     """
     needs_engine("generate")
-    if tokens < 1 or temperature < 0.0 or top_k < 0:
-        wrong = "--tokens" if tokens < 1 else "--temperature" if temperature < 0.0 else "--top-k"
-        raise OptionError(f"{wrong} is out of range; --tokens is at least 1, --temperature and --top-k are 0 or more")
+    _check(tokens, temperature, top_k)
     if (prompt is None) == (ids is None):
         raise OptionError("give either --prompt TEXT or --ids 1,2,3")
     from afterwatt.engine.model.devices import find_device
@@ -96,6 +94,12 @@ def generate(
     if record is not None:
         told["moved"] = _moved(Path(record))
     _print(told, worker.info, json, quiet)
+
+
+def _check(tokens: int, temperature: float, top_k: int) -> None:
+    if tokens < 1 or temperature < 0.0 or top_k < 0:
+        wrong = "--tokens" if tokens < 1 else "--temperature" if temperature < 0.0 else "--top-k"
+        raise OptionError(f"{wrong} is out of range; --tokens is at least 1, --temperature and --top-k are 0 or more")
 
 
 def _tiers(
