@@ -21,6 +21,7 @@ _PREFIXES: tuple[tuple[float, str], ...] = (
     (1e-6, "µ"),
     (1e-9, "n"),
 )
+_CANCELLED = 1e-12  # a share that is less is what the rounding of a difference leaves of nothing
 _SMALL_ONLY = {"s"}  # a thousand seconds is not a "ks"
 
 
@@ -47,6 +48,8 @@ def percent(value_frac: float | None, digits: int | None = None) -> str:
     """Write a fraction as per cent; 1 is exactly "100 %", and nothing short of it is rounded up to that."""
     if value_frac is None:
         return UNKNOWN
+    if abs(value_frac) < _CANCELLED:
+        value_frac = 0.0
     text = number(100.0 * value_frac, digits or (3 if abs(value_frac) >= 0.1 else 2))
     if text == "100" and value_frac < 1.0:
         text = "99.9" if value_frac < 0.9995 else ">99.9"

@@ -27,7 +27,7 @@ from afterwatt.hwprofiles.roofline import Seen
 from afterwatt.hwprofiles.serving import Serving
 from afterwatt.modelspecs.layers import ROUTED
 from afterwatt.policies.cached import CachedUnits
-from afterwatt.policies.caching.activity import ActivationSource, Recorded
+from afterwatt.policies.caching.activity import ActivationSource, Experts, Recorded
 from afterwatt.policies.caching.cache import Ids, UnitCache
 from afterwatt.policies.errors import PolicyError
 from afterwatt.policies.expertcache import CachedExperts
@@ -167,6 +167,7 @@ class Misses:
         layers: of the model.
         seed: of draws among what has been seen.
         host: of all layers, in host memory; None: everything is there.
+        low_bytes: of each unit, where misses that matter less come so; None: all come whole.
         live: let every iteration be what the source says it is, also once what crosses is stationary.
         cold_s: (bytes that cross, units, bytes of host memory) -> (seconds until they are on the GPU, seconds until the
             CPU has computed them); None: all crosses.
@@ -180,12 +181,13 @@ class Misses:
         layers: int,
         seed: int,
         host: UnitCache | None = None,
+        low_bytes: Ids | None = None,
         live: bool = False,
         cold_s: Callable[[int, int], tuple[float, float]] | None = None,
     ) -> None:
         self._cache, self._source, self._bytes = cache, source, unit_bytes
         self._layers, self._seed = layers, seed
-        self._host, self._cold_s, self._all_live = host, cold_s, live
+        self._host, self._cold_s, self._all_live, self._low_bytes = host, cold_s, live, low_bytes
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._known: frozenset[int] = frozenset()  # streams of the last iteration
 
@@ -226,7 +228,10 @@ class Misses:
         sizes, copies, cold_sizes, disk_sizes = np.zeros((4, self._layers), dtype=np.int64)
         hits = needed = cold = 0
         for layer in range(self._layers):
-            active = self._source.active(step, layer, streams)
+            if self._low_bytes is not None and isinstance(self._source, Experts):
+                active = self._source.ordered(step, layer, streams)
+            else:
+                active = self._source.active(step, layer, streams)
             touched = self._cache.touch(layer, active)
             hits, needed = hits + len(touched.hits), needed + len(active)
             brought = np.union1d(touched.misses, touched.loads)
@@ -238,6 +243,8 @@ class Misses:
                 if here_s < there_s:
                     cold_sizes[layer], cold, brought = missing, cold + len(touched.misses), touched.loads
             sizes[layer], copies[layer] = self._bytes[brought].sum(), len(brought)
+            if self._low_bytes is not None:
+                sizes[layer] -= (self._bytes - self._low_bytes)[touched.low].sum()
         return Crossing(sizes, copies, cold_sizes, disk_sizes, hits, needed, cold)
 
 
@@ -350,7 +357,7 @@ class CachedLayers:
         units = model.dense_width if policy.part == DENSE else model.experts
         self.rates: HostRates = host_rates(serving, NOMINAL if config.slowness is None else config.slowness.host)
         self._policy, self._model, self._layers, self._units = policy, model, len(pieces), units
-        unit_bytes, host, self._area = max(pieces) / units, None, None
+        unit_bytes, host, low, self._area = max(pieces) / units, None, None, None
         if isinstance(policy, M2Cache):
             by_rank, self._area = rank_bytes(policy.shares, units, unit_bytes, view), policy.area(view)
         else:
@@ -359,6 +366,8 @@ class CachedLayers:
                 np.full(units, round(unit_bytes), dtype=np.int64),
                 policy.host_cache(len(pieces), units, view),
             )
+            if policy.low is not None:
+                low = np.full(units, round(unit_bytes * min(1.0, view.ratios[policy.low])), dtype=np.int64)
         seed = config.seed * 1_000_003 + number
         self._layer_bytes = int(by_rank.sum())
         source: ActivationSource = policy.source(units, model.active_experts, seed)
@@ -369,7 +378,7 @@ class CachedLayers:
             by_rank = np.full(units, found.unit_bytes, dtype=np.int64)
         cold_s = None if policy.cold == COMPUTED_ON_GPU else self._cold_s
         cache = policy.cache(len(pieces), units, view)
-        self.misses = Misses(cache, source, by_rank, len(pieces), seed, host, self._recorded, cold_s)
+        self.misses = Misses(cache, source, by_rank, len(pieces), seed, host, low, self._recorded, cold_s)
         begun = 0 if self._area is None else len(self._area.begin().loads)
         self._all_there = begun == len(pieces)
         self.asked_layers = begun

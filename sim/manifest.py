@@ -13,6 +13,7 @@ from afterwatt.hwprofiles.support import obstacle
 from afterwatt.modelspecs.describe import describe_spec
 from afterwatt.modelspecs.layers import WINDOW
 from afterwatt.policies.cached import CachedUnits
+from afterwatt.policies.expertcache import CachedExperts
 from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.plans import Tier
 from afterwatt.reports.schema import SCHEMA_VERSION
@@ -150,6 +151,8 @@ def _placement(config: RunConfig) -> Iterator[str]:
         "as they compute, and GPUs as they wait, is an assumption"
     )
     policy = config.policies.make_weights()
+    if isinstance(policy, CachedExperts) and policy.low is not None:
+        yield f"experts that come in {policy.low} as they are missed lose quality that is not measured"
     if isinstance(policy, CachedUnits):
         drawn = "is drawn, as the policy's words state it"
         whence = drawn if policy.activity is None else f"is played back from {policy.activity}"

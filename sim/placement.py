@@ -201,7 +201,7 @@ def require_room(serving: Serving, placement: Placement, policies: PolicySet) ->
         f"{names[tier]} ({serving.pool.host.key if tier == 'dram' else serving.pool.storage.key}) has room for "
         f"{room[tier] / _GIGA:.2f} GB and {needed / _GIGA:.2f} GB lie there, {needed - room[tier]:,.0f} bytes short"
         for tier in tiers
-        if (needed := placement.layout.tier_bytes(tier)) > room[tier]
+        if (needed := placement.layout.tier_bytes(tier)) >= room[tier] + 1.0  # less is the rounding of shares' sum
     ]
     if short:
         raise Infeasible(

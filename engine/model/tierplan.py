@@ -20,6 +20,7 @@ from afterwatt.engine.runtime.modular import Modular, read_modular
 from afterwatt.engine.runtime.tiers import HostLayers
 from afterwatt.policies.cached import CachedUnits
 from afterwatt.policies.caching.cache import UnitCache
+from afterwatt.policies.expertcache import CachedExperts
 from afterwatt.policies.m2cache import M2Cache
 from afterwatt.policies.placement import DENSE, EXPERTS, GPU, Piece, Stream, WeightPolicy, WeightView
 
@@ -75,6 +76,8 @@ def plan_tiers(directory: Path, options: TierOptions) -> TierPlan:
     view = _view(modular, precision, dram_bytes, options.hbm_bytes)
     cache, capacity, keep, ahead = None, 0, 1.0, policy.layout(view).depth
     if isinstance(policy, CachedUnits):
+        if isinstance(policy, CachedExperts) and policy.low is not None:
+            raise EngineError(f"low={policy.low} is for the simulator; the engine reads one precision")
         if policy.cold != GPU:
             raise EngineError(f"cold={policy.cold} is for the simulator; the engine brings units over (cold=gpu)")
         cache, capacity = policy.cache(bundles.layers, bundles.units, view), policy.capacity(bundles.units, view)

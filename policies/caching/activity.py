@@ -159,6 +159,13 @@ class Experts:
         """Return the experts that any of the streams' tokens is routed to (`ActivationSource.active`)."""
         return np.unique(np.concatenate([self.ranked(step, layer, stream) for stream in streams]))
 
+    def ordered(self, step: int, layer: int, streams: Sequence[int]) -> Ids:
+        """Return the experts of `active`, the ones that weigh most in any token first."""
+        places = np.stack([self.ranked(step, layer, stream) for stream in streams], axis=1).ravel()
+        _, first = np.unique(places, return_index=True)
+        found: Ids = places[np.sort(first)]
+        return found
+
     def ranked(self, step: int, layer: int, stream: int) -> Ids:
         """Return one token's experts, the one that weighs most first."""
         random = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, layer, stream, step]))

@@ -66,6 +66,7 @@ def test_an_interval_is_written_in_one_unit() -> None:
 def test_only_all_is_a_hundred_per_cent(share: float) -> None:
     assert fmt.percent(share) != "100 %"
     assert fmt.percent(1.0) == "100 %"
+    assert fmt.percent(3.8e-17) == fmt.percent(0.0) == "0 %" != fmt.percent(1e-6)
 
 
 def test_tiny_sums_of_money_are_told_per_million() -> None:

@@ -12,6 +12,7 @@ from afterwatt.sim.cached import CPU, GPU, LINK, CachedLayers
 from afterwatt.sim.clock import PS_PER_S
 from afterwatt.sim.config import RunConfig
 from afterwatt.sim.memory import plan_memory
+from afterwatt.sim.placement import placement_of, room_bytes
 from afterwatt.sim.times import own_times, times_of
 from afterwatt.sim.workload import StaticBatch
 from tests.helpers import between, make_config, poisson, run_body
@@ -116,15 +117,16 @@ def policy(**words: str) -> CachedExperts:
     return CachedExperts(words, UnknownCosts())
 
 
-def test_by_default_four_fifths_of_what_is_left_hold_experts() -> None:
+def test_by_default_four_fifths_of_the_memory_hold_what_lies_and_passes_there() -> None:
     pieces = tuple(piece for n in range(4) for piece in (Piece(n, ATTENTION, 10.0), Piece(n, EXPERTS, 200.0)))
-    view = WeightView(pieces, 4, {"hbm": 240.0, "dram": 400.0, "ssd": 1e6})
-    assert policy().room_frac(view) == pytest.approx(0.8 * 200.0 / 800.0)
+    view = WeightView(pieces, 4, {"hbm": 800.0, "dram": 400.0, "ssd": 1e6})
+    assert policy().room_frac(view) == pytest.approx((640.0 - 40.0 - 2 * 200.0) / 800.0)  # two layers pass through
     assert policy().host_frac(view) == pytest.approx(0.5)
     layout = policy().layout(view)
-    assert layout.tier_bytes("hbm") == pytest.approx(40.0 + 160.0)
+    assert layout.tier_bytes("hbm") == pytest.approx(40.0 + 200.0)
     assert (layout.tier_bytes("dram"), layout.tier_bytes("ssd")) == (pytest.approx(400.0), pytest.approx(800.0))
     assert policy(**{"memory-room": "100"}).layout(view).tier_bytes("ssd") == 0.0
+    assert policy().room_frac(WeightView(pieces, 4, {**view.room_bytes, "hbm": 500.0})) == 0.0
 
 
 def test_words_that_make_no_sense_are_refused() -> None:
@@ -143,3 +145,47 @@ def test_host_memory_holds_the_share_of_experts_that_fits() -> None:
     cache.touch(0, np.arange(128))
     assert len(cache.inside(0)) == 64
     assert policy().host_cache(3, 128, WeightView(pieces, 1, {"hbm": 100.0, "dram": 800.0, "ssd": 1e6})) is None
+
+
+def test_the_gpu_keeps_whole_experts_within_the_room_that_is_laid_out() -> None:
+    view = WeightView((Piece(0, EXPERTS, 800.0),), 1, {"hbm": 2800.0, "dram": 1e4, "ssd": 1e6})
+    assert [policy(room="29").capacity(units, view) for units in (100, 8, 3)] == [29, 2, 0]
+
+
+def test_experts_that_host_memory_lacks_room_for_lie_on_the_disk() -> None:
+    config = make_config(StaticBatch(1, 8, 4), "3090", "expert-cache+seqs=1", "mixtral-8x7b", precision="fp16")
+    placement = placement_of(config.serving, config.policies)
+    assert placement is not None
+    layout = placement.layout
+    assert layout.tier_bytes("dram") == pytest.approx(room_bytes(config.serving)["dram"])  # full to the last byte
+    assert layout.tier_bytes("ssd") > layout.tier_bytes("dram")
+
+
+def test_misses_that_matter_less_come_in_few_bits() -> None:
+    """An empty cache, one token: its first expert whole, the others in int4; the same experts without `low` whole."""
+    plain, low, none = (
+        CachedLayers(config_of(f"room=1+cache=static+skew=0{more}"), 0).iteration(0, (7,), PLAN, None)
+        for more in ("", "+low=int4", "+low=int4+certain=8")
+    )
+    config = config_of("")
+    ratio = config.model.form("int4").bytes_per_weight / config.model.form("fp16").bytes_per_weight
+    unit = config.model.layer_expert_bytes("fp16") / config.model.experts
+    layers, each = config.model.layers, config.model.active_experts
+    assert none.link_bytes == plain.link_bytes
+    missed = plain.link_bytes / unit  # one expert of each layer is there, and seldom asked for
+    assert (each - 1) * layers < missed <= each * layers
+    whole = (low.link_bytes / unit - ratio * missed) / (1.0 - ratio)
+    assert layers * 0.8 < whole <= layers  # the first expert of each layer, unless it is the one that is there
+
+
+def test_words_of_low_copies_are_checked() -> None:
+    for words, said in (
+        ({"certain": "1"}, "beside low="),
+        ({"low": "int4", "certain": "x"}, "no whole number"),
+        ({"low": "int4", "cold": "cpu"}, "it goes with cold=gpu"),
+    ):
+        with pytest.raises(PolicyError, match=said):
+            policy(**words)
+    pieces = (Piece(0, EXPERTS, 800.0),)
+    with pytest.raises(PolicyError, match="no precision that anybody stores"):
+        policy(low="int9").layout(WeightView(pieces, 1, {"hbm": 100.0, "dram": 400.0, "ssd": 1e6}, {"int4": 0.25}))
