@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from afterwatt.hwprofiles.catalogue import load_host, load_storage
 from afterwatt.hwprofiles.deployment import make_deployment, parse_deployment
-from afterwatt.hwprofiles.hostwork import FAST, NOMINAL, SLOW, cpu_bytes_per_s, host_rates, host_work
+from afterwatt.hwprofiles.hostwork import FAST, NOMINAL, SLOW, cpu_bytes_per_s, host_rates, host_work, host_work_w
 from afterwatt.hwprofiles.ledger import account
 from afterwatt.hwprofiles.power import gpu_power_model
 from afterwatt.hwprofiles.roofline import TimeModel
@@ -21,9 +23,10 @@ from afterwatt.sim.errors import Infeasible
 from afterwatt.sim.manifest import manifest_of
 from afterwatt.sim.memory import require_fit
 from afterwatt.sim.placement import pieces_of, placement_of, room_bytes
-from afterwatt.sim.recorder import TIER_QUANTITIES
+from afterwatt.sim.recorder import TIER_QUANTITIES, StrideEnergy, TierWork
 from afterwatt.sim.run import memory_of
 from afterwatt.sim.tiered import touched_frac
+from afterwatt.sim.tiermeter import with_tiers
 from afterwatt.sim.times import times_of
 from tests.helpers import PS_PER_S, between, make_config, poisson, run_body, solo_batch
 
@@ -394,3 +397,26 @@ def test_a_meter_of_cached_neurons_counts_active_ones_as_it_decodes_and_all_as_i
     prompt = short["hbm_bytes"].sum() - 10 * per_token
     networks = 32 * 3 * 4096 * 11008 * 1.0  # a byte a weight in the mean of 25/25/50
     assert prompt - per_token == pytest.approx(0.9 * networks, rel=0.02)
+
+
+def test_a_waiting_gpu_draws_a_share_of_what_it_draws_at_work_and_no_less_than_nothing() -> None:
+    """Two strides of 4 s, the GPU at work for 1 s of each; the second drew less than its waiting is worth."""
+    config = make_config(solo_batch(1, 8, 4), "p40", "experts=cpu", model="qwen3-30b-a3b")
+    meter: Any = SimpleNamespace(
+        step=SimpleNamespace(serving=config.serving),
+        replica=SimpleNamespace(gpus=1, site_factor=1.5),
+        gpu=SimpleNamespace(busy_w=110.0, idle_w=10.0),
+    )
+    strides: Any = SimpleNamespace(
+        first_ps=np.full(2, PS_PER_S), slope_ps=np.zeros(2, dtype=np.int64), steps=np.full(2, 4)
+    )
+    none = np.zeros(2)
+    work = TierWork(np.ones(2), np.full(2, 2.0), none, np.full(2, 0.5), none, none, none, none)
+    found = with_tiers(StrideEnergy(np.array([400.0, 1.0]), none, none, none, none), strides, meter, work)
+    unspent_j = np.array([3.0 * 100.0 * (1.0 - host_work().gpu_wait_frac), 1.0])
+    cpu_w, disk_w = host_work_w(config.serving.pool)
+    assert found.dynamic_j == pytest.approx(np.array([400.0, 1.0]) - unspent_j)
+    assert found.tiers is not None
+    assert found.tiers.cpu_j == pytest.approx(2.0 * cpu_w)
+    assert found.tiers.storage_j == pytest.approx(0.5 * disk_w)
+    assert found.active_j == pytest.approx(1.5 * (2.0 * cpu_w + 0.5 * disk_w - unspent_j))
